@@ -1,0 +1,217 @@
+/* kernels.h - devices and the table of passes.
+ *
+ * EfficientNet is bound by memory traffic, so the unit of this interface is not a textbook layer but a *pass*: one sweep
+ * that touches each tensor once.  The tensors in memory are those that a convolution wrote, raw, before their batch norm:
+ *
+ *     - whoever reads a raw tensor applies batch norm, activation and gate on load           (en_operand)
+ *     - the pass that writes a raw tensor leaves the sums that its batch norm needs          (en_bn.local)
+ *     - backward mirrors it: the pass that writes dz, the gradient at the output of a batch norm, leaves the two sums
+ *       that the batch-norm gradient needs; whoever needs dy, the gradient of the raw tensor, forms it on load (en_grad)
+ *
+ * Between the pass that leaves sums and the pass that uses them stands the caller's all-reduce, local -> total: that is
+ * synchronised batch norm, and it is the caller's because this folder knows no ranks.  One MBConv block is
+ *
+ *     x ──pointwise──▶ y1 ──depthwise──▶ y2 ──se_project──▶ y3 ──residual──▶ o            (forward)
+ *     dx ◀─pointwise── dz1 ◀──depthwise── dz2 ◀──se_project── g = do, y3 ◀──── g          (backward)
+ *
+ * Shapes are NHWC.  Every channel count c, ci, co here is *physical*: a multiple of be->channel_align.  Channels that
+ * exist only for alignment have zero weights, gamma and beta; every pass then keeps them exactly zero, in both
+ * directions, so no pass needs a mask.  n may be 0 (an empty shard): a pass then writes nothing but its sums (zeros).
+ * Activations (void *) are stored in be->dtype; weights, gradients of weights, statistics are float, sums of batch norm
+ * double.  "=" means the output is overwritten, "+=" that it is added to.  Work is split over be->lanes fixed
+ * partitions and summed in lane order, so the bits depend on lanes, not on the number of threads that carry them.
+ * Every pass returns EN_OK, or EN_EINVAL with nothing written when a shape breaks the rules above; on cuda work is
+ * queued, not done, and the buffers stay borrowed until the stream has passed this point. */
+#ifndef EN_KERNELS_H
+#define EN_KERNELS_H
+
+#include <stdint.h>
+
+#include "kernels/rng.h"
+#include "kernels/status.h"
+
+typedef enum { EN_F32 } en_dtype;
+typedef enum { EN_ACT_NONE, EN_ACT_SILU } en_act;       /* identity; x * sigmoid(x) */
+
+/* A convolution's geometry.  `pad` counts the zero rows above (and columns left); below and right follow from oh, ow, so
+ * TensorFlow SAME, even where it is lopsided, and symmetric padding are the same thing. */
+typedef struct { int64_t n, h, w, c, oh, ow, oc; int kernel, stride, pad; } en_conv_geom;
+
+/* One batch-norm layer over c physical channels (arXiv:1502.03167, algorithms 1 and 2), r = n*h*w values a channel:
+ *
+ *     mean = sum(y)/r    var = sum((y - mean)^2)/r (biased)    rstd = 1/sqrt(var + eps)    bn(y) = scale*y + shift
+ *     scale = gamma*rstd    shift = beta - mean*scale          running = (1 - momentum)*running + momentum*batch
+ *
+ * running_var takes the biased var when !unbiased_running (TensorFlow's TPU path, the reference), else r/(r-1) of it.
+ * Sums are taken about running_mean, which all ranks share: sum(y^2) - mean^2 cancels when |mean| >> sigma.  All device
+ * pointers, borrowed; c floats each unless said otherwise. */
+typedef struct {
+    int64_t c;
+    float   eps, momentum;
+    bool    unbiased_running;
+    const float *gamma, *beta;
+    float  *dgamma, *dbeta;              /* +=, by bn_backward_local                                                        */
+    float  *running_mean, *running_var;  /* updated by bn_finalize                                                          */
+    double *local, *total;               /* 2c+1: forward {sum(y-s), sum((y-s)^2), r} with s = running_mean;                */
+                                         /* 2c in backward {sum dz, sum dz*(y-mean)}.  The caller reduces local into total. */
+    float  *mean, *rstd, *scale, *shift; /* of this batch, or of the running statistics (bn_from_running)                   */
+    float  *ga, *gb, *gc;                /* dy = ga*dz + gb*y + gc, by bn_backward_finalize                                 */
+    int64_t rows;                        /* r over the whole group, remembered from bn_finalize                             */
+} en_bn;
+
+/* A raw tensor together with what is applied on load: act(bn(y)).  bn NULL: no batch norm (y is a plain tensor). */
+typedef struct { const void *y; const en_bn *bn; en_act act; } en_operand;
+
+/* The gradient of a raw tensor y, formed on load:  dy = ga*dz + gb*y + gc  with bn's ga, gb, gc and
+ *     dz = stored[row] * (drop ? drop[image] : 1)                       when `stored` is set
+ *     dz = dpooled[image] / hw * act'(bn(y))                            when `dpooled` is set (a pooled layer: the head) */
+typedef struct {
+    const void  *stored;  const float *drop;
+    const float *dpooled; en_act act;
+    const void  *y; const en_bn *bn;
+    int64_t hw;                          /* rows of one image */
+} en_grad;
+
+/* Squeeze-and-excitation (arXiv:1709.01507) as MBConv uses it:  gate = sigmoid(we^T silu(wr mean_hw(u) + br) + be).
+ * q is the squeezed width (not padded).  pooled, hidden and gate are kept for backward. */
+typedef struct {
+    int64_t q;
+    const float *wr, *br, *we, *be;      /* (q, c), (q), (q, c), (c)                                              */
+    float *dwr, *dbr, *dwe, *dbe;        /* +=                                                                    */
+    float *pooled, *hidden, *gate;       /* (n, c) mean of u; (n, q) before silu; (n, c)                          */
+} en_se;
+
+/* What the loss leaves behind, sums over the images of this call (double, host-readable after `synchronize`). */
+typedef struct { double loss, top1, top5, images; } en_loss_sums;
+
+typedef struct {                         /* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc) */
+    float lr, rho, momentum, eps;        /* ms starts at 1, mom at 0; eps inside the root; lr inside the accumulator   */
+    float weight_decay;                  /* g + weight_decay*w for the segments that decay (coupled: through ms)       */
+    float ema_decay;                     /* ema -= (1 - ema_decay)*(ema - w); 0 < ema_decay < 1; ema NULL: none         */
+} en_rmsprop;
+
+typedef struct { int64_t offset, elems; bool decay; } en_segment;
+
+typedef struct en_backend en_backend;
+
+struct en_backend_ops {
+    /* ---- memory and order ------------------------------------------------------------------------------------ */
+    en_status (*alloc)(en_backend *be, size_t bytes, void **out);           /* zeroed, 64-byte aligned; free by `free`   */
+    void      (*free)(en_backend *be, void *p);
+    en_status (*upload)(en_backend *be, void *dst, const void *host, size_t bytes);
+    en_status (*download)(en_backend *be, void *host, const void *src, size_t bytes);   /* waits                     */
+    en_status (*zero)(en_backend *be, void *dst, size_t bytes);
+    en_status (*synchronize)(en_backend *be);
+    /* Announces the largest geometry a pass will see (kernel 0: a pointwise pass of n*h*w rows, c -> oc), so that the
+     * scratch memory can be taken before the first step; be->scratch_bytes tells how much.  No pass allocates. */
+    en_status (*reserve)(en_backend *be, const en_conv_geom *g);
+
+    /* ---- batch norm: between the passes ------------------------------------------------------------------------ */
+    /* training: total -> mean, rstd, scale, shift (=), running statistics, rows.  An empty group leaves the running
+     * statistics alone and normalises with them. */
+    en_status (*bn_finalize)(en_backend *be, en_bn *bn);
+    /* evaluation: running statistics -> mean, rstd, scale, shift (=) */
+    en_status (*bn_from_running)(en_backend *be, en_bn *bn);
+    /* before the all-reduce: dbeta += local[0..c), dgamma += rstd*local[c..2c)   (the ranks' shares add up later) */
+    en_status (*bn_backward_local)(en_backend *be, en_bn *bn);
+    /* after it: with S1 = total[0..c), S2 = rstd*total[c..2c), r = rows
+     *     dy = gamma*rstd*(dz - S1/r - xhat*S2/r)   as   ga = gamma*rstd, gb = -ga*rstd*S2/r, gc = -ga*S1/r - gb*mean */
+    en_status (*bn_backward_finalize)(en_backend *be, en_bn *bn);
+
+    /* ---- forward --------------------------------------------------------------------------------------------------- */
+    /* Dense k x k convolution of normalised images, the stem:
+     *     y[n,i,j,o] = sum_{a,b<k, d<3} image[n, i*s-p+a, j*s-p+b, d] * wt[a,b,d,o]          (0 outside the image)
+     *   image (n,h,w,3) f32   wt (k,k,3,oc)   y (n,oh,ow,oc) =   bn->local = sums of y (NULL: none)          g->c == 3 */
+    en_status (*stem_forward)(en_backend *be, const en_conv_geom *g, const float *image, const float *wt, void *y, en_bn *bn);
+    /* 1x1 convolution: y[r,o] = sum_i x[r,i] * wt[i,o], r over n*h*w rows.
+     *   x (rows,ci)   wt (ci,co)   y (rows,co) =   bn->local = sums of y (bn NULL: none) */
+    en_status (*pointwise_forward)(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt,
+                                   void *y, en_bn *bn);
+    /* Depthwise convolution (arXiv:1704.04861, eq. 3) of u = act(bn(x->y)); zeros outside u, that is after bn and act:
+     *     y[n,i,j,c] = sum_{a,b<k} u[n, i*s-p+a, j*s-p+b, c] * wt[a,b,c]
+     *   x (n,h,w,c)   wt (k,k,c)   y (n,oh,ow,c) =   bn->local = sums of y.  Kernels 3, 5, 7; strides 1, 2. */
+    en_status (*depthwise_forward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, void *y, en_bn *bn);
+    /* Squeeze-and-excitation and the projection, with u = act(bn(x->y)), per image of hw rows:
+     *     se->pooled = mean_hw(u)   se->hidden, se->gate as en_se says   y[r,o] = sum_i u[r,i]*gate[image,i]*wt[i,o]
+     *   x (n,hw,ci)   wt (ci,co)   y (n,hw,co) =   bn->local = sums of y.   se NULL: gate 1. */
+    en_status (*se_project_forward)(en_backend *be, int64_t n, int64_t hw, int64_t ci, int64_t co, const en_operand *x,
+                                    const en_se *se, const float *wt, void *y, en_bn *bn);
+    /* End of a block: o = bn(y) * (drop ? drop[image] : 1) + (x ? act(bn(x)) : 0).  drop is stochastic depth: 0 or 1/p
+     * (arXiv:1603.09382).   y, o (n,hw,c), o =   x NULL or (n,hw,c)   drop NULL or (n) */
+    en_status (*residual_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop,
+                                  const en_operand *x, void *o);
+    /* Global average pooling and dropout: pooled[n,c] = mean_hw(act(bn(x))) * (mask ? mask[n,c] : 1), float (n,c) = */
+    en_status (*pool_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *x, const float *mask, float *pooled);
+    /* logits[n,k] = bias[k] + sum_i x[n,i]*wt[i,k]     x (n,ci)   wt (ci,k)   logits (n,k) =, all float */
+    en_status (*dense_forward)(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt,
+                               const float *bias, float *logits);
+    /* Softmax cross-entropy with label smoothing e over the first `classes` of k columns (the rest are padding):
+     *     target[j] = (1-e)*[j == label] + e/classes      loss = -sum_j target[j]*log softmax(logits)[j]
+     *   dlogits[n,j] = (softmax(logits)[j] - target[j]) * grad_scale, 0 in padding; NULL when only evaluating.
+     *   sums += loss, top-1 and top-5 hits, images.  A hit at K: fewer than K logits are larger than the label's, ties
+     *   counted against the lower index; a row with a NaN hits nothing. */
+    en_status (*softmax_loss)(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels,
+                              float smoothing, float grad_scale, float *dlogits, en_loss_sums *sums);
+
+    /* ---- backward -------------------------------------------------------------------------------------------------- */
+    /* dx[n,i] = sum_k dlogits[n,k]*wt[i,k] (=)   dwt[i,k] += sum_n x[n,i]*dlogits[n,k]   dbias[k] += sum_n dlogits[n,k] */
+    en_status (*dense_backward)(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt,
+                                const float *dlogits, float *dx, float *dwt, float *dbias);
+    /* dpooled *= mask (in place, mask NULL: none); bn->local = {sum dz, sum dz*(y-mean)} with
+     * dz = dpooled[image]/hw * act'(bn(y)); dz itself is formed again on load (en_grad.dpooled). */
+    en_status (*pool_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, float *dpooled, const float *mask,
+                               const en_operand *x, en_bn *bn);
+    /* With dy from en_grad:   dx[r,i] = sum_o dy[r,o]*wt[i,o] + (add ? add[r,i] : 0)  (=)   dwt[i,o] += sum_r x[r,i]*dy[r,o]
+     * dx may be `add` itself. */
+    en_status (*pointwise_backward)(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt,
+                                    const en_grad *dy, const void *add, void *dx, float *dwt);
+    /* bn->local = {sum dz, sum dz*(y-mean)} with dz = g * (drop ? drop[image] : 1)            g, y (n,hw,c) */
+    en_status (*residual_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop,
+                                   const void *y, en_bn *bn);
+    /* Back through projection, gate, squeeze-and-excitation and activation.  dy (n,hw,co) from en_grad, u = act(bn(x->y)):
+     *     dwt[i,o] += sum u*gate*dy      ds[r,i] = sum_o dy[r,o]*wt[i,o]      dgate = sum_hw ds*u  -> se's gradients, dp
+     *     dz[r,i] = (ds*gate + dp/hw) * act'(bn(x->y))  (=, n,hw,ci)     xbn->local = {sum dz, sum dz*(y-mean)}
+     * where xbn is x->bn, writable. */
+    en_status (*se_project_backward)(en_backend *be, int64_t n, int64_t hw, int64_t ci, int64_t co, const en_operand *x,
+                                     const en_se *se, const float *wt, const en_grad *dy, void *dz, float *dwt, en_bn *xbn);
+    /* Back through a depthwise convolution of u = act(bn(x->y)) and through that activation:
+     *     dwt[a,b,c] += sum u[...]*dy      du = conv^T(dy) + (add ? add : 0)
+     *     dx = du * act'(bn(x->y))  (=, n,h,w,c)   and, when x->bn, xbn->local = {sum dx, sum dx*(y-mean)}
+     * so that dx is dz of x's batch norm, or plainly the gradient of x where x->bn is NULL.  dx may not be `add`. */
+    en_status (*depthwise_backward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt,
+                                    const en_grad *dy, const void *add, void *dx, float *dwt, en_bn *xbn);
+    /* dwt[a,b,d,o] += sum image[...]*dy; the image needs no gradient. */
+    en_status (*stem_backward)(en_backend *be, const en_conv_geom *g, const float *image, const en_grad *dy, float *dwt);
+
+    /* ---- optimizer ------------------------------------------------------------------------------------------------- */
+    /* Per element of each segment, in this order:  g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);
+     * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w).
+     * *grad_square_sum = sum of grad^2 over all segments: not finite exactly when the update was poisoned. */
+    en_status (*rmsprop_update)(en_backend *be, const en_rmsprop *h, const en_segment *segments, int64_t n_segments,
+                                float *w, const float *grad, float *ms, float *mom, float *ema, double *grad_square_sum);
+    /* shadow -= (1 - decay)*(shadow - x): the moving average of what no optimizer touches (running statistics) */
+    en_status (*ema_update)(en_backend *be, int64_t elems, const float *x, float *shadow, float decay);
+};
+
+struct en_backend {
+    const char                  *name;           /* "cpu"                                                         */
+    const char                  *isa;            /* "avx512", "avx2", ...: what the passes were compiled for      */
+    const struct en_backend_ops *ops;            /* every entry set                                               */
+    int                          channel_align;  /* physical channels are multiples of this                       */
+    en_dtype                     dtype;          /* of activations                                                */
+    int                          threads, lanes; /* lanes: partitions of every sum; part of a run's identity      */
+    size_t                       scratch_bytes;  /* after `reserve`                                               */
+    void                        *impl;           /* owned by the backend                                          */
+};
+
+typedef struct { int threads, lanes; const char *isa; } en_backend_config; /* 0 / NULL: choose. lanes 0: = threads */
+
+/* Opens "cpu".  EN_ISA in the environment (avx512, avx2, sse4, generic) overrides the choice, for tests.
+ * EN_ENOTSUP when this machine lacks the named instruction set; *out is NULL then. */
+en_status en_backend_open(const char *name, const en_backend_config *config, en_backend **out);
+void      en_backend_close(en_backend *be);  /* NULL is fine */
+
+/* What each instruction-set build is called and whether this machine runs it; NULL after the last. */
+const char *en_backend_isa(int index, bool *runs_here);
+
+#endif
