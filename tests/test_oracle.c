@@ -1,0 +1,211 @@
+/* test_oracle.c - who checks the oracle: its gradients against central differences of its own forward functions, and its
+ * forward functions against answers worked out by hand.
+ *
+ * Central difference of f at step h: error h^2/6 |f'''| + eps_double |f| / h.  With h = 1e-5 and values of order 1 both
+ * are below 1e-9, so 1e-7 (relative to 1 + |want|) leaves room for third derivatives of some hundreds. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "oracle.h"
+
+enum { MAX = 4096 };
+
+static uint64_t seed = 1;
+static double uniform(void)                     /* splitmix64, in (-1, 1) */
+{
+    uint64_t z = seed += 0x9E3779B97F4A7C15ull;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return (double)((z ^ z >> 31) >> 11) * 0x1p-52 - 1.0;
+}
+static void fill(double *x, int64_t n)          { for (int64_t i = 0; i < n; i++) x[i] = uniform(); }
+static double dot(const double *a, const double *b, int64_t n) { double s = 0; for (int64_t i = 0; i < n; i++) s += a[i] * b[i]; return s; }
+
+/* f(x) = <weight, forward(x)> is a number; `gradient` claims df/dx. */
+typedef double scalar(void *env);
+static void gradient_holds(const char *name, scalar *f, void *env, double *x, int64_t n, const double *gradient)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const double h = 1e-5, at = x[i];
+        x[i] = at + h;
+        const double up = f(env);
+        x[i] = at - h;
+        const double down = f(env);
+        x[i] = at;
+        const double want = (up - down) / (2 * h);
+        if (!(fabs(gradient[i] - want) <= 1e-7 * (1 + fabs(want))))
+            fail_msg("%s: element %d: gradient %.12g, difference quotient %.12g", name, (int)i, gradient[i], want);
+    }
+}
+
+typedef struct { en_conv_geom g; oracle_bilinear *f; double x[MAX], wt[MAX], y[MAX], weight[MAX]; } conv_env;
+static double conv_scalar(void *p)
+{
+    conv_env *e = p;
+    e->f(&e->g, e->x, e->wt, e->y);
+    return dot(e->y, e->weight, e->g.n * e->g.oh * e->g.ow * e->g.oc);
+}
+
+static void convolution_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    static conv_env e;
+    static double dx[MAX], dwt[MAX];
+    for (int kernel = 1; kernel <= 5; kernel += 2)
+        for (int stride = 1; stride <= 2; stride++)
+            for (int h = 1; h <= 6; h += h == 1 ? 3 : 1)
+                for (int dense = 0; dense < 2; dense++) {
+                    e.g = oracle_same(2, h, 5, 3, dense ? 2 : 3, kernel, stride);
+                    e.f = dense ? oracle_conv : oracle_depthwise;
+                    const int64_t nx = 2 * h * 5 * 3, nw = kernel * kernel * 3 * (dense ? 2 : 1), ny = 2 * e.g.oh * e.g.ow * e.g.oc;
+                    fill(e.x, nx), fill(e.wt, nw), fill(e.weight, ny);
+                    (dense ? oracle_conv_dx : oracle_depthwise_dx)(&e.g, e.weight, e.wt, dx);
+                    (dense ? oracle_conv_dwt : oracle_depthwise_dwt)(&e.g, e.x, e.weight, dwt);
+                    gradient_holds("dx", conv_scalar, &e, e.x, nx, dx);
+                    gradient_holds("dwt", conv_scalar, &e, e.wt, nw, dwt);
+                }
+}
+
+/* One image of 4x4 ones, 3x3 ones, stride 2: SAME puts no zeros above, one below, so windows hold 9, 6, 6 and 4 ones. */
+static void same_padding_is_lopsided_for_even_sizes(void **state)
+{
+    (void)state;
+    double x[16], wt[9], y[4];
+    for (int i = 0; i < 16; i++) x[i] = 1;
+    for (int i = 0; i < 9; i++) wt[i] = 1;
+    const en_conv_geom g = oracle_same(1, 4, 4, 1, 1, 3, 2);
+    oracle_conv(&g, x, wt, y);
+    assert_int_equal(g.pad, 0);
+    const double want[4] = { 9, 6, 6, 4 };
+    assert_memory_equal(y, want, sizeof want);
+    assert_int_equal(oracle_same(1, 224, 224, 1, 1, 5, 2).pad, 1);
+    assert_int_equal(oracle_same(1, 75, 75, 1, 1, 5, 2).pad, 2);
+    assert_int_equal(oracle_same(1, 75, 75, 1, 1, 3, 1).pad, 1);
+}
+
+typedef struct { double y[MAX], gamma[8], beta[8], mean[8], var[8], out[MAX], weight[MAX]; } bn_env;
+enum { BN_ROWS = 7, BN_C = 3 };
+static double bn_scalar(void *p)
+{
+    bn_env *e = p;
+    oracle_bn(BN_ROWS, BN_C, e->y, e->gamma, e->beta, 1e-3, e->mean, e->var, e->out);
+    return dot(e->out, e->weight, BN_ROWS * BN_C);
+}
+
+static void batch_norm_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    static bn_env e;
+    double dy[BN_ROWS * BN_C], dgamma[BN_C], dbeta[BN_C];
+    fill(e.y, BN_ROWS * BN_C), fill(e.gamma, BN_C), fill(e.beta, BN_C), fill(e.weight, BN_ROWS * BN_C);
+    oracle_bn_backward(BN_ROWS, BN_C, e.y, e.gamma, 1e-3, e.weight, dy, dgamma, dbeta);
+    gradient_holds("dy", bn_scalar, &e, e.y, BN_ROWS * BN_C, dy);
+    gradient_holds("dgamma", bn_scalar, &e, e.gamma, BN_C, dgamma);
+    gradient_holds("dbeta", bn_scalar, &e, e.beta, BN_C, dbeta);
+    const double two[2] = { 1, 3 }, g = 2, b = 5;                         /* mean 2, biased variance 1 */
+    oracle_bn(2, 1, two, &g, &b, 3.0, e.mean, e.var, e.out);
+    assert_true(e.mean[0] == 2 && e.var[0] == 1 && fabs(e.out[0] - 4) < 1e-15 && fabs(e.out[1] - 6) < 1e-15);
+}
+
+typedef struct { double u[MAX], wr[64], br[8], we[64], be[16], pooled[64], hidden[64], gate[64], out[MAX], weight[MAX]; } se_env;
+enum { SE_N = 2, SE_HW = 5, SE_C = 6, SE_Q = 3 };
+static double se_scalar(void *p)
+{
+    se_env *e = p;
+    oracle_se(SE_N, SE_HW, SE_C, SE_Q, e->u, e->wr, e->br, e->we, e->be, e->pooled, e->hidden, e->gate, e->out);
+    return dot(e->out, e->weight, SE_N * SE_HW * SE_C);
+}
+
+static void squeeze_excite_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    static se_env e;
+    static double du[MAX], dwr[64], dbr[8], dwe[64], dbe[16];
+    fill(e.u, SE_N * SE_HW * SE_C), fill(e.wr, SE_Q * SE_C), fill(e.br, SE_Q), fill(e.we, SE_Q * SE_C), fill(e.be, SE_C);
+    fill(e.weight, SE_N * SE_HW * SE_C);
+    se_scalar(&e);
+    oracle_se_backward(SE_N, SE_HW, SE_C, SE_Q, e.u, e.wr, e.we, e.pooled, e.hidden, e.gate, e.weight, du, dwr, dbr, dwe, dbe);
+    gradient_holds("du", se_scalar, &e, e.u, SE_N * SE_HW * SE_C, du);
+    gradient_holds("dwr", se_scalar, &e, e.wr, SE_Q * SE_C, dwr);
+    gradient_holds("dbr", se_scalar, &e, e.br, SE_Q, dbr);
+    gradient_holds("dwe", se_scalar, &e, e.we, SE_Q * SE_C, dwe);
+    gradient_holds("dbe", se_scalar, &e, e.be, SE_C, dbe);
+}
+
+typedef struct { double x[64], wt[64], bias[8], y[64], weight[64], pooled[8]; } dense_env;
+static double dense_scalar(void *p) { dense_env *e = p; oracle_dense(3, 5, 4, e->x, e->wt, e->bias, e->y); return dot(e->y, e->weight, 12); }
+static double pool_scalar(void *p)  { dense_env *e = p; oracle_pool(2, 3, 4, e->x, e->pooled); return dot(e->pooled, e->weight, 8); }
+
+static void dense_and_pooling_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    static dense_env e;
+    double dx[64], dwt[64], dbias[8];
+    fill(e.x, 24), fill(e.wt, 20), fill(e.bias, 4), fill(e.weight, 12);
+    oracle_dense_backward(3, 5, 4, e.x, e.wt, e.weight, dx, dwt, dbias);
+    gradient_holds("dx", dense_scalar, &e, e.x, 15, dx);
+    gradient_holds("dwt", dense_scalar, &e, e.wt, 20, dwt);
+    gradient_holds("dbias", dense_scalar, &e, e.bias, 4, dbias);
+    oracle_pool_backward(2, 3, 4, e.weight, dx);
+    gradient_holds("pool", pool_scalar, &e, e.x, 24, dx);
+}
+
+static double loss_scalar(void *p) { return oracle_cross_entropy(7, p, 4, 0.1, NULL); }
+static double silu_scalar(void *p) { return oracle_act(EN_ACT_SILU, *(double *)p); }
+
+static void loss_and_activation_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    double logits[7], d[7];
+    fill(logits, 7);
+    oracle_cross_entropy(7, logits, 4, 0.1, d);
+    gradient_holds("cross entropy", loss_scalar, logits, logits, 7, d);
+    for (double x = -20; x <= 20; x += 0.37) {
+        double at = x, want = oracle_dact(EN_ACT_SILU, x);
+        gradient_holds("silu", silu_scalar, &at, &at, 1, &want);
+    }
+    assert_true(oracle_act(EN_ACT_SILU, 0) == 0 && oracle_dact(EN_ACT_SILU, 0) == 0.5);
+    const double even[4] = { 0 };                                       /* uniform softmax: log 4 whatever the smoothing */
+    assert_true(fabs(oracle_cross_entropy(4, even, 1, 0.3, NULL) - log(4)) < 1e-15);
+}
+
+/* ms = 1 + (4 - 1)*0.1 = 1.3; mom = 0.5*1 + 0.1*2/sqrt(1.3 + 0.14) = 0.5 + 1/6; w = 1 - 2/3; ema = 1/2 of the way. */
+static void rmsprop_takes_the_step_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const en_rmsprop h = { .lr = 0.1f, .rho = 0.9f, .momentum = 0.5f, .eps = 0.14f, .weight_decay = 0.5f, .ema_decay = 0.5f };
+    const oracle_slot s = oracle_rmsprop(&h, true, 1.5, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
+    assert_true(fabs(s.ms - 1.3) < 1e-6 && fabs(s.mom - 2. / 3) < 1e-6 && fabs(s.w - 1. / 3) < 1e-6 && fabs(s.ema - 2. / 3) < 1e-6);
+    const oracle_slot t = oracle_rmsprop(&h, false, 2.0, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
+    assert_true(t.ms == s.ms && t.w == s.w);                            /* 1.5 + 0.5*1 and 2.0 are the same gradient */
+}
+
+static void hits_count_ties_against_the_higher_index(void **state)
+{
+    (void)state;
+    const float z[4] = { 1, 3, 3, 2 }, bad[4] = { 1, NAN, 3, 2 };
+    assert_true(oracle_hit(4, z, 1, 1) && !oracle_hit(4, z, 2, 1) && oracle_hit(4, z, 2, 2) && !oracle_hit(4, z, 0, 3) && oracle_hit(4, z, 0, 4));
+    assert_false(oracle_hit(4, bad, 2, 4));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(convolution_gradients_are_difference_quotients),
+        cmocka_unit_test(same_padding_is_lopsided_for_even_sizes),
+        cmocka_unit_test(batch_norm_gradients_are_difference_quotients),
+        cmocka_unit_test(squeeze_excite_gradients_are_difference_quotients),
+        cmocka_unit_test(dense_and_pooling_gradients_are_difference_quotients),
+        cmocka_unit_test(loss_and_activation_gradients_are_difference_quotients),
+        cmocka_unit_test(rmsprop_takes_the_step_worked_out_by_hand),
+        cmocka_unit_test(hits_count_ties_against_the_higher_index),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
