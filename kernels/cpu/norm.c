@@ -1,0 +1,148 @@
+/* norm.c - batch norm between the passes, and the narrow end of a block (arXiv:1502.03167, algorithms 1 and 2).
+ *
+ * Four choices that must agree everywhere, in both directions:
+ *   1. eps is added to var, inside the root, and comes from one field: en_bn.eps.
+ *   2. The batch uses the biased var (the backward formula assumes it).
+ *   3. running = (1 - momentum)*running + momentum*batch.
+ *   4. The sums are over the whole group: every rank computes the same mean and var from the same bits.
+ * The sums arrive in double about s = running_mean:  mean = s + S1/r,  var = S2/r - (S1/r)^2, where S1/r is small. */
+#include "passes.h"
+
+#include <math.h>
+
+static void affine(en_bn *bn, int64_t c, double mean, double var)
+{
+    const double rstd = 1 / sqrt(var + (double)bn->eps), scale = bn->gamma[c] * rstd;
+    bn->mean[c] = (float)mean;
+    bn->rstd[c] = (float)rstd;
+    bn->scale[c] = (float)scale;
+    bn->shift[c] = (float)(bn->beta[c] - mean * scale);
+}
+
+en_status cpu_bn_from_running(en_backend *be, en_bn *bn)
+{
+    (void)be;
+    for (int64_t c = 0; c < bn->c; c++) affine(bn, c, bn->running_mean[c], bn->running_var[c]);
+    return EN_OK;
+}
+
+en_status cpu_bn_finalize(en_backend *be, en_bn *bn)
+{
+    const double r = bn->total[2 * bn->c], momentum = bn->momentum;
+    bn->rows = (int64_t)r;
+    if (r < 1) return cpu_bn_from_running(be, bn);
+    for (int64_t c = 0; c < bn->c; c++) {
+        const double d = bn->total[c] / r, mean = bn->running_mean[c] + d;
+        double var = bn->total[bn->c + c] / r - d * d;
+        if (var < 0) var = 0;
+        affine(bn, c, mean, var);
+        const double kept = bn->unbiased_running && r > 1 ? var * (r / (r - 1)) : var;
+        bn->running_mean[c] = (float)((1 - momentum) * bn->running_mean[c] + momentum * mean);
+        bn->running_var[c] = (float)((1 - momentum) * bn->running_var[c] + momentum * kept);
+    }
+    return EN_OK;
+}
+
+en_status cpu_bn_backward_local(en_backend *be, en_bn *bn)
+{
+    (void)be;
+    for (int64_t c = 0; c < bn->c; c++) {
+        bn->dbeta[c] += (float)bn->local[c];
+        bn->dgamma[c] += (float)(bn->rstd[c] * bn->local[bn->c + c]);
+    }
+    return EN_OK;
+}
+
+en_status cpu_bn_backward_finalize(en_backend *be, en_bn *bn)
+{
+    (void)be;
+    const double r = bn->rows > 0 ? (double)bn->rows : 1;
+    for (int64_t c = 0; c < bn->c; c++) {
+        const double rstd = bn->rstd[c], ga = bn->gamma[c] * rstd, s2 = rstd * bn->total[bn->c + c];
+        const double gb = -ga * rstd * s2 / r;
+        bn->ga[c] = (float)ga;
+        bn->gb[c] = (float)gb;
+        bn->gc[c] = (float)(-ga * bn->total[c] / r - gb * bn->mean[c]);
+    }
+    return EN_OK;
+}
+
+/* ---- the gradient of a raw tensor, formed on load ---------------------------------------------------------------- */
+
+void form_gradient(const en_grad *dy, int64_t row, int64_t rows, int64_t c, float *out)
+{
+    const en_bn *bn = dy->bn;
+    const float *y = (const float *)dy->y + row * c;
+    if (dy->stored) {
+        const float *dz = (const float *)dy->stored + row * c;
+        for (int64_t r = 0; r < rows; r++, y += c, dz += c, out += c) {
+            const vf keep = splat(dy->drop ? dy->drop[(row + r) / dy->hw] : 1.f);
+            for (int64_t i = 0; i < c; i += VW)
+                st(out + i, ld(dz + i) * (ld(bn->ga + i) * keep) + (ld(y + i) * ld(bn->gb + i) + ld(bn->gc + i)));
+        }
+        return;
+    }
+    const float inv_hw = 1.f / (float)dy->hw;
+    for (int64_t r = 0; r < rows; r++, y += c, out += c) {
+        const float *dp = dy->dpooled + (row + r) / dy->hw * c;
+        for (int64_t i = 0; i < c; i += VW) {
+            const vf v = ld(y + i);
+            vf dz = ld(dp + i) * inv_hw;
+            if (dy->act == EN_ACT_SILU) {
+                vf u;
+                dz *= silu_grad(v * ld(bn->scale + i) + ld(bn->shift + i), &u);
+            }
+            st(out + i, dz * ld(bn->ga + i) + (v * ld(bn->gb + i) + ld(bn->gc + i)));
+        }
+    }
+}
+
+/* ---- the end of a block ------------------------------------------------------------------------------------------- */
+
+en_status cpu_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop, const en_operand *x,
+                           void *o)
+{
+    CPU_ALIGNED(c);
+    FOR_EACH_LANE(be, l) {
+        const cpu_range r = lane_range(n * hw, l, be->lanes);
+        for (int64_t i = r.first; i < r.last; i++) {
+            const float *yr = (const float *)y->y + i * c, *xr = x ? (const float *)x->y + i * c : NULL;
+            float *out = (float *)o + i * c;
+            const vf keep = splat(drop ? drop[i / hw] : 1.f);
+            for (int64_t j = 0; j < c; j += VW) {
+                vf v = (ld(yr + j) * ld(y->bn->scale + j) + ld(y->bn->shift + j)) * keep;
+                if (x) v += x->bn ? activate(ld(xr + j), ld(x->bn->scale + j), ld(x->bn->shift + j), x->act) : ld(xr + j);
+                st(out + j, v);
+            }
+        }
+    }
+    return EN_OK;
+}
+
+en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
+{
+    CPU_ALIGNED(c);
+    CPU_FITS(be, stats, 2 * c);
+    FOR_EACH_LANE(be, l) {
+        double *stats = engine(be)->lane[l].stats;
+        memset(stats, 0, (size_t)(2 * c) * sizeof *stats);
+        const cpu_range r = lane_range(n * hw, l, be->lanes);
+        for (int64_t i0 = r.first; i0 < r.last; i0 += 64) {          /* 64 rows in float, then double */
+            const int64_t i1 = min64(i0 + 64, r.last);
+            for (int64_t j = 0; j < c; j += VW) {
+                const vf mean = ld(bn->mean + j);
+                vf s0 = { 0 }, s1 = { 0 };
+                for (int64_t i = i0; i < i1; i++) {
+                    vf dz = ld((const float *)g + i * c + j);
+                    if (drop) dz *= drop[i / hw];
+                    s0 += dz;
+                    s1 += dz * (ld((const float *)y + i * c + j) - mean);
+                }
+                add_f64(stats + j, s0);
+                add_f64(stats + c + j, s1);
+            }
+        }
+    }
+    collect_stats(be, bn);
+    return EN_OK;
+}

@@ -1,0 +1,54 @@
+/* optimizer.c - RMSProp in TensorFlow's form with the moving average of the weights in the same sweep: each of the five
+ * arenas is read, and four are written, once a step.  Plain loops; the compiler vectorises them. */
+#include "passes.h"
+
+#include <math.h>
+
+en_status cpu_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_segment *segments, int64_t n_segments, float *w_, const float *grad_,
+                         float *ms_, float *mom_, float *ema_, double *grad_square_sum)
+{
+    enum { CHUNK = 4096 };                   /* squares are summed in float over a chunk, then in double */
+    const float lr = h->lr, keep = 1.f - h->rho, momentum = h->momentum, eps = h->eps, step = 1.f - h->ema_decay;
+    FOR_EACH_LANE(be, l) {
+        double squares = 0;
+        for (int64_t k = 0; k < n_segments; k++) {
+            const float decay = segments[k].decay ? h->weight_decay : 0.f;
+            const cpu_range chunks = lane_range((segments[k].elems + CHUNK - 1) / CHUNK, l, be->lanes);
+            for (int64_t c = chunks.first; c < chunks.last; c++) {
+                const int64_t at = segments[k].offset + c * CHUNK, n = min64(CHUNK, segments[k].elems - c * CHUNK);
+                float *restrict w = w_ + at, *restrict ms = ms_ + at, *restrict mom = mom_ + at;
+                const float *restrict grad = grad_ + at;
+                for (int64_t i = 0; i < n; i++) {
+                    const float g = grad[i] + decay * w[i];
+                    const float m = ms[i] + (g * g - ms[i]) * keep;
+                    const float v = momentum * mom[i] + lr * g / sqrtf(m + eps);
+                    ms[i] = m;
+                    mom[i] = v;
+                    w[i] -= v;
+                }
+                vf q = { 0 };                /* lanes of a vector: a scalar float sum would not be reassociated */
+                int64_t i = 0;
+                for (; i + VW <= n; i += VW) q += ld(grad + i) * ld(grad + i);
+                float sum = hsum(q);
+                for (; i < n; i++) sum += grad[i] * grad[i];
+                squares += sum;
+                if (ema_) {
+                    float *restrict ema = ema_ + at;
+                    for (i = 0; i < n; i++) ema[i] -= step * (ema[i] - w[i]);
+                }
+            }
+        }
+        engine(be)->lane[l].stats[0] = squares;
+    }
+    *grad_square_sum = 0;
+    for (int l = 0; l < be->lanes; l++) *grad_square_sum += engine(be)->lane[l].stats[0];
+    return EN_OK;
+}
+
+en_status cpu_ema_update(en_backend *be, int64_t elems, const float *x, float *shadow, float decay)
+{
+    (void)be;
+    const float step = 1.f - decay;
+    for (int64_t i = 0; i < elems; i++) shadow[i] -= step * (shadow[i] - x[i]);
+    return EN_OK;
+}

@@ -1,0 +1,68 @@
+/* passes.h - the passes of one instruction-set build, gathered by table.c; declared with their mathematics in kernels.h. */
+#ifndef EN_CPU_PASSES_H
+#define EN_CPU_PASSES_H
+
+#include "cpu.h"
+#include "simd.h"
+
+#define cpu_bn_finalize          ISA(bn_finalize)
+#define cpu_bn_from_running      ISA(bn_from_running)
+#define cpu_bn_backward_local    ISA(bn_backward_local)
+#define cpu_bn_backward_finalize ISA(bn_backward_finalize)
+#define cpu_stem_forward         ISA(stem_forward)
+#define cpu_stem_backward        ISA(stem_backward)
+#define cpu_pointwise_forward    ISA(pointwise_forward)
+#define cpu_pointwise_backward   ISA(pointwise_backward)
+#define cpu_depthwise_forward    ISA(depthwise_forward)
+#define cpu_depthwise_backward   ISA(depthwise_backward)
+#define cpu_se_project_forward   ISA(se_project_forward)
+#define cpu_se_project_backward  ISA(se_project_backward)
+#define cpu_residual_forward     ISA(residual_forward)
+#define cpu_residual_backward    ISA(residual_backward)
+#define cpu_pool_forward         ISA(pool_forward)
+#define cpu_pool_backward        ISA(pool_backward)
+#define cpu_dense_forward        ISA(dense_forward)
+#define cpu_dense_backward       ISA(dense_backward)
+#define cpu_softmax_loss         ISA(softmax_loss)
+#define cpu_rmsprop_update       ISA(rmsprop_update)
+#define cpu_ema_update           ISA(ema_update)
+#define form_gradient            ISA(form_gradient)
+
+en_status cpu_bn_finalize(en_backend *, en_bn *);
+en_status cpu_bn_from_running(en_backend *, en_bn *);
+en_status cpu_bn_backward_local(en_backend *, en_bn *);
+en_status cpu_bn_backward_finalize(en_backend *, en_bn *);
+en_status cpu_stem_forward(en_backend *, const en_conv_geom *, const float *, const float *, void *, en_bn *);
+en_status cpu_stem_backward(en_backend *, const en_conv_geom *, const float *, const en_grad *, float *);
+en_status cpu_pointwise_forward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, void *, en_bn *);
+en_status cpu_pointwise_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const en_grad *, const void *, void *,
+                             float *);
+en_status cpu_depthwise_forward(en_backend *, const en_conv_geom *, const en_operand *, const float *, void *, en_bn *);
+en_status cpu_depthwise_backward(en_backend *, const en_conv_geom *, const en_operand *, const float *, const en_grad *, const void *, void *,
+                             float *, en_bn *);
+en_status cpu_se_project_forward(en_backend *, int64_t, int64_t, int64_t, int64_t, const en_operand *, const en_se *, const float *, void *,
+                             en_bn *);
+en_status cpu_se_project_backward(en_backend *, int64_t, int64_t, int64_t, int64_t, const en_operand *, const en_se *, const float *,
+                              const en_grad *, void *, float *, en_bn *);
+en_status cpu_residual_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, const en_operand *, void *);
+en_status cpu_residual_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const void *, en_bn *);
+en_status cpu_pool_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, float *);
+en_status cpu_pool_backward(en_backend *, int64_t, int64_t, int64_t, float *, const float *, const en_operand *, en_bn *);
+en_status cpu_dense_forward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *);
+en_status cpu_dense_backward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *, float *, float *);
+en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const int32_t *, float, float, float *, en_loss_sums *);
+en_status cpu_rmsprop_update(en_backend *, const en_rmsprop *, const en_segment *, int64_t, float *, const float *, float *, float *, float *,
+                         double *);
+en_status cpu_ema_update(en_backend *, int64_t, const float *, float *, float);
+
+/* out (rows, c) = dy of rows [row, row + rows), by en_grad's formula */
+void form_gradient(const en_grad *dy, int64_t row, int64_t rows, int64_t c, float *out);
+
+/* act(bn(v)) with scale a and shift b already loaded */
+INLINE vf activate(vf v, vf a, vf b, en_act act)
+{
+    const vf z = v * a + b;
+    return act == EN_ACT_SILU ? silu(z) : z;
+}
+
+#endif

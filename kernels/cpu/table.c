@@ -1,0 +1,17 @@
+/* table.c - the table of passes of one instruction-set build; memory and order come from backend.c. */
+#include "passes.h"
+#include "backend.h"
+
+const en_backend_ops ISA(cpu_ops) = {
+    .alloc = cpu_alloc, .free = cpu_free, .upload = cpu_upload, .download = cpu_download, .zero = cpu_zero,
+    .synchronize = cpu_synchronize, .reserve = cpu_reserve,
+    .bn_finalize = cpu_bn_finalize, .bn_from_running = cpu_bn_from_running,
+    .bn_backward_local = cpu_bn_backward_local, .bn_backward_finalize = cpu_bn_backward_finalize,
+    .stem_forward = cpu_stem_forward, .pointwise_forward = cpu_pointwise_forward, .depthwise_forward = cpu_depthwise_forward,
+    .se_project_forward = cpu_se_project_forward, .residual_forward = cpu_residual_forward, .pool_forward = cpu_pool_forward,
+    .dense_forward = cpu_dense_forward, .softmax_loss = cpu_softmax_loss,
+    .dense_backward = cpu_dense_backward, .pool_backward = cpu_pool_backward, .pointwise_backward = cpu_pointwise_backward,
+    .residual_backward = cpu_residual_backward, .se_project_backward = cpu_se_project_backward,
+    .depthwise_backward = cpu_depthwise_backward, .stem_backward = cpu_stem_backward,
+    .rmsprop_update = cpu_rmsprop_update, .ema_update = cpu_ema_update,
+};
