@@ -14,7 +14,8 @@ typedef struct en_request en_request;          /* one sum in flight; owned by th
 struct en_comm_ops {
     /* out[i] = sum over ranks of in[i]; blocking; in == out is allowed.  The same bits on every rank. */
     en_status (*sum_f64)(en_comm *c, const double *in, double *out, size_t n);
-    /* Begins buf[i] = sum over ranks, in place.  buf is borrowed until `sum_wait`.  Begun in the same order on all ranks. */
+    /* Begins buf[i] = sum over ranks, in place, added in rank order: the same bits on every rank and in every run.  buf is
+     * borrowed until `sum_wait`.  Begun in the same order on all ranks, at most 128 at a time (EN_EINVAL); waited for in any. */
     en_status (*sum_f32_begin)(en_comm *c, float *buf, size_t n, en_request **out);
     en_status (*sum_wait)(en_comm *c, en_request *r);
     en_status (*progress)(en_comm *c);         /* lets sums in flight advance; cheap                             */
@@ -25,7 +26,7 @@ struct en_comm_ops {
     /* Ranks with equal `color` form a new communicator, ordered by rank. */
     en_status (*split)(en_comm *c, int color, en_comm **out);
     void      (*close)(en_comm *c);
-};
+};                                             /* every entry is called by the thread that opened the communicator */
 
 struct en_comm {
     const char               *name;            /* "self", "mpi"                                                */
@@ -37,8 +38,9 @@ struct en_comm {
     void *impl;
 };
 
-/* Opens `mpi` when the process was started by an MPI launcher (OMPI_COMM_WORLD_SIZE, PMI_SIZE, PMIX_RANK, SLURM_PROCID
- * under srun --mpi in the environment), else `self`, which never calls MPI_Init. */
+/* Opens `mpi` when the process was started by an MPI launcher (OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK in the
+ * environment), else `self`, which never calls MPI_Init.  EN_EUSAGE, *out NULL: srun started several tasks without MPI
+ * between them, or the launcher belongs to another MPI: each turns one job of N ranks into N jobs of one. */
 en_status en_comm_open(en_comm **out);
 void      en_comm_close(en_comm *c);           /* finalises MPI when en_comm_open initialised it; NULL is fine  */
 /* Ends every rank at once with this exit code: for a rank that failed where the others cannot be told. */

@@ -1,0 +1,84 @@
+/* buckets.c - the gradient arena, cut so that its sums overlap with backward.
+ *
+ *     |first| bucket_bytes | bucket_bytes | ... |last|          backward finishes from left to right
+ *
+ * The first cut is small so that the network starts early, the last so that little is left to wait for when backward
+ * ends; what lies between is cut evenly, each at most about bucket_bytes.  The cuts depend on the sizes alone, and
+ * buckets begin strictly from left to right: all ranks make the same calls in the same order. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "comm/internal.h"
+
+enum { SMALL_ELEMS = (1 << 20) / sizeof(float), MAX_BUCKETS = EN_SUMS_IN_FLIGHT / 2, LINE = 16 };
+
+struct en_buckets {
+    en_comm *comm;                             /* borrowed                                        */
+    float   *grads;                            /* borrowed                                        */
+    int      buckets, begun, waited;           /* buckets [waited, begun) are in flight           */
+    size_t   cut[MAX_BUCKETS + 1];             /* bucket i is grads[cut[i] .. cut[i+1])           */
+    en_request *request[MAX_BUCKETS];          /* owned by comm                                   */
+    double   exposed_s;
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_bytes, en_buckets **out)
+{
+    *out = NULL;
+    EN_REQUIRE(grads || elems == 0, EN_EINVAL, "buckets over no arena");
+    en_buckets *b = calloc(1, sizeof *b);
+    EN_REQUIRE(b, EN_ENOMEM, "no memory for gradient buckets");
+    b->comm = c;
+    b->grads = grads;
+    size_t most = bucket_bytes / sizeof(float) / LINE * LINE;
+    if (most < LINE) most = LINE;
+    const size_t small = min_size(most, SMALL_ELEMS), first = min_size(elems, small), last = min_size(elems - first, small);
+    const size_t middle = elems - first - last;
+    size_t parts = middle / most + (middle % most != 0);
+    if (parts > MAX_BUCKETS - 2) parts = MAX_BUCKETS - 2;
+    if (first) b->cut[++b->buckets] = first;
+    for (size_t i = 1; i <= parts; i++)
+        b->cut[++b->buckets] = first + (i == parts ? middle : (size_t)((__uint128_t)middle * i / parts) / LINE * LINE);
+    if (last) b->cut[++b->buckets] = elems;
+    *out = b;
+    return EN_OK;
+}
+
+void en_buckets_begin(en_buckets *b)
+{
+    b->begun = b->waited = 0;
+    b->exposed_s = 0;
+}
+
+en_status en_buckets_ready(en_buckets *b, size_t elems_done)
+{
+    EN_REQUIRE(elems_done <= b->cut[b->buckets], EN_EINVAL, "%zu gradients ready of %zu", elems_done,
+               b->cut[b->buckets]);
+    for (; b->begun < b->buckets && b->cut[b->begun + 1] <= elems_done; b->begun++)
+        EN_TRY(b->comm->ops->sum_f32_begin(b->comm, b->grads + b->cut[b->begun], b->cut[b->begun + 1] - b->cut[b->begun],
+                                           &b->request[b->begun]),
+               "beginning the sum of gradient bucket %d of %d", b->begun, b->buckets);
+    return EN_OK;
+}
+
+en_status en_buckets_wait(en_buckets *b)
+{
+    const double from = now_s();
+    EN_TRY(en_buckets_ready(b, b->cut[b->buckets]), "beginning the last gradient buckets");
+    for (; b->waited < b->buckets; b->waited++)
+        EN_TRY(b->comm->ops->sum_wait(b->comm, b->request[b->waited]), "waiting for gradient bucket %d of %d", b->waited, b->buckets);
+    b->exposed_s = now_s() - from;
+    return EN_OK;
+}
+
+double en_buckets_exposed_s(const en_buckets *b) { return b->exposed_s; }
+
+void en_buckets_close(en_buckets *b) { free(b); }

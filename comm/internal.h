@@ -1,0 +1,14 @@
+/* internal.h - what open.c needs to know of the two communicators. */
+#ifndef EN_COMM_INTERNAL_H
+#define EN_COMM_INTERNAL_H
+
+#include "comm/comm.h"
+
+en_status en_comm_open_self(en_comm **out);
+/* expected: the number of ranks the launcher announced, 0 when it did not say */
+en_status en_comm_open_mpi(int expected, en_comm **out);
+_Noreturn void en_comm_abort_mpi(int exit_code);
+
+enum { EN_SUMS_IN_FLIGHT = 128 };              /* at most this many sums begun and not yet waited for */
+
+#endif

@@ -1,0 +1,29 @@
+# The same claims on self and on 1 to 4 MPI ranks.  A test machine may have fewer cores than that, and may run as root.
+set(EN_MPI_TEST_ENV OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
+    OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+    ASAN_OPTIONS=detect_leaks=0)     # Open MPI leaks from plug-ins that it unloads: nothing that a suppression could name
+
+# en_mpi_test(name ranks command...): the command under mpirun
+function(en_mpi_test name ranks)
+  add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${ARGN})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 180 PROCESSORS 2 ENVIRONMENT "${EN_MPI_TEST_ENV};EN_TEST_RANKS=${ranks}")
+endfunction()
+
+en_test(test_comm test_comm.c LIBS en_comm TIMEOUT 180)
+foreach(ranks 1 2 3 4)
+  en_mpi_test(test_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm>)
+endforeach()
+
+add_executable(test_comm_open test_comm_open.c)
+target_link_libraries(test_comm_open PRIVATE en_warnings en_comm MPI::MPI_C)
+add_test(NAME test_comm_plain_start_is_self COMMAND test_comm_open self)
+add_test(NAME test_comm_refuses_srun_without_mpi COMMAND test_comm_open refused "srun --mpi=pmix")
+set_tests_properties(test_comm_refuses_srun_without_mpi PROPERTIES ENVIRONMENT SLURM_STEP_NUM_TASKS=4)
+add_test(NAME test_comm_refuses_another_mpis_launcher COMMAND test_comm_open refused "belongs to another MPI")
+set_tests_properties(test_comm_refuses_another_mpis_launcher PROPERTIES ENVIRONMENT "${EN_MPI_TEST_ENV};PMI_SIZE=4;PMI_RANK=0")
+add_test(NAME test_comm_abort_ends_all_ranks_with_its_code COMMAND sh -c
+  "'${MPIEXEC_EXECUTABLE}' -n 3 '$<TARGET_FILE:test_comm_open>' abort 5; code=$?; echo \"exit code $code\"; test $code -eq 5")
+set_tests_properties(test_comm_abort_ends_all_ranks_with_its_code PROPERTIES TIMEOUT 60 ENVIRONMENT "${EN_MPI_TEST_ENV}")
+
+add_executable(test_comm_speed test_comm_speed.c)          # a table for comm/README.md; ctest does not run it
+target_link_libraries(test_comm_speed PRIVATE en_warnings en_comm MPI::MPI_C)
