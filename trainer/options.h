@@ -1,8 +1,9 @@
 /* options.h - one table of options: the parser, the help, the run header and the checkpoint's attributes are read off it.
  *
- * X(field, TYPE, default, commands, unit, help): `field` becomes the member of en_options and, with dashes, the long
- * option; `commands` says which subcommands take it.  Types: STR text; I64, F64 numbers; FLAG without value; SPAN a
- * period: "100" steps, "2e" epochs, "15m" minutes, "0" never. */
+ * X(field, TYPE, default, commands, unit, limits, help): `field` becomes the member of en_options and, with dashes, the
+ * long option; `commands` says which subcommands take it.  Types: STR text; I64, F64 numbers; FLAG without value; SPAN a
+ * period: "100" steps, "2e" epochs, "15m" minutes, "0" never.  `limits` is checked and told to the user as it stands:
+ * alternatives between '|', each a word or an interval, "[0,1)" being 0 <= value < 1; "" takes anything. */
 #ifndef EN_OPTIONS_H
 #define EN_OPTIONS_H
 
@@ -10,64 +11,131 @@
 
 enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64 };
 
-#define EN_OPTIONS(X)                                                                                                              \
-  X(model,            STR, "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH, "name", "network; `effnet describe --list` shows them") \
-  X(width,            F64, 0,      EN_TRAIN | EN_DESCRIBE | EN_BENCH, "factor",  "channel multiplier in place of the model's own (0: its own)") \
-  X(depth,            F64, 0,      EN_TRAIN | EN_DESCRIBE | EN_BENCH, "factor",  "repeat multiplier in place of the model's own (0: its own)") \
-  X(phi,              F64, 0,      EN_TRAIN | EN_DESCRIBE | EN_BENCH, "number",  "compound coefficient: depth*1.2^phi, width*1.1^phi, resolution*1.15^phi") \
-  X(image_size,       I64, 0,      EN_TRAIN | EN_DESCRIBE | EN_BENCH, "pixels",  "side of the training images (0: the model's own)") \
-  X(classes,          I64, 0,      EN_DESCRIBE | EN_BENCH,            "classes", "outputs of the classifier (0: 1000)")              \
-  X(data,             STR, "",     EN_TRAIN | EN_EVAL,                "path",    "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), or `synthetic`") \
-  X(val,              STR, "",     EN_TRAIN,                          "path",    "validation images, when not DIR/val of --data")     \
-  X(run,              STR, "",     EN_TRAIN,                          "path",    "folder for everything the run writes; goes on from a checkpoint found there") \
-  X(fresh,            FLAG, 0,     EN_TRAIN,                          "",        "refuse to go on from a checkpoint found in --run")  \
-  X(device,           STR, "auto", EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name", "auto or cpu")                               \
-  X(epochs,           F64, 350,    EN_TRAIN,                          "epochs",  "passes over the training images")                   \
-  X(steps,            I64, 0,      EN_TRAIN | EN_BENCH,               "steps",   "stop after this many steps in all (0: by --epochs; bench: 10)") \
-  X(global_batch,     I64, 0,      EN_TRAIN,                          "images",  "images per step over all ranks (0: 32 per rank)")   \
-  X(micro_batch,      I64, 0,      EN_TRAIN | EN_BENCH,               "images",  "images per rank and pass (0: what fits); the rest by accumulation") \
-  X(uneven,           FLAG, 0,     EN_TRAIN,                          "",        "allow a global batch that the ranks do not divide (shards differ by one image)") \
-  X(lr,               F64, 0.016,  EN_TRAIN,                          "per 256", "learning rate for 256 images a step, scaled linearly with --global-batch") \
-  X(lr_schedule,      STR, "exponential", EN_TRAIN,                   "name",    "exponential, cosine or constant")                   \
-  X(lr_decay,         F64, 0.97,   EN_TRAIN,                          "factor",  "exponential: factor at each step of the staircase") \
-  X(lr_decay_epochs,  F64, 2.4,    EN_TRAIN,                          "epochs",  "exponential: length of a step of the staircase")    \
-  X(warmup_epochs,    F64, 5,      EN_TRAIN,                          "epochs",  "linear warm-up from 0")                             \
-  X(momentum,         F64, 0.9,    EN_TRAIN,                          "factor",  "RMSProp: momentum")                                 \
-  X(rho,              F64, 0.9,    EN_TRAIN,                          "factor",  "RMSProp: decay of the mean square")                 \
-  X(eps,              F64, 0.001,  EN_TRAIN,                          "number",  "RMSProp: epsilon, inside the root")                 \
-  X(weight_decay,     F64, 1e-5,   EN_TRAIN,                          "factor",  "L2 penalty on everything but batch norm")           \
-  X(label_smoothing,  F64, 0.1,    EN_TRAIN,                          "share",   "share of the target spread over all classes")       \
-  X(dropout,          F64, -1,     EN_TRAIN,                          "share",   "dropout before the classifier (-1: the model's own)") \
-  X(drop_path,        F64, -1,     EN_TRAIN,                          "share",   "stochastic depth at the last block (-1: the model's own)") \
-  X(ema,              F64, 0.9999, EN_TRAIN,                          "factor",  "moving average of the weights, with its ramp (0: none)") \
-  X(bn_group,         STR, "all",  EN_TRAIN,                          "ranks",   "ranks that share batch-norm statistics: all, node, or a number") \
-  X(bn_momentum,      F64, 0,      EN_TRAIN,                          "factor",  "share of a batch in the running statistics (0: the model's own, 0.01)") \
-  X(augment,          STR, "basic", EN_TRAIN,                         "name",    "basic (crop and flip) or none (evaluation crop)")    \
-  X(checkpoint_every, SPAN, "1e",  EN_TRAIN,                          "span",    "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
-  X(keep,             I64, 3,      EN_TRAIN,                          "files",   "newest checkpoints to keep, beside best.h5")        \
-  X(eval_every,       SPAN, "1e",  EN_TRAIN,                          "span",    "steps, epochs (2e) or minutes between evaluations; 0: only at the end") \
-  X(eval_weights,     STR, "ema",  EN_TRAIN | EN_EVAL | EN_PREDICT,   "name",    "ema or raw")                                        \
-  X(eval_size,        I64, 0,      EN_TRAIN | EN_EVAL | EN_PREDICT,   "pixels",  "side of the evaluation images (0: the training size)") \
-  X(eval_batch,       I64, 0,      EN_TRAIN | EN_EVAL,                "images",  "images per rank and pass while evaluating (0: the micro-batch, or 32)") \
-  X(checkpoint,       STR, "",     EN_EVAL | EN_PREDICT,              "path",    "a checkpoint, or a run's folder (its best.h5, else the newest)") \
-  X(logits,           STR, "",     EN_EVAL,                           "path",    "write /logits, /labels, /files to this HDF5 file")  \
-  X(top,              I64, 5,      EN_PREDICT,                        "classes", "how many classes to print for each image")          \
-  X(seed,             I64, 0,      EN_TRAIN | EN_SYNTH | EN_BENCH,    "number",  "seed of everything random")                         \
-  X(threads,          I64, 0,      EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "threads", "compute threads per rank (0: this host's cores / its ranks)") \
-  X(lanes,            I64, 0,      EN_TRAIN | EN_BENCH,               "parts",   "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
-  X(workers,          I64, 0,      EN_TRAIN | EN_EVAL,                "threads", "threads that decode ahead of the step (0: as --threads)") \
-  X(max_bad,          F64, 0.01,   EN_TRAIN | EN_EVAL,                "share",   "end the run when more than this share of the files cannot be decoded") \
-  X(max_pixels,       I64, 178956970, EN_TRAIN | EN_EVAL | EN_PREDICT, "pixels", "refuse images that claim more")                     \
-  X(dump,             STR, "",     EN_TRAIN,                          "path",    "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
-  X(log_every,        F64, 10,     EN_TRAIN,                          "seconds", "between progress lines when output is not a terminal") \
-  X(stop_after,       I64, 0,      EN_TRAIN,                          "steps",   "save and leave with 75 after this step, as on SIGUSR1 (0: never)") \
-  X(train_per_class,  I64, 64,     EN_SYNTH,                          "images",  "training pictures a class")                         \
-  X(val_per_class,    I64, 16,     EN_SYNTH,                          "images",  "validation pictures a class")                       \
-  X(synth_classes,    I64, 10,     EN_SYNTH,                          "classes", "how many classes, 2 to 10")                         \
-  X(synth_size,       I64, 96,     EN_SYNTH,                          "pixels",  "side of the pictures")                              \
-  X(list,             FLAG, 0,     EN_DESCRIBE,                       "",        "list all models")                                   \
-  X(memory,           FLAG, 0,     EN_DESCRIBE,                       "",        "the memory plan for --micro-batch images")          \
-  X(json,             FLAG, 0,     EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH, "", "print one JSON object and nothing else on stdout")
+/* X(bit, name, fewest operands, most (-1: any), usage, summary) */
+#define EN_COMMANDS(X)                                                                                                              \
+  X(EN_TRAIN,    train,    0,  0, "--data DIR --run DIR", "trains from scratch, or goes on from the newest whole checkpoint of --run") \
+  X(EN_EVAL,     eval,     0,  0, "--checkpoint RUN --data DIR", "top-1, top-5 and loss of a checkpoint over a dataset, every image once") \
+  X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
+  X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
+  X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
+  X(EN_BENCH,    bench,    0,  0, "", "time and throughput of training steps and of every pass on this machine")                      \
+  X(EN_DOCTOR,   doctor,   0,  0, "", "what this machine offers, what is missing and how to get it")
+
+#define EN_OPTIONS(X)                                                                                                               \
+  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "name",    "",                           \
+    "network; `effnet describe --list` shows them") \
+  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+    "channel multiplier in place of the model's own (0: its own)") \
+  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+    "repeat multiplier in place of the model's own (0: its own)") \
+  X(phi,              F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "number",  "[0,20]",                     \
+    "compound coefficient: depth*1.2^phi, width*1.1^phi, resolution*1.15^phi") \
+  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "pixels",  "0|[32,4096]",                \
+    "side of the training images (0: the model's own)") \
+  X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
+    "outputs of the classifier (0: 1000)") \
+  X(data,             STR,  "",                EN_TRAIN | EN_EVAL,                         "path",    "",                           \
+    "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), or `synthetic`") \
+  X(val,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+    "validation images, when not DIR/val of --data") \
+  X(run,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+    "folder for everything the run writes; goes on from a checkpoint found there") \
+  X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+    "refuse to go on from a checkpoint found in --run") \
+  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name",    "auto|cpu",                   \
+    "auto or cpu") \
+  X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
+    "passes over the training images") \
+  X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
+    "stop after this many steps in all (0: by --epochs; bench: 10)") \
+  X(global_batch,     I64,  0,                 EN_TRAIN,                                   "images",  "[0,1000000]",                \
+    "images per step over all ranks (0: 32 per rank)") \
+  X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE,          "images",  "[0,65536]",                  \
+    "images per rank and pass (0: what fits); the rest by accumulation") \
+  X(uneven,           FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+    "allow a global batch that the ranks do not divide (shards differ by one image)") \
+  X(lr,               F64,  0.016,             EN_TRAIN,                                   "per 256", "[0,inf)",                    \
+    "learning rate for 256 images a step, scaled linearly with --global-batch") \
+  X(lr_schedule,      STR,  "exponential",     EN_TRAIN,                                   "name",    "exponential|cosine|constant",\
+    "exponential, cosine or constant") \
+  X(lr_decay,         F64,  0.97,              EN_TRAIN,                                   "factor",  "(0,1]",                      \
+    "exponential: factor at each step of the staircase") \
+  X(lr_decay_epochs,  F64,  2.4,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
+    "exponential: length of a step of the staircase") \
+  X(warmup_epochs,    F64,  5,                 EN_TRAIN,                                   "epochs",  "[0,inf)",                    \
+    "linear warm-up from 0") \
+  X(momentum,         F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "RMSProp: momentum") \
+  X(rho,              F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "RMSProp: decay of the mean square") \
+  X(eps,              F64,  0.001,             EN_TRAIN,                                   "number",  "(0,inf)",                    \
+    "RMSProp: epsilon, inside the root") \
+  X(weight_decay,     F64,  1e-5,              EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "L2 penalty on everything but batch norm") \
+  X(label_smoothing,  F64,  0.1,               EN_TRAIN,                                   "share",   "[0,1)",                      \
+    "share of the target spread over all classes") \
+  X(dropout,          F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
+    "dropout before the classifier (-1: the model's own)") \
+  X(drop_path,        F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
+    "stochastic depth at the last block (-1: the model's own)") \
+  X(ema,              F64,  0.9999,            EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "moving average of the weights, with its ramp (0: none)") \
+  X(bn_group,         STR,  "all",             EN_TRAIN,                                   "ranks",   "all|node|[1,inf)",           \
+    "ranks that share batch-norm statistics: all, node, or a number") \
+  X(bn_momentum,      F64,  0,                 EN_TRAIN,                                   "factor",  "[0,1]",                      \
+    "share of a batch in the running statistics (0: the model's own, 0.01)") \
+  X(augment,          STR,  "basic",           EN_TRAIN,                                   "name",    "basic|none",                 \
+    "basic (crop and flip) or none (evaluation crop)") \
+  X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
+    "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
+  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,inf)",                    \
+    "newest checkpoints to keep, beside best.h5") \
+  X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
+    "steps, epochs (2e) or minutes between evaluations; 0: only at the end") \
+  X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT,            "name",    "ema|raw",                    \
+    "ema or raw") \
+  X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "0|[32,4096]",                \
+    "side of the evaluation images (0: the training size)") \
+  X(eval_batch,       I64,  0,                 EN_TRAIN | EN_EVAL,                         "images",  "[0,65536]",                  \
+    "images per rank and pass while evaluating (0: the micro-batch, or 32)") \
+  X(checkpoint,       STR,  "",                EN_EVAL | EN_PREDICT,                       "path",    "",                           \
+    "a checkpoint, or a run's folder (its best.h5, else the newest)") \
+  X(logits,           STR,  "",                EN_EVAL,                                    "path",    "",                           \
+    "write /logits, /labels, /files to this HDF5 file") \
+  X(top,              I64,  5,                 EN_PREDICT,                                 "classes", "[1,inf)",                    \
+    "how many classes to print for each image") \
+  X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH,             "number",  "[0,inf)",                    \
+    "seed of everything random") \
+  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "threads", "[0,1024]",                   \
+    "compute threads per rank (0: this host's cores / its ranks)") \
+  X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
+    "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
+  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL,                         "threads", "[0,1024]",                   \
+    "threads that decode ahead of the step (0: as --threads)") \
+  X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL,                         "share",   "[0,1]",                      \
+    "end the run when more than this share of the files cannot be decoded") \
+  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "[1,inf)",                    \
+    "refuse images that claim more") \
+  X(dump,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+    "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
+  X(log_every,        F64,  10,                EN_TRAIN,                                   "seconds", "[0,inf)",                    \
+    "between progress lines when output is not a terminal") \
+  X(stop_after,       I64,  0,                 EN_TRAIN,                                   "steps",   "[0,inf)",                    \
+    "save and leave with 75 after this step, as on SIGUSR1 (0: never)") \
+  X(train_per_class,  I64,  64,                EN_SYNTH,                                   "images",  "[1,1000000]",                \
+    "training pictures a class") \
+  X(val_per_class,    I64,  16,                EN_SYNTH,                                   "images",  "[0,1000000]",                \
+    "validation pictures a class") \
+  X(synth_classes,    I64,  10,                EN_SYNTH,                                   "classes", "[2,10]",                     \
+    "how many classes, 2 to 10") \
+  X(synth_size,       I64,  96,                EN_SYNTH,                                   "pixels",  "[32,4096]",                  \
+    "side of the pictures") \
+  X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
+    "list all models") \
+  X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
+    "the memory plan for --micro-batch images") \
+  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH,"",        "",             \
+    "print one JSON object and nothing else on stdout")
 
 #define EN_OPTION_CTYPE_STR  const char *
 #define EN_OPTION_CTYPE_I64  int64_t
@@ -85,12 +153,16 @@ typedef struct {
     int operands; char **operand;              /* what is left: FILE..., MODEL, DIR; borrowed from argv  */
 } en_options;
 
+const char *en_command_name(int command);      /* EN_TRAIN: "train"; NULL for no command                */
+
 /* Parses argv[first..argc) for `command`.  EN_EUSAGE: unknown option (names the nearest one of this command, or the command
  * that has it), a missing or malformed value, a value out of range (says the range), --help is not an error:
- * *wants_help.  Values are `--name value` or `--name=value`; `--` ends the options. */
+ * *wants_help.  Values are `--name value` or `--name=value`; `--` ends the options.
+ * Texts are borrowed from argv; operands are moved to argv[first], argv[first + 1], ... */
 en_status en_options_parse(int command, int argc, char **argv, int first, en_options *o, bool *wants_help);
 bool en_option_given(const en_options *o, const char *field);   /* field as in the table: "global_batch" */
-/* "name=value\n" for every option of the command, as the checkpoint and run.txt keep them; malloc'd. */
+/* "global-batch=256\n" for every option of the command, as the checkpoint and run.txt keep them; numbers read back to the
+ * same bits; malloc'd, NULL without memory. */
 char *en_options_text(const en_options *o);
 void en_options_help(int command, void *stream /* FILE * */);   /* usage, one line an option, from the table */
 
