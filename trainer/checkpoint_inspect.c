@@ -1,0 +1,364 @@
+/* checkpoint_inspect.c - what a file is, and whether it is whole.
+ *
+ * A file is believed step by step: it is a regular file, has HDF5's signature, is as long as its superblock says, opens,
+ * bears our format_version and `complete`, its attributes lie in their ranges; and when verifying, each dataset is stored
+ * plainly, hashes to its crc32c, and there are as many as were written.  Whoever refuses says what follows the path in a
+ * sentence: "is truncated: 12 of 85 bytes are there; use an older checkpoint". */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "trainer/checkpoint_internal.h"
+#include "trainer/crc32c.h"
+
+enum { MAX_TEXT = 16 << 20 };
+
+en_status en_reader_refuse(en_reader *r, en_status code, en_file_kind kind, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(r->why, EN_WHY, fmt, ap);
+    va_end(ap);
+    r->kind = kind;
+    return code;
+}
+
+/* ---- the file ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t little_endian(const uint8_t *p, int bytes)
+{
+    uint64_t v = 0;
+    for (int i = bytes; i-- > 0;) v = v << 8 | p[i];
+    return v;
+}
+
+/* The length that the superblock promises; 0 when it has none that makes sense. */
+static uint64_t promised_bytes(const uint8_t *head, size_t n)
+{
+    if (n >= 48 && (head[8] == 2 || head[8] == 3) && head[9] == 8) return little_endian(head + 28, 8);
+    if (n >= 56 && head[8] == 0 && head[13] == 8) return little_endian(head + 40, 8);
+    if (n >= 60 && head[8] == 1 && head[13] == 8) return little_endian(head + 44, 8);
+    return 0;
+}
+
+static en_status open_file(en_reader *r, const char *path)
+{
+    static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
+    uint8_t head[64];
+    struct stat st;
+    const int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);      /* NONBLOCK: a pipe would wait for its writer */
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+        return en_reader_refuse(r, EN_EDATA, EN_FILE_ABSENT, "is not there");
+    if (fd < 0) return en_reader_refuse(r, EN_EIO, EN_FILE_UNREADABLE, "cannot be opened: %s", strerror(errno));
+    const int stat_failed = fstat(fd, &st) != 0 ? errno : 0;
+    const bool regular = !stat_failed && S_ISREG(st.st_mode);
+    const ssize_t n = regular ? pread(fd, head, sizeof head, 0) : 0;
+    const int read_failed = n < 0 ? errno : 0;
+    close(fd);
+    if (stat_failed || read_failed)
+        return en_reader_refuse(r, EN_EIO, EN_FILE_UNREADABLE, "cannot be read: %s", strerror(stat_failed ? stat_failed : read_failed));
+    if (!regular)
+        return en_reader_refuse(r, EN_EDATA, EN_FILE_FOREIGN, "is a %s, not a checkpoint; name a file step-*.h5 or best.h5",
+                      S_ISDIR(st.st_mode) ? "folder" : "device or a pipe");
+    if (n == 0) EN_BROKEN("is truncated: it is empty" EN_OLDER);
+    if (n < 8 && !memcmp(head, signature, (size_t)n)) EN_BROKEN("is truncated: only %zd bytes are there" EN_OLDER, n);
+    if (n < 8 || memcmp(head, signature, 8))
+        return en_reader_refuse(r, EN_EDATA, EN_FILE_FOREIGN, "is not an HDF5 file (its first bytes are not HDF5's); "
+                                                    "damaged, or no checkpoint at all");
+    r->bytes = (uint64_t)st.st_size;
+    const uint64_t promised = promised_bytes(head, (size_t)n);
+    if (n < 48 || (promised != UINT64_MAX && promised > r->bytes))
+        EN_BROKEN("is truncated: %" PRIu64 " of %" PRIu64 " bytes are there" EN_OLDER, r->bytes, promised);
+    r->file = en_h5_open(path);
+    if (r->file < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    r->root = H5Gopen2(r->file, "/", H5P_DEFAULT);
+    if (r->root < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    return EN_OK;
+}
+
+void en_reader_close(en_reader *r)
+{
+    if (r->root >= 0) H5Gclose(r->root);
+    if (r->file >= 0) H5Fclose(r->file);
+    free(r->buffer);
+    r->root = r->file = -1;
+    r->buffer = NULL;
+}
+
+/* ---- attributes ----------------------------------------------------------------------------------------------------- */
+
+/* One value of `class`: H5T_INTEGER, H5T_FLOAT or H5T_STRING; `*type` becomes the file's. */
+static en_status open_attribute(en_reader *r, const char *name, H5T_class_t class, hid_t *attr, hid_t *type)
+{
+    const htri_t there = H5Aexists(r->root, name);
+    if (there < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    if (!there) EN_BROKEN("lacks the attribute %s" EN_OLDER, name);
+    const hid_t a = H5Aopen(r->root, name, H5P_DEFAULT), space = a >= 0 ? H5Aget_space(a) : -1;
+    const hid_t t = a >= 0 ? H5Aget_type(a) : -1;
+    if (t < 0 || space < 0) EN_BROKEN("is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    const bool fits = H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(t) == class && H5Tis_variable_str(t) <= 0;
+    H5Sclose(space);
+    if (!fits) {
+        H5Tclose(t);
+        H5Aclose(a);
+        EN_BROKEN("has an attribute %s of an unexpected type" EN_OLDER, name);
+    }
+    *attr = a;
+    *type = t;
+    return EN_OK;
+}
+
+static en_status read_attribute(en_reader *r, const char *name, H5T_class_t class, hid_t memory_type, void *out)
+{
+    hid_t attr = -1, type = -1;
+    EN_PASS_ON(open_attribute(r, name, class, &attr, &type));
+    const bool ok = H5Aread(attr, memory_type, out) >= 0;
+    if (!ok) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    H5Tclose(type);
+    H5Aclose(attr);
+    return ok ? EN_OK : EN_EDATA;
+}
+
+static en_status read_i64(en_reader *r, const char *name, int64_t low, int64_t high, int64_t *out)
+{
+    EN_PASS_ON(read_attribute(r, name, H5T_INTEGER, H5T_NATIVE_INT64, out));
+    if (*out < low || *out > high)
+        EN_BROKEN("has an attribute %s of %" PRId64 ", outside %" PRId64 " to %" PRId64 EN_OLDER, name, *out, low, high);
+    return EN_OK;
+}
+
+static en_status read_int(en_reader *r, const char *name, int low, int high, int *out)
+{
+    int64_t value;
+    EN_PASS_ON(read_i64(r, name, low, high, &value));
+    *out = (int)value;
+    return EN_OK;
+}
+
+static en_status read_f64(en_reader *r, const char *name, double low, double high, double *out)
+{
+    EN_PASS_ON(read_attribute(r, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, out));
+    if (!(*out >= low && *out <= high))                                  /* a NaN is in no range                     */
+        EN_BROKEN("has an attribute %s of %g, outside %g to %g" EN_OLDER, name, *out, low, high);
+    return EN_OK;
+}
+
+static en_status read_text(en_reader *r, const char *name, char **out)
+{
+    hid_t attr = -1, type = -1;
+    EN_PASS_ON(open_attribute(r, name, H5T_STRING, &attr, &type));
+    const size_t n = H5Tget_size(type);
+    char *text = n <= MAX_TEXT ? calloc(1, n + 1) : NULL;
+    const bool ok = text && H5Aread(attr, type, text) >= 0;
+    if (!ok) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    H5Tclose(type);
+    H5Aclose(attr);
+    if (!ok) {
+        free(text);
+        return EN_EDATA;
+    }
+    *out = text;
+    return EN_OK;
+}
+
+static en_status read_short_text(en_reader *r, const char *name, size_t size, char *out)
+{
+    char *text = NULL;
+    EN_PASS_ON(read_text(r, name, &text));
+    snprintf(out, size, "%s", text);
+    free(text);
+    return EN_OK;
+}
+
+static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *datasets)
+{
+    int64_t format, complete, has_ema;
+    double dropout, drop_path;
+    const htri_t ours = H5Aexists(r->root, "format_version");
+    if (ours < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    if (!ours)
+        return en_reader_refuse(r, EN_EDATA, EN_FILE_FOREIGN, "is an HDF5 file of another program (it has no format_version); "
+                                                    "name one that effnet train has written");
+    EN_PASS_ON(read_i64(r, "format_version", 1, INT64_MAX, &format));
+    if (format > EN_FORMAT_VERSION)
+        return en_reader_refuse(r, EN_EDATA, EN_FILE_NEWER, "has format %" PRId64 " and this program knows formats up to %d; "
+                                                  "use the version of effnet that wrote it, or a newer one", format, EN_FORMAT_VERSION);
+    if (H5Aexists(r->root, "complete") == 0) EN_BROKEN("is incomplete: its writing was cut short" EN_OLDER);
+    EN_PASS_ON(read_i64(r, "complete", 1, 1, &complete));
+
+    en_run_state *s = &i->state;
+    EN_PASS_ON(read_i64(r, "step", 0, INT64_MAX, &s->step));
+    EN_PASS_ON(read_i64(r, "epoch", 0, INT64_MAX, &s->epoch));
+    EN_PASS_ON(read_i64(r, "position", 0, INT64_MAX, &s->position));
+    EN_PASS_ON(read_i64(r, "ema_updates", 0, INT64_MAX, &s->ema_updates));
+    EN_PASS_ON(read_attribute(r, "seed", H5T_INTEGER, H5T_NATIVE_UINT64, &s->seed));
+    EN_PASS_ON(read_i64(r, "global_batch", 0, INT64_MAX, &s->global_batch));
+    EN_PASS_ON(read_i64(r, "samples", 0, INT64_MAX, &s->samples));
+    EN_PASS_ON(read_int(r, "lanes", 0, INT32_MAX, &s->lanes));
+    EN_PASS_ON(read_f64(r, "best_top1", -1, 1, &s->best_top1));
+    EN_PASS_ON(read_f64(r, "seconds", 0, 1e12, &s->seconds));
+    EN_PASS_ON(read_short_text(r, "model", sizeof i->model, i->model));
+    EN_PASS_ON(read_short_text(r, "program_version", sizeof i->program_version, i->program_version));
+    EN_PASS_ON(read_f64(r, "width", 0, 1e6, &i->width));
+    EN_PASS_ON(read_f64(r, "depth", 0, 1e6, &i->depth));
+    EN_PASS_ON(read_int(r, "resolution", 1, 1 << 20, &i->resolution));
+    EN_PASS_ON(read_int(r, "classes", 1, 1 << 24, &i->classes));
+    EN_PASS_ON(read_f64(r, "dropout", 0, 1, &dropout));
+    EN_PASS_ON(read_f64(r, "drop_path", 0, 1, &drop_path));
+    EN_PASS_ON(read_i64(r, "has_ema", 0, 1, &has_ema));
+    EN_PASS_ON(read_int(r, "n_slots", 0, EN_MAX_SLOTS, &i->n_slots));
+    EN_PASS_ON(read_i64(r, "datasets", 0, INT64_MAX, datasets));
+    i->dropout = (float)dropout;
+    i->drop_path = (float)drop_path;
+    i->has_ema = has_ema;
+    const htri_t has_options = H5Aexists(r->root, "options");
+    if (has_options < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    return has_options ? read_text(r, "options", &i->options) : EN_OK;
+}
+
+/* ---- datasets ------------------------------------------------------------------------------------------------------- */
+
+/* Reads `path` whole into r->buffer, as it stands in the file, and checks it against its crc32c.  The caller closes s->type. */
+en_status en_reader_dataset(en_reader *r, const char *path, en_shape *s)
+{
+    uint32_t want = 0;
+    bool ok = false;
+    s->type = -1;
+    const hid_t set = H5Dopen2(r->file, path, H5P_DEFAULT), space = set >= 0 ? H5Dget_space(set) : -1;
+    const hid_t type = set >= 0 ? H5Dget_type(set) : -1, dcpl = set >= 0 ? H5Dget_create_plist(set) : -1;
+    const hid_t attr = set >= 0 && H5Aexists(set, "crc32c") > 0 ? H5Aopen(set, "crc32c", H5P_DEFAULT) : -1;
+    s->ndim = space >= 0 ? H5Sget_simple_extent_dims(space, s->dims, NULL) : -1;
+    const hssize_t points = space >= 0 ? H5Sget_simple_extent_npoints(space) : -1;
+    const size_t element = type >= 0 ? H5Tget_size(type) : 0;
+    if (set < 0 || type < 0 || dcpl < 0 || s->ndim < 0 || points < 0 || element == 0)
+        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s: HDF5 says: %s" EN_OLDER, path, en_h5_error());
+    else if (attr < 0 || H5Aread(attr, H5T_NATIVE_UINT32, &want) < 0)
+        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s has no crc32c" EN_OLDER, path);
+    else if (H5Pget_layout(dcpl) != H5D_CONTIGUOUS || (uint64_t)points > r->bytes / element
+             || H5Dget_storage_size(set) != (hsize_t)points * element || H5Tdetect_class(type, H5T_VLEN) > 0 || H5Tis_variable_str(type) > 0)
+        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s is not stored as effnet stores it (rewritten by another program?)" EN_OLDER, path);
+    else {
+        s->bytes = (size_t)points * element;
+        if (s->bytes > r->capacity) {
+            free(r->buffer);
+            r->buffer = malloc(s->bytes);
+            r->capacity = r->buffer ? s->bytes : 0;
+        }
+        if (s->bytes > r->capacity)
+            en_reader_refuse(r, EN_ENOMEM, EN_FILE_UNREADABLE, "cannot be read: no memory for %s (%zu bytes)", path, s->bytes);
+        else if (s->bytes > 0 && H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, r->buffer) < 0)
+            en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s cannot be read: HDF5 says: %s" EN_OLDER, path, en_h5_error());
+        else if (en_crc32c(0, r->buffer, s->bytes) != want)
+            en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s does not hash to its crc32c" EN_OLDER, path);
+        else ok = true;
+    }
+    if (attr >= 0) H5Aclose(attr);
+    if (dcpl >= 0) H5Pclose(dcpl);
+    if (space >= 0) H5Sclose(space);
+    if (ok) s->type = type;
+    else if (type >= 0) H5Tclose(type);
+    if (set >= 0) H5Dclose(set);
+    return ok ? EN_OK : r->kind == EN_FILE_UNREADABLE ? EN_ENOMEM : EN_EDATA;
+}
+
+/* Every dataset below `path`, in any depth. */
+static en_status verify_group(en_reader *r, const char *path, int depth)
+{
+    H5G_info_t info;
+    const hid_t group = H5Gopen2(r->file, path, H5P_DEFAULT);
+    const bool opened = group >= 0 && H5Gget_info(group, &info) >= 0;
+    en_status status = EN_OK;
+    if (!opened) status = en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: %s: HDF5 says: %s" EN_OLDER, path, en_h5_error());
+    for (hsize_t i = 0; status == EN_OK && i < info.nlinks; i++) {
+        char name[256], child[768];
+        const ssize_t n = H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, i, name, sizeof name, H5P_DEFAULT);
+        const bool fits = n > 0 && (size_t)n < sizeof name
+                       && snprintf(child, sizeof child, "%s/%s", path[1] ? path : "", name) < (int)sizeof child;
+        const hid_t object = fits ? H5Oopen(group, name, H5P_DEFAULT) : -1;
+        const H5I_type_t what = object >= 0 ? H5Iget_type(object) : H5I_BADID;
+        if (what == H5I_BADID)
+            status = en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: something in %s cannot be opened: HDF5 says: %s" EN_OLDER, path, en_h5_error());
+        if (object >= 0) H5Oclose(object);
+        if (what == H5I_GROUP && depth < 3) status = verify_group(r, child, depth + 1);
+        if (what == H5I_DATASET) {
+            en_shape s;
+            status = en_reader_dataset(r, child, &s);
+            if (status == EN_OK) H5Tclose(s.type);
+            r->datasets += status == EN_OK;
+        }
+    }
+    if (group >= 0) H5Gclose(group);
+    return status;
+}
+
+static en_status read_class_names(en_reader *r, en_checkpoint_info *i)
+{
+    const htri_t there = H5Lexists(r->file, "/class_names", H5P_DEFAULT);
+    if (there < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
+    if (!there) return EN_OK;
+    en_shape s;
+    EN_PASS_ON(en_reader_dataset(r, "/class_names", &s));
+    const bool text = H5Tget_class(s.type) == H5T_STRING;
+    const size_t width = H5Tget_size(s.type);
+    H5Tclose(s.type);
+    if (!text || s.ndim != 1 || s.dims[0] != (hsize_t)i->classes) EN_BROKEN("has class names that are not %d texts" EN_OLDER, i->classes);
+    i->class_names = calloc((size_t)i->classes, sizeof *i->class_names);
+    bool ok = i->class_names;
+    for (int k = 0; ok && k < i->classes; k++)
+        ok = (i->class_names[k] = strndup((const char *)r->buffer + (size_t)k * width, width));
+    return ok ? EN_OK : en_reader_refuse(r, EN_ENOMEM, EN_FILE_UNREADABLE, "cannot be read: no memory for its class names");
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------------- */
+
+/* Opens and reads what is not a tensor; the caller closes the reader, whatever comes back. */
+en_status en_reader_begin(en_reader *r, const char *path, bool verify, en_checkpoint_info *out)
+{
+    int64_t datasets;
+    EN_PASS_ON(open_file(r, path));
+    EN_PASS_ON(read_attributes(r, out, &datasets));
+    if (verify) {
+        EN_PASS_ON(verify_group(r, "/", 0));
+        if (r->datasets != datasets)
+            EN_BROKEN("is damaged: %" PRId64 " of its %" PRId64 " datasets are there" EN_OLDER, r->datasets, datasets);
+    }
+    return read_class_names(r, out);
+}
+
+en_status en_checkpoint_look(const char *path, bool verify, en_checkpoint_info *out, en_file_kind *kind, char why[EN_WHY])
+{
+    en_reader r = { .file = -1, .root = -1, .kind = EN_FILE_WHOLE, .why = why };
+    *out = (en_checkpoint_info){ 0 };
+    why[0] = '\0';
+    en_h5_enter();
+    const en_status status = en_reader_begin(&r, path, verify, out);
+    en_reader_close(&r);
+    en_h5_leave();
+    if (status != EN_OK) en_checkpoint_info_free(out);
+    *kind = r.kind;
+    return status;
+}
+
+en_status en_checkpoint_inspect(const char *path, bool verify, en_checkpoint_info *out)
+{
+    en_file_kind kind;
+    char why[EN_WHY];
+    const en_status status = en_checkpoint_look(path, verify, out, &kind, why);
+    return status == EN_OK ? EN_OK : en_raise(status, __FILE__, __LINE__, __func__, "the checkpoint %s %s", path, why);
+}
+
+void en_checkpoint_info_free(en_checkpoint_info *i)
+{
+    if (!i) return;
+    for (int k = 0; i->class_names && k < i->classes; k++) free(i->class_names[k]);
+    free(i->class_names);
+    free(i->options);
+    *i = (en_checkpoint_info){ 0 };
+}
