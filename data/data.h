@@ -15,7 +15,7 @@
 
 /* ---- decode ---------------------------------------------------------------------------------------------------- */
 
-typedef struct { int64_t w, h; uint8_t *rgb; int channels; } en_image;  /* rgb (h,w,3) owned; channels as stored: 1, 3, 4 */
+typedef struct { int64_t w, h; uint8_t *rgb; int channels; } en_image;  /* rgb (h,w,3) owned; channels as stored: 1..4 */
 
 /* Decodes JPEG (libjpeg-turbo: baseline, progressive, grayscale, CMYK/YCCK, any sampling) or PNG (any type and depth),
  * told apart by content, to 8-bit RGB.  Alpha is dropped, 16-bit samples are shifted right by 8, gray is replicated,
@@ -72,7 +72,7 @@ struct en_dataset {
 en_status en_dataset_open(const char *path, const char *split, const en_dataset *classes_like, en_dataset **out);
 void      en_dataset_close(en_dataset *ds);    /* NULL is fine */
 
-/* Writes DIR/train/<class>/*.jpg and DIR/val/...: drawn shapes and textures, `classes` <= 10, deterministic in seed.
+/* Writes DIR/train/<class>/NAME.jpg and DIR/val/...: drawn shapes and textures, `classes` <= 10, deterministic in seed.
  * EN_EUSAGE when DIR exists and is not empty. */
 en_status en_synth_write(const char *dir, int classes, int train_per_class, int val_per_class, int size, uint64_t seed);
 
@@ -111,6 +111,7 @@ typedef struct {
     int64_t   first_step;                      /* training: where to begin (resume)                               */
     double    max_bad_fraction;                /* 0.01: more distinct bad files than this share ends the run      */
     int64_t   max_pixels;                      /* 0: EN_MAX_PIXELS                                                */
+    bool      center_crop;                     /* training: the evaluation crop, no flip (--augment none)         */
 } en_loader_config;
 
 typedef struct en_loader en_loader;
@@ -122,9 +123,10 @@ typedef struct en_loader en_loader;
  * A file that cannot be decoded is named on stderr once ("rank 0: bad file ..."), counted, and in training replaced by
  * another sample of the same epoch, chosen by EN_RNG_REPLACE, so that every rank count sees the same replacement; in
  * evaluation it is left out (n shrinks) and counted.  More than max_bad_fraction of the samples bad (at least 1 allowed
- * when the fraction is positive): en_loader_next returns EN_EDATA with the list (first 20) and the count. */
+ * when the fraction is positive): en_loader_next returns EN_EDATA with the list (first 20) and the count.  A loader counts
+ * what its own rank has met, in the order of delivery, against all samples of the dataset. */
 en_status en_loader_open(const en_loader_config *config, en_loader **out);
-en_status en_loader_next(en_loader *l, en_batch *out);      /* evaluation: n == 0 and *done ... see en_loader_steps  */
+en_status en_loader_next(en_loader *l, en_batch *out);      /* evaluation: n == 0 for ever after en_loader_steps calls */
 int64_t   en_loader_steps(const en_loader *l);              /* evaluation: calls that every rank makes; training: -1 */
 double    en_loader_wait_s(const en_loader *l);             /* seconds en_loader_next has waited in all              */
 int64_t   en_loader_bad(const en_loader *l, const char *const **files); /* distinct bad files met here so far       */
