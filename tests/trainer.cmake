@@ -2,3 +2,31 @@ en_test(test_model test_model.c LIBS en_trainer)
 target_compile_definitions(test_model PRIVATE EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 
 en_test(test_options test_options.c LIBS en_trainer)
+
+# The program from outside: what it prints and the code it exits with.
+function(en_cli_test name script)
+  add_test(NAME cli_${name} COMMAND sh -c "${script}" $<TARGET_FILE:effnet>)       # the program is $0
+  set_tests_properties(cli_${name} PROPERTIES TIMEOUT 60 ENVIRONMENT "${EN_MPI_TEST_ENV}" ${ARGN})
+endfunction()
+
+en_cli_test(version "\"$0\" --version" PASS_REGULAR_EXPRESSION "^effnet ${PROJECT_VERSION}\n$")
+en_cli_test(no_command_is_wrong_usage "\"$0\"; test $? -eq 2")
+en_cli_test(misspelt_command_names_the_nearest "\"$0\" trian 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "did you mean .effnet train"
+            FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(misspelt_option_names_the_nearest "\"$0\" train --global-bach 8 2>&1; test $? -eq 2 || echo wrong code"
+            PASS_REGULAR_EXPRESSION "^effnet: wrong usage: [^\n]*did you mean --global-batch.\n$" FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(help_of_a_command_either_way "test \"$(\"$0\" help train)\" = \"$(\"$0\" train --help)\"")
+en_cli_test(describe_json "\"$0\" describe efficientnet-b0 --json" PASS_REGULAR_EXPRESSION
+  "^{\"model\": \"efficientnet_b0\", \"resolution\": 224, \"params_trainable\": 5288548, \"params_bn_stats\": 42016, \"macs\": 385814752}\n$")
+en_cli_test(describe_lines_add_up "for m in b0 b1 b2 b3 b4 b5 b6 b7 b8 l2; do \"$0\" describe $m > /dev/null || exit 1; done")
+en_cli_test(a_full_disk_is_an_error "\"$0\" describe --list > /dev/full; test $? -eq 1")
+en_cli_test(synth_refuses_a_folder_in_use "\"$0\" synth . 2>&1; test $? -eq 2")
+en_cli_test(doctor "\"$0\" doctor --json" PASS_REGULAR_EXPRESSION "\"ranks\": 1, .*\"findings\": \\[")
+en_cli_test(doctor_sees_both_ranks "'${MPIEXEC_EXECUTABLE}' -n 2 \"$0\" doctor" PASS_REGULAR_EXPRESSION "2 ranks on 1 host.*rank 0 .*rank 1 ")
+en_cli_test(one_rank_speaks_for_a_wrong_command_line
+            "'${MPIEXEC_EXECUTABLE}' -n 3 \"$0\" train --global-bach 8 2>&1 | grep -c 'wrong usage'" PASS_REGULAR_EXPRESSION "^1\n$")
+find_program(TASKSET taskset)
+if(TASKSET)
+  en_cli_test(doctor_tells_ranks_on_one_processor "'${MPIEXEC_EXECUTABLE}' -n 2 '${TASKSET}' -c 0 \"$0\" doctor"
+              PASS_REGULAR_EXPRESSION "ranks 0, 1 share 1 processor")
+endif()

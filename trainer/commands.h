@@ -1,0 +1,33 @@
+/* commands.h - one function a subcommand, and what they share. */
+#ifndef EN_COMMANDS_H
+#define EN_COMMANDS_H
+
+#include "comm/comm.h"
+#include "trainer/model.h"
+#include "trainer/options.h"
+
+/* en_status en_command_train(const en_options *o), en_command_eval, ...: runs the command, prints its results on stdout and
+ * returns; main.c reports the error, if any, and exits with its code.  A command that works over ranks opens and closes
+ * its communicator; the others run on one process, and main.c keeps them from running on any rank but 0. */
+#define EN_COMMAND_DECLARED(bit, name, ...) en_status en_command_##name(const en_options *o);
+EN_COMMANDS(EN_COMMAND_DECLARED)
+#undef EN_COMMAND_DECLARED
+
+/* The model that --model, --width, --depth, --phi, --image-size, --dropout and --drop-path ask for.  classes 0: --classes. */
+en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out);
+
+/* The activations' memory plan for --micro-batch images, as text on `stream` (a FILE *): `effnet describe --memory`. */
+en_status en_plan_describe(const en_options *o, const en_model *m, void *stream);
+
+/* Prints this thread's trace on stderr in one piece, under "effnet: [rank 3/8 node7] bad data: ", and clears it.  Once a trace
+ * has been printed, a call without one prints nothing: a command may report while its communicator is open (c), and main.c
+ * reports what is left.  c NULL: rank and host from the launcher's environment. */
+void en_report_error(const en_comm *c, en_status s);
+
+/* Another rank tells what went wrong: this one prints nothing any more. */
+void en_report_hush(void);
+
+/* This process's rank as the launcher announced it; 0 and *world_size 1 without a launcher. */
+int en_launch_rank(int *world_size);
+
+#endif
