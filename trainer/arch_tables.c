@@ -52,11 +52,11 @@ en_status en_model_row_find(const char *name, const en_model_row **out)
         if (en_edit_distance(name, rows[i].name) == 0 || en_edit_distance(name, rows[i].alias) == 0) *out = &rows[i];
         en_nearest_offer(&nearest, rows[i].name);
     }
-    if (*out) return EN_OK;
     const char *best = en_nearest_best(&nearest);
-    EN_REQUIRE(!best, EN_EUSAGE, "there is no model `%s`; did you mean %s? (`effnet describe --list` shows all)", name, best);
-    EN_REQUIRE(false, EN_EUSAGE, "there is no model `%s`; `effnet describe --list` shows all, %s to %s", name, rows[0].name,
+    EN_REQUIRE(*out || !best, EN_EUSAGE, "there is no model `%s`; did you mean %s? (`effnet describe --list` shows all)", name, best);
+    EN_REQUIRE(*out, EN_EUSAGE, "there is no model `%s`; `effnet describe --list` shows all, %s to %s", name, rows[0].name,
                rows[COUNT(rows) - 1].name);
+    return EN_OK;
 }
 
 /* The references' rounding (efficientnet_model.py round_filters), in double: single precision can flip the floor. */

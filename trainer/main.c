@@ -37,7 +37,7 @@ static en_status find_command(const char *name, int *out)
     en_nearest_offer(&nearest, "help");
     const char *best = en_nearest_best(&nearest);
     EN_REQUIRE(!best, EN_EUSAGE, "there is no command '%s'; did you mean `effnet %s`?", name, best);
-    EN_REQUIRE(false, EN_EUSAGE, "there is no command '%s'; `effnet help` lists them", name);
+    return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__, "there is no command '%s'; `effnet help` lists them", name);
 }
 
 static en_status run(int argc, char **argv)

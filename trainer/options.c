@@ -213,7 +213,7 @@ static en_status set(const option *p, const char *text, en_options *o)
         return EN_OK;
     }
     }
-    EN_REQUIRE(false, EN_EINVAL, "option %s has no type", name);
+    return en_raise(EN_EINVAL, __FILE__, __LINE__, __func__, "option %s has no type", name);
 }
 
 /* The shortest decimal that reads back to the same bits; whole numbers as people write them */
@@ -297,8 +297,8 @@ static en_status refuse_unknown(int command, const char *typed, size_t n)
         for (int c = 0; c < N_COMMANDS; c++)
             if (options[i].commands & commands[c].command)
                 used += (size_t)snprintf(takers + used, sizeof takers - used, "%s%s", used ? ", " : "", commands[c].name);
-        EN_REQUIRE(false, EN_EUSAGE, "--%s is no option of `effnet %s` but of: %s; `effnet help %s` lists what it takes", name, self,
-                   takers, self);
+        return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__, "--%s is no option of `effnet %s` but of: %s; `effnet help %s` lists"
+                        " what it takes", name, self, takers, self);
     }
     en_nearest nearest = { .typed = name };
     for (int i = 0; i < N_OPTIONS; i++)
@@ -306,7 +306,7 @@ static en_status refuse_unknown(int command, const char *typed, size_t n)
     en_nearest_offer(&nearest, "help");
     const char *best = en_nearest_best(&nearest);
     EN_REQUIRE(!best, EN_EUSAGE, "there is no option --%s; did you mean %s?", name, spell(best, spelt));
-    EN_REQUIRE(false, EN_EUSAGE, "there is no option --%s; `effnet help %s` lists what it takes", name, self);
+    return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__, "there is no option --%s; `effnet help %s` lists what it takes", name, self);
 }
 
 static void mark_given(en_options *o, int i) { *(i < 64 ? &o->given_lo : &o->given_hi) |= (uint64_t)1 << (i % 64); }

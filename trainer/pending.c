@@ -7,7 +7,7 @@
     __attribute__((weak)) en_status en_command_##name(const en_options *o)                               \
     {                                                                                                    \
         (void)o;                                                                                         \
-        EN_REQUIRE(false, EN_ENOTSUP, "effnet %s is not in this build yet", #name);                      \
+        return en_raise(EN_ENOTSUP, __FILE__, __LINE__, __func__, "effnet %s is not in this build yet", #name); \
     }
 PENDING(train)
 PENDING(eval)
