@@ -1,0 +1,123 @@
+/* evaluate.c - every image once, on any number of ranks: the loader deals the dataset out, each rank sums over its share,
+ * and the sums are added once at the end.  Running statistics only, so no rank waits for another in between. */
+#include "trainer/trainer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { int64_t n, capacity; float *logits; int64_t *samples; } kept;       /* this rank's logits, when asked for */
+
+static en_status keep(kept *k, en_net *net, const en_batch *b, int64_t classes)
+{
+    if (k->n + b->n > k->capacity) {
+        k->capacity = 2 * (k->n + b->n);
+        float *l = realloc(k->logits, (size_t)(k->capacity * classes) * sizeof *l);
+        if (l) k->logits = l;
+        int64_t *s = realloc(k->samples, (size_t)k->capacity * sizeof *s);
+        if (s) k->samples = s;
+        EN_REQUIRE(l && s, EN_ENOMEM, "no memory for the logits of %lld images", (long long)k->capacity);
+    }
+    EN_TRY(en_net_logits(net, k->logits + k->n * classes), "logits");
+    memcpy(k->samples + k->n, b->samples, (size_t)b->n * sizeof *b->samples);
+    k->n += b->n;
+    return EN_OK;
+}
+
+/* Rank 0 writes everybody's logits in the dataset's order. */
+static en_status write_logits(const en_eval_config *c, const kept *mine)
+{
+    en_comm *comm = c->comm;
+    const int64_t classes = c->model->classes, samples = c->dataset->samples;
+    double most = (double)mine->n, *counts = calloc((size_t)comm->world_size, sizeof *counts);
+    const bool root = comm->rank == 0;
+    float *block = NULL, *all = NULL, *sorted = NULL;
+    int32_t *labels = NULL;
+    char **files = NULL;
+    en_status status = EN_OK;
+    EN_REQUIRE_OUT(counts, EN_ENOMEM, "no memory for logits");
+    counts[comm->rank] = most;
+    EN_TRY_OUT(comm->ops->sum_f64(comm, counts, counts, (size_t)comm->world_size), "counting logits");
+    for (int r = 0; r < comm->world_size; r++) most = counts[r] > most ? counts[r] : most;
+    const size_t row = (size_t)classes + 2, bytes = (size_t)most * row * sizeof(float);     /* sample index in two floats */
+    block = calloc(1, bytes + 1);
+    if (root) {
+        all = malloc(bytes * (size_t)comm->world_size + 1);
+        sorted = malloc((size_t)(samples * classes) * sizeof *sorted);
+        labels = malloc((size_t)samples * sizeof *labels);
+        files = malloc((size_t)samples * sizeof *files);
+    }
+    EN_REQUIRE_OUT(block && (!root || (all && sorted && labels && files)), EN_ENOMEM, "no memory for logits");
+    for (int64_t i = 0; i < mine->n; i++) {
+        memcpy(block + (size_t)i * row, &mine->samples[i], sizeof(int64_t));
+        memcpy(block + (size_t)i * row + 2, mine->logits + i * classes, (size_t)classes * sizeof(float));
+    }
+    EN_TRY_OUT(comm->ops->gather(comm, block, bytes, all, 0), "gathering logits");
+    if (!root) goto out;
+    float **place = calloc((size_t)samples + 1, sizeof *place);
+    EN_REQUIRE_OUT(place, EN_ENOMEM, "no memory for logits");
+    for (int r = 0; r < comm->world_size; r++)
+        for (int64_t i = 0; i < (int64_t)counts[r]; i++) {
+            float *at = all + ((size_t)r * (size_t)most + (size_t)i) * row;
+            int64_t sample;
+            memcpy(&sample, at, sizeof sample);
+            place[sample] = at + 2;
+        }
+    int64_t n = 0;                                                         /* images that could not be decoded have no row */
+    for (int64_t i = 0; i < samples; i++) {
+        if (!place[i]) continue;
+        memcpy(sorted + n * classes, place[i], (size_t)classes * sizeof *sorted);
+        labels[n] = c->dataset->labels[i];
+        files[n++] = c->dataset->files[i];
+    }
+    free(place);
+    const int64_t dims[] = { n, classes };
+    EN_TRY_OUT(en_dump_f32(c->logits, "/logits", 2, dims, sorted), "writing logits");
+    EN_TRY_OUT(en_dump_i32(c->logits, "/labels", 1, dims, labels), "writing labels");
+    EN_TRY_OUT(en_dump_strings(c->logits, "/files", n, files), "writing file names");
+out:
+    free(counts); free(block); free(all); free(sorted); free(labels); free(files);
+    return status;
+}
+
+en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
+{
+    en_comm *comm = c->comm;
+    en_net *net = NULL;
+    en_loader *loader = NULL;
+    kept k = { 0 };
+    en_status status = EN_OK;
+    en_loss_sums sums = { 0 };
+    const double t0 = en_now();
+    const en_shard shard = { .global_batch = c->batch * comm->world_size, .accum = 1, .rank = comm->rank, .world_size = comm->world_size };
+    const en_net_config net_config = { .be = c->be, .model = c->model, .max_images = c->batch };
+    const en_loader_config loader_config = { .dataset = c->dataset, .shard = shard, .size = c->model->resolution, .workers = c->workers,
+                                             .ahead = 2, .normalise = en_imagenet_normalise, .max_bad_fraction = c->max_bad,
+                                             .max_pixels = c->max_pixels };
+    *out = (en_eval_result){ 0 };
+    status = en_net_open(&net_config, &net);
+    if (status == EN_OK) status = en_loader_open(&loader_config, &loader);
+    if (status == EN_OK) {
+        en_net_bind(net, c->params, NULL, c->stats);
+        status = en_net_freeze(net);
+    }
+    for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
+        en_batch batch;
+        status = en_loader_next(loader, &batch);
+        if (status == EN_OK) status = en_net_forward(net, batch.n, batch.images, NULL);
+        if (status == EN_OK) status = en_net_loss(net, batch.labels, 0, 0, &sums);
+        if (status == EN_OK && c->want_logits) status = keep(&k, net, &batch, c->model->classes);
+    }
+    EN_TRY_OUT(en_agree(comm, status), "evaluating %s", c->dataset->source);
+    double v[5] = { sums.loss, sums.top1, sums.top5, sums.images, (double)en_loader_bad(loader, NULL) };
+    EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
+    EN_REQUIRE_OUT(v[3] > 0, EN_EDATA, "%s: no image could be decoded", c->dataset->source);
+    if (c->want_logits) EN_TRY_OUT(en_agree(comm, write_logits(c, &k)), "writing logits");
+    *out = (en_eval_result){ .loss = v[0] / v[3], .top1 = v[1] / v[3], .top5 = v[2] / v[3], .images = (int64_t)v[3], .bad = (int64_t)v[4],
+                             .seconds = en_now() - t0 };
+out:
+    en_loader_close(loader);
+    en_net_close(net);
+    free(k.logits);
+    free(k.samples);
+    return status;
+}

@@ -1,0 +1,142 @@
+/* predict.c - `effnet predict FILE...`: classes and probabilities, file by file.  A file that cannot be decoded is named,
+ * the others are still predicted, and the exit code says that something was refused. */
+#define _GNU_SOURCE
+#include "trainer/commands.h"
+#include "trainer/weights.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static en_status read_file(const char *path, uint8_t **out, size_t *n)
+{
+    en_status status = EN_OK;
+    struct stat st;
+    *out = NULL;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    *n = 0;
+    EN_REQUIRE(fd >= 0, EN_EDATA, "%s cannot be opened: %s", path, strerror(errno));
+    EN_REQUIRE_OUT(fstat(fd, &st) == 0, EN_EDATA, "%s cannot be read: %s", path, strerror(errno));
+    EN_REQUIRE_OUT(S_ISREG(st.st_mode), EN_EDATA, "%s is not a file", path);
+    *out = malloc((size_t)st.st_size + 1);
+    EN_REQUIRE_OUT(*out, EN_ENOMEM, "no memory for %s (%" PRId64 " bytes)", path, (int64_t)st.st_size);
+    for (*n = 0; *n < (size_t)st.st_size;) {
+        const ssize_t got = read(fd, *out + *n, (size_t)st.st_size - *n);
+        if (got < 0 && errno == EINTR) continue;
+        EN_REQUIRE_OUT(got > 0, EN_EDATA, "%s cannot be read: %s", path, got < 0 ? strerror(errno) : "it ended early");
+        *n += (size_t)got;
+    }
+out:
+    close(fd);
+    return status;
+}
+
+/* File -> probabilities over the classes */
+static en_status predict_file(const en_options *o, en_net *net, const en_model *m, const char *path, float *pixels, float *p)
+{
+    uint8_t *bytes = NULL;
+    size_t n = 0;
+    en_image img = { 0 };
+    en_status status = read_file(path, &bytes, &n);
+    if (status == EN_OK) status = en_image_decode(path, bytes, n, o->max_pixels, &img);
+    free(bytes);
+    if (status != EN_OK) return status;
+    const en_crop crop = en_crop_eval(img.w, img.h, m->resolution);
+    en_resize_bicubic(&img, &crop, m->resolution, &en_imagenet_normalise, pixels);
+    en_image_free(&img);
+    EN_TRY(en_net_forward(net, 1, pixels, NULL), "predicting %s", path);
+    EN_TRY(en_net_logits(net, p), "predicting %s", path);
+    float top = p[0];
+    double total = 0;
+    for (int i = 1; i < m->classes; i++) top = fmaxf(top, p[i]);
+    for (int i = 0; i < m->classes; i++) total += exp((double)p[i] - top);
+    for (int i = 0; i < m->classes; i++) p[i] = (float)(exp((double)p[i] - top) / total);
+    return EN_OK;
+}
+
+static void print_json_string(const char *s)
+{
+    putchar('"');
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') printf("\\%c", *s);
+        else if ((unsigned char)*s < 32) printf("\\u%04x", *s);
+        else putchar(*s);
+    }
+    putchar('"');
+}
+
+static void print_top(const en_options *o, const en_weights *w, const char *path, const float *p, bool first)
+{
+    const int classes = w->model->classes, top = o->top < classes ? (int)o->top : classes;
+    if (o->json) printf("%s{\"file\":", first ? "" : ","), print_json_string(path), printf(",\"top\":[");
+    else printf("%s\n", path);
+    double above = INFINITY;                                 /* the next smaller probability, ties by index */
+    int at = -1;
+    for (int k = 0; k < top; k++) {
+        int best = -1;
+        for (int i = 0; i < classes; i++)
+            if ((p[i] < above || (p[i] == above && i > at)) && (best < 0 || p[i] > p[best])) best = i;
+        if (best < 0) break;                                 /* not a number */
+        above = p[best];
+        at = best;
+        char number[24];
+        snprintf(number, sizeof number, "class %d", best);
+        const char *name = w->class_names ? w->class_names[best] : number;
+        if (o->json) printf("%s{\"class\":", k ? "," : ""), print_json_string(name), printf(",\"index\":%d,\"probability\":%.6f}", best, p[best]);
+        else printf("  %6.2f%%  %s\n", 100 * p[best], name);
+    }
+    if (o->json) printf("]}");
+}
+
+static en_status predict(const en_options *o, en_weights *w)
+{
+    const en_model *m = w->model;
+    const en_net_config config = { .be = w->be, .model = m, .max_images = 1 };
+    en_net *net = NULL;
+    en_status status = EN_OK;
+    float *pixels = malloc((size_t)m->resolution * (size_t)m->resolution * 3 * sizeof *pixels), *p = malloc((size_t)m->classes * sizeof *p);
+    EN_REQUIRE_OUT(pixels && p, EN_ENOMEM, "no memory for an image");
+    EN_TRY_OUT(en_net_open(&config, &net), "taking memory");
+    en_net_bind(net, w->params, NULL, w->stats);
+    EN_TRY_OUT(en_net_freeze(net), "running statistics");
+    int refused = 0, done = 0;
+    if (o->json) printf("{\"checkpoint\":"), print_json_string(w->path), printf(",\"predictions\":[");
+    for (int i = 0; i < o->operands; i++) {
+        const en_status s = predict_file(o, net, m, o->operand[i], pixels, p);
+        if (s == EN_OK) print_top(o, w, o->operand[i], p, done++ == 0);
+        else if (s == EN_EDATA) {
+            fflush(stdout);
+            fprintf(stderr, "effnet: bad data: %s\n", en_error_message());
+            en_error_clear();
+            refused++;
+        } else {
+            status = s;
+            break;
+        }
+    }
+    if (o->json) printf("],\"refused\":%d}\n", refused);
+    fflush(stdout);
+    EN_REQUIRE_OUT(refused == 0 || status != EN_OK, EN_EDATA, "%d of %d file%s refused", refused, o->operands, o->operands == 1 ? " was" : "s were");
+out:
+    en_net_close(net);
+    free(pixels);
+    free(p);
+    return status;
+}
+
+en_status en_command_predict(const en_options *o)
+{
+    en_weights w;
+    const en_comm alone = { .world_size = 1, .local_size = 1 };
+    EN_REQUIRE(o->operands > 0, EN_EUSAGE, "which images? effnet predict --checkpoint RUN FILE...");
+    EN_TRY(en_weights_open(o, &alone, &w), "--checkpoint %s", o->checkpoint);
+    const en_status s = predict(o, &w);
+    en_weights_close(&w);
+    return s;
+}

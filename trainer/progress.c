@@ -1,0 +1,105 @@
+#define _GNU_SOURCE
+#include "trainer/progress.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *span_text(const en_span *s, char buf[32])
+{
+    if (s->count <= 0) return "at the end";
+    snprintf(buf, 32, "every %g %s%s", s->count, s->unit == EN_SPAN_STEPS ? "step" : s->unit == EN_SPAN_EPOCHS ? "epoch" : "minute", s->count == 1 ? "" : "s");
+    return buf;
+}
+
+void en_print_header(const en_run *run, void *stream)
+{
+    FILE *f = stream;
+    const en_trainer *t = &run->t;
+    const en_model *m = t->model;
+    char save[32], eval[32];
+    fprintf(f, "%s at %d px: %.2f M parameters, %.3f G multiply-adds an image, %d classes\n", m->name, m->resolution, (double)m->params_trainable / 1e6,
+            (double)m->macs / 1e9, m->classes);
+    fprintf(f, "  data        %s: %" PRId64 " training images", t->train_set->source, t->train_set->samples);
+    if (t->val_set) fprintf(f, ", %" PRId64 " validation images from %s", t->val_set->samples, t->val_set->source);
+    else fprintf(f, ", no validation images");
+    fprintf(f, "\n  batch       %" PRId64 " images a step = %" PRId64 " a pass x %" PRId64 " accumulated x %d rank%s%s\n", t->shard.global_batch, run->micro_batch,
+            t->shard.accum, t->comm->world_size, t->comm->world_size == 1 ? "" : "s",
+            run->micro_batch * t->shard.accum * t->comm->world_size == t->shard.global_batch ? "" : " (uneven)");
+    fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
+            (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
+    if (run->resumed) fprintf(f, ", going on from step %" PRId64 "\n", t->state.step);
+    fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
+            t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
+    fprintf(f, "  device      %s (%s), %d thread%s a rank, %d lane%s; %.2f GiB a rank; %d host%s\n", t->be->name, t->be->isa, t->be->threads,
+            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)(run->memory_bytes + t->be->scratch_bytes) / 0x1p30,
+            t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
+    if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),
+                             t->val_set ? span_text(&t->o->eval_every, eval) : "never");
+    else fprintf(f, "  run         nothing is saved (no --run)\n");
+    fflush(f);
+}
+
+void en_progress_open(en_progress *p, const en_run *run)
+{
+    *p = (en_progress){ .live = isatty(STDOUT_FILENO), .log_every = run->t.o->log_every, .began = en_now(), .last = en_now(),
+                        .began_step = run->t.state.step };
+}
+
+static void hours(double s, char out[32])
+{
+    if (!isfinite(s) || s < 0) s = 0;
+    const int64_t n = (int64_t)(s + 0.5);
+    if (n >= 86400) snprintf(out, 32, "%" PRId64 "d %02" PRId64 ":%02" PRId64, n / 86400, n / 3600 % 24, n / 60 % 60);
+    else snprintf(out, 32, "%02" PRId64 ":%02" PRId64 ":%02" PRId64, n / 3600, n / 60 % 60, n % 60);
+}
+
+void en_progress_step(en_progress *p, const en_run *run, const en_step_report *r)
+{
+    const en_trainer *t = &run->t;
+    const double w = p->shown == 0 ? 1 : 0.1, rate = (double)t->shard.global_batch / r->step_s;
+    p->loss += w * (r->loss - p->loss);
+    p->top1 += w * (r->top1 - p->top1);
+    p->images_per_s += w * (rate - p->images_per_s);
+    p->data_share += w * (r->data_s / r->step_s - p->data_share);
+    const double now = en_now();
+    const bool last = t->state.step >= t->schedule.total_steps;
+    if (p->shown++ > 0 && !last && now - p->last < (p->live ? 0.2 : p->log_every)) return;
+    p->last = now;
+
+    char eta[32], bar[21];
+    const double share = (double)t->state.step / (double)t->schedule.total_steps;
+    const double per_step = (now - p->began) / (double)(t->state.step - p->began_step);
+    hours((double)(t->schedule.total_steps - t->state.step) * per_step, eta);
+    for (int i = 0; i < 20; i++) bar[i] = i < (int)(share * 20) ? '=' : i == (int)(share * 20) ? '>' : ' ';
+    bar[20] = 0;
+    char line[256];
+    snprintf(line, sizeof line, "epoch %.2f/%.4g [%s] step %" PRId64 "/%" PRId64 "  loss %.4f  top-1 %4.1f%%  lr %.2e  %.1f img/s  data wait %2.0f%%  ETA %s",
+             (double)t->state.position / (double)t->state.samples, (double)t->schedule.total_steps / t->schedule.steps_per_epoch, bar, t->state.step,
+             t->schedule.total_steps, p->loss, 100 * p->top1, r->lr, p->images_per_s, 100 * p->data_share, eta);
+    printf(p->live ? "\r%s\033[K" : "%s\n", line);
+    p->drawn = p->live;
+    fflush(stdout);
+}
+
+void en_progress_say(en_progress *p, const char *fmt, ...)
+{
+    va_list ap;
+    if (p->drawn) printf("\r\033[K");
+    p->drawn = false;
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    printf("\n");
+    fflush(stdout);
+}
+
+void en_progress_close(en_progress *p)
+{
+    if (p->drawn) printf("\n");
+    p->drawn = false;
+    fflush(stdout);
+}

@@ -1,0 +1,38 @@
+/* run.h - opening and closing a training run: from options to an en_trainer that step.c can move (run_open.c,
+ * run_resume.c), and what the loop in train.c does between steps. */
+#ifndef EN_RUN_H
+#define EN_RUN_H
+
+#include "trainer/metrics.h"
+#include "trainer/trainer.h"
+
+typedef struct {
+    en_trainer t;
+    char   dir[4000];                        /* --run, "" when nothing is saved                                     */
+    int    lock_fd;                          /* RUN/run.lock, rank 0; -1: none                                      */
+    en_snapshot snapshot;                    /* rank 0 only, as the rest below                                      */
+    en_checkpoint_writer *writer;
+    en_metrics *metrics;
+    bool   save_failed;                      /* the last checkpoint could not be written; told, and tried again     */
+    double saved_at, evaluated_at;           /* seconds (en_now), for spans in minutes                              */
+    int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
+    bool   resumed;
+    int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
+    size_t  memory_bytes;                    /* planned, per rank                                                   */
+    char   *options_text;
+} en_run;
+
+/* Everything up to the first step.  Collective: all ranks return the same kind of answer, and a rank that failed itself
+ * holds the reason.  On failure the run is closed already. */
+en_status en_run_open(const en_options *o, en_comm *comm, en_run *run);
+void      en_run_close(en_run *run);
+
+/* run_resume.c: finds the newest whole checkpoint in DIR/checkpoints on rank 0; state and arenas go to all ranks.
+ * *found false: there is none, nothing was changed.  EN_EDATA, EN_EUSAGE when it belongs to another run than the options
+ * describe (model, classes, dataset, batch, seed). */
+en_status en_run_find_checkpoint(en_run *run, bool *found, en_checkpoint_info *info, char path[4096]);
+en_status en_run_load_checkpoint(en_run *run, const char *path);
+/* Hands the state to the writer thread (rank 0); all ranks check that their weights are equal first. */
+en_status en_run_save(en_run *run, bool best);
+
+#endif

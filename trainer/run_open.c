@@ -1,0 +1,380 @@
+#define _GNU_SOURCE
+#include "trainer/run.h"
+
+#include "trainer/commands.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *const slot_names[] = { "ms", "mom" };
+enum { N_SLOTS = 2, DEFAULT_BATCH_PER_RANK = 32 };
+
+/* ---- the run's folder ------------------------------------------------------------------------------------------------ */
+
+static en_status make_dir(const char *path)
+{
+    char part[4096];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *p = part + 1; ; p++) {                      /* mkdir -p */
+        const char c = *p;
+        if (c && c != '/') continue;
+        *p = 0;
+        EN_REQUIRE(mkdir(part, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s", part, strerror(errno));
+        *p = c;
+        if (!c) break;
+    }
+    EN_REQUIRE(access(path, W_OK | X_OK) == 0, EN_EIO, "%s cannot be written to: %s; choose another --run", path, strerror(errno));
+    return EN_OK;
+}
+
+/* RUN/run.lock keeps a second job out of the same folder.  A file system without locks is no reason to refuse. */
+static en_status open_folder(en_run *run)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/checkpoints", run->dir);
+    EN_TRY(make_dir(run->dir), "the run's folder");
+    EN_TRY(make_dir(path), "the run's folder");
+    snprintf(path, sizeof path, "%s/run.lock", run->dir);
+    run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    EN_REQUIRE(run->lock_fd >= 0, EN_EIO, "%s cannot be written: %s; choose another --run", path, strerror(errno));
+    EN_REQUIRE(flock(run->lock_fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, EN_EUSAGE,
+               "another job is training in %s; choose another --run, or wait for it", run->dir);
+    return EN_OK;
+}
+
+/* ---- data -------------------------------------------------------------------------------------------------------------- */
+
+static bool has_val(const char *path)
+{
+    static const char *const names[] = { "val", "validation" };
+    for (size_t i = 0; i < 2; i++) {
+        char dir[4200];
+        struct stat st;
+        snprintf(dir, sizeof dir, "%s/%s", path, names[i]);
+        if (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) return true;
+    }
+    return false;
+}
+
+static en_status open_data(en_run *run)
+{
+    en_trainer *t = &run->t;
+    const en_options *o = t->o;
+    EN_REQUIRE(o->data[0], EN_EUSAGE, "which images? --data DIR (DIR/train/<class>/..., DIR/val/<class>/...), or --data synthetic");
+    EN_TRY(en_dataset_open(o->data, "train", NULL, &t->train_set), "opening the training images");
+    EN_REQUIRE(t->train_set->classes >= 2, EN_EDATA, "%s has one class only, '%s': there is nothing to tell apart", t->train_set->source,
+               t->train_set->class_names[0]);
+    EN_REQUIRE(t->train_set->samples >= t->comm->world_size, EN_EDATA, "%s has %" PRId64 " images for %d ranks; start fewer ranks", t->train_set->source,
+               t->train_set->samples, t->comm->world_size);
+    if (o->val[0] || has_val(o->data))
+        EN_TRY(en_dataset_open(o->val[0] ? o->val : o->data, "val", t->train_set, &t->val_set), "opening the validation images");
+    return EN_OK;
+}
+
+/* Every rank scanned the folders itself; if one saw other files, its images would not be the others'. */
+static en_status check_same_data(en_run *run)
+{
+    en_trainer *t = &run->t;
+    uint64_t h = 1469598103934665603u;                      /* FNV-1a over labels and the ends of the names */
+    for (int64_t i = 0; i < t->train_set->samples; i++) {
+        const char *name = strrchr(t->train_set->files[i], '/');
+        for (const char *p = name ? name : t->train_set->files[i]; *p; p++) h = (h ^ (unsigned char)*p) * 1099511628211u;
+        h = (h ^ (uint64_t)t->train_set->labels[i]) * 1099511628211u;
+    }
+    uint64_t first = h;
+    EN_TRY(t->comm->ops->broadcast(t->comm, &first, sizeof first, 0), "comparing datasets");
+    EN_REQUIRE(first == h, EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
+               t->train_set->source, t->train_set->samples);
+    return EN_OK;
+}
+
+/* ---- batch: global = sum over micro-steps and ranks --------------------------------------------------------------------- */
+
+static size_t state_bytes(const en_run *run)
+{
+    const en_model *m = run->t.model;
+    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1;
+    const size_t one = copies * (size_t)m->param_elems + stats * (size_t)m->stat_elems;
+    const size_t snapshot = run->dir[0] && run->t.comm->rank == 0 ? one - (size_t)m->param_elems : 0;
+    return (one + snapshot) * sizeof(float);
+}
+
+static en_net_config net_config(const en_run *run, int64_t images)
+{
+    return (en_net_config){ .be = run->t.be, .model = run->t.model, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
+                            .bn_momentum = (float)run->t.o->bn_momentum };
+}
+
+static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
+{
+    const en_net_config c = net_config(run, images);
+    en_net_plan plan;
+    EN_TRY(en_net_plan_make(&c, &plan), "planning for %" PRId64 " images", images);
+    const size_t batch = (size_t)images * (size_t)run->t.model->resolution * (size_t)run->t.model->resolution * 3 * sizeof(float);
+    *bytes = plan.activations.bytes + plan.small_bytes + state_bytes(run) + 3 * batch;      /* two batches decoded ahead, one in use */
+    en_net_plan_free(&plan);
+    return EN_OK;
+}
+
+static en_status choose_batch(en_run *run)
+{
+    en_trainer *t = &run->t;
+    const en_options *o = t->o;
+    const int64_t world = t->comm->world_size, samples = t->train_set->samples;
+    int64_t global = o->global_batch > 0 ? o->global_batch : DEFAULT_BATCH_PER_RANK * world;
+    if (o->global_batch == 0 && global > samples) global = samples / world * world;
+    EN_REQUIRE(global >= world, EN_EUSAGE, "--global-batch %" PRId64 " is less than one image for each of %" PRId64 " ranks", global, world);
+    EN_REQUIRE(global % world == 0 || o->uneven, EN_EUSAGE, "--global-batch %" PRId64 " is not a multiple of %" PRId64 " ranks: give %" PRId64 " or %" PRId64
+               ", or --uneven for shards that differ by one image", global, world, global / world * world, (global / world + 1) * world);
+    EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s", global, samples, t->train_set->source);
+
+    const int64_t per_rank = (global + world - 1) / world, available = en_memory_available() / (t->comm->local_size > 0 ? t->comm->local_size : 1);
+    int64_t micro = o->micro_batch > 0 ? o->micro_batch : per_rank;
+    if (micro > per_rank) micro = per_rank;
+    for (int64_t accum = (per_rank + micro - 1) / micro; ; accum++) {
+        micro = (per_rank + accum - 1) / accum;
+        EN_TRY(bytes_for(run, micro, &run->memory_bytes), "choosing the micro-batch");
+        const bool fits = available == 0 || (double)run->memory_bytes <= 0.9 * (double)available;
+        if (!fits && o->micro_batch == 0 && micro > 1) continue;
+        EN_REQUIRE(fits, EN_ENOMEM, "a pass of %" PRId64 " image%s needs %.1f GiB a rank, %.1f GiB are free%s", micro, micro == 1 ? "" : "s",
+                   (double)run->memory_bytes / 0x1p30, (double)available / 0x1p30,
+                   o->micro_batch > 0 ? ": choose a smaller --micro-batch" : ": choose a smaller --image-size or --model, or fewer ranks on this host");
+        t->shard = (en_shard){ .global_batch = global, .accum = accum, .rank = t->comm->rank, .world_size = (int)world };
+        break;
+    }
+    return EN_OK;
+}
+
+/* Ranks with less memory decide for all. */
+static en_status agree_on_batch(en_run *run)
+{
+    en_trainer *t = &run->t;
+    double *accum = calloc((size_t)t->comm->world_size, sizeof *accum);
+    EN_TRY(en_agree(t->comm, accum ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory")), "agreeing on the micro-batch");
+    accum[t->comm->rank] = (double)t->shard.accum;
+    const en_status s = t->comm->ops->sum_f64(t->comm, accum, accum, (size_t)t->comm->world_size);
+    for (int r = 0; r < t->comm->world_size; r++)
+        if ((int64_t)accum[r] > t->shard.accum) t->shard.accum = (int64_t)accum[r];
+    free(accum);
+    EN_TRY(s, "agreeing on the micro-batch");
+    run->micro_batch = en_shard_max(&t->shard);
+    EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");
+    return EN_OK;
+}
+
+/* --bn-group: all, node, or a number of consecutive ranks */
+static en_status choose_bn_group(en_trainer *t)
+{
+    const char *g = t->o->bn_group;
+    t->bn_comm = t->comm;
+    if (strcmp(g, "all") == 0 || t->comm->world_size == 1) return EN_OK;
+    const long k = strcmp(g, "node") == 0 ? 0 : strtol(g, NULL, 10);
+    EN_REQUIRE(k <= t->comm->world_size, EN_EUSAGE, "--bn-group %ld is more than the %d ranks there are", k, t->comm->world_size);
+    t->bn_comm = NULL;
+    EN_TRY(t->comm->ops->split(t->comm, k ? t->comm->rank / (int)k : t->comm->node, &t->bn_comm), "--bn-group %s", g);
+    return EN_OK;
+}
+
+/* ---- model, arenas -------------------------------------------------------------------------------------------------------- */
+
+static en_status take_arenas(en_trainer *t)
+{
+    const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
+    const bool ema = t->o->ema > 0;
+    struct { float **arena; size_t bytes; } want[] = { { &t->a.params, p }, { &t->a.grads, p }, { &t->a.ms, p }, { &t->a.mom, p },
+                                                       { &t->a.stats, s }, { &t->a.ema, ema ? p : 0 }, { &t->a.ema_stats, ema ? s : 0 } };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        void *out = NULL;
+        if (want[i].bytes) EN_TRY(t->be->ops->alloc(t->be, want[i].bytes, &out), "weights and their optimizer");
+        *want[i].arena = out;
+    }
+    return EN_OK;
+}
+
+/* Runs of equal decay, in arena order: what rmsprop_update walks. */
+static int by_offset(const void *a, const void *b)
+{
+    const en_segment *x = a, *y = b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+static en_status make_segments(en_trainer *t)
+{
+    en_segment *s = malloc((size_t)t->model->n_tensors * sizeof *s);
+    EN_REQUIRE(s, EN_ENOMEM, "no memory for %d tensors", t->model->n_tensors);
+    int64_t n = 0, merged = 0;
+    for (int i = 0; i < t->model->n_tensors; i++) {
+        const en_tensor *q = &t->model->tensors[i];
+        if (q->arena == EN_ARENA_PARAMS) s[n++] = (en_segment){ q->offset, q->elems, q->decay };
+    }
+    qsort(s, (size_t)n, sizeof *s, by_offset);
+    for (int64_t i = 1; i < n; i++) {
+        en_segment *last = &s[merged];
+        if (s[i].decay == last->decay && s[i].offset == last->offset + last->elems) last->elems += s[i].elems;
+        else s[++merged] = s[i];
+    }
+    t->segments = s;
+    t->n_segments = merged + 1;
+    return EN_OK;
+}
+
+/* From scratch: initialisers; mean squares start at one, momentum at zero, averages at the initial weights. */
+static en_status start_fresh(en_trainer *t)
+{
+    const int64_t p = t->model->param_elems, s = t->model->stat_elems;
+    float *host = malloc((size_t)p * sizeof *host), *stats = malloc((size_t)s * sizeof *stats);
+    en_status status = EN_OK;
+    EN_REQUIRE_OUT(host && stats, EN_ENOMEM, "no memory to initialise %" PRId64 " parameters", p);
+    en_model_init(t->model, t->state.seed, host, stats);
+    EN_TRY_OUT(t->be->ops->upload(t->be, t->a.params, host, (size_t)p * sizeof *host), "initialising");
+    EN_TRY_OUT(t->be->ops->upload(t->be, t->a.stats, stats, (size_t)s * sizeof *stats), "initialising");
+    if (t->a.ema) {
+        EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema, host, (size_t)p * sizeof *host), "initialising");
+        EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema_stats, stats, (size_t)s * sizeof *stats), "initialising");
+    }
+    for (int64_t i = 0; i < p; i++) host[i] = 1.f;
+    EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ms, host, (size_t)p * sizeof *host), "initialising");
+out:
+    free(host);
+    free(stats);
+    return status;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------------------ */
+
+static void make_schedule(en_trainer *t)
+{
+    const en_options *o = t->o;
+    const double epoch = (double)t->train_set->samples / (double)t->shard.global_batch;
+    t->schedule = (en_schedule){ .kind = strcmp(o->lr_schedule, "cosine") == 0 ? EN_LR_COSINE : strcmp(o->lr_schedule, "constant") == 0 ? EN_LR_CONSTANT
+                                                                                              : EN_LR_EXPONENTIAL,
+                                 .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
+                                 .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs,
+                                 .total_steps = o->steps > 0 ? o->steps : (int64_t)(o->epochs * epoch) };
+}
+
+static en_status open_writer(en_run *run)
+{
+    en_trainer *t = &run->t;
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s/checkpoints", run->dir);
+    EN_TRY(en_snapshot_alloc(t->model, N_SLOTS, slot_names, t->o->ema > 0, &run->snapshot), "memory for snapshots");
+    run->options_text = en_options_text(t->o);
+    run->snapshot.class_names = t->train_set->class_names;
+    run->snapshot.options = run->options_text;
+    EN_TRY(en_checkpoint_writer_open(dir, (int)t->o->keep, &run->snapshot, &run->writer), "starting the checkpoint writer");
+    return EN_OK;
+}
+
+static en_status open_device(en_run *run, const en_checkpoint_info *resumed)
+{
+    en_trainer *t = &run->t;
+    const en_options *o = t->o;
+    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0 };
+    EN_TRY(en_backend_open(o->device, &config, &t->be), "opening --device %s", o->device);
+    EN_TRY(en_model_from_options(o, (int)t->train_set->classes, t->be->channel_align, &t->model), "building --model %s", o->model);
+    return EN_OK;
+}
+
+static en_status open_net(en_run *run)
+{
+    en_trainer *t = &run->t;
+    const en_net_config c = net_config(run, run->micro_batch);
+    EN_TRY(take_arenas(t), "taking memory");
+    EN_TRY(en_net_open(&c, &t->net), "taking memory");
+    en_net_bind(t->net, t->a.params, t->a.grads, t->a.stats);
+    EN_TRY(make_segments(t), "the optimizer");
+    EN_TRY(en_buckets_open(t->comm, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
+    if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
+    return EN_OK;
+}
+
+static en_status open_loader(en_run *run)
+{
+    en_trainer *t = &run->t;
+    const en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->model->resolution,
+                                 .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .ahead = 2, .seed = t->state.seed, .training = true,
+                                 .center_crop = strcmp(t->o->augment, "none") == 0, .normalise = en_imagenet_normalise, .first_step = t->state.step,
+                                 .max_bad_fraction = t->o->max_bad, .max_pixels = t->o->max_pixels };
+    EN_TRY(en_loader_open(&c, &t->loader), "starting the loader");
+    if (run->dir[0] && t->comm->rank == 0) EN_TRY(en_metrics_open(run->dir, run->resumed ? t->state.step : -1, &run->metrics), "metrics");
+    if (t->o->dump[0] && t->comm->rank == 0) EN_TRY(en_dump_open(t->o->dump, &t->dump), "--dump");
+    return EN_OK;
+}
+
+static en_status check_options(const en_options *o, const en_comm *comm)
+{
+    EN_REQUIRE(o->run[0] || strncmp(o->data, "synthetic", 9) == 0, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
+    EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
+    EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
+    return EN_OK;
+}
+
+en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
+{
+    en_trainer *t = &run->t;
+    en_status status = EN_OK;
+    en_checkpoint_info info = { 0 };
+    char path[4096] = "";
+    *run = (en_run){ .lock_fd = -1, .saved_step = -1 };
+    t->o = o;
+    t->comm = comm;
+    snprintf(run->dir, sizeof run->dir, "%s", o->run);
+
+    EN_TRY_OUT(en_agree(comm, check_options(o, comm)), "checking the options");
+    EN_TRY_OUT(en_agree(comm, run->dir[0] && comm->rank == 0 ? open_folder(run) : EN_OK), "opening the run's folder");
+    EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
+    EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
+    EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
+    EN_REQUIRE_OUT(!run->resumed || !o->fresh, EN_EUSAGE, "--fresh, but %s is there: take another --run, or leave --fresh out to go on from it", path);
+    EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
+    EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
+    EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
+    EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
+    EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
+    make_schedule(t);
+    t->state = (en_run_state){ .seed = (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
+                               .best_top1 = -1 };
+    EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
+    if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
+    else EN_TRY_OUT(en_agree(comm, start_fresh(t)), "initialising");
+    t->state.lanes = t->be->lanes;
+    EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
+    run->saved_at = run->evaluated_at = en_now();
+    if (run->resumed) run->saved_step = t->state.step;
+out:
+    en_checkpoint_info_free(&info);
+    if (status != EN_OK) en_run_close(run);
+    return status;
+}
+
+void en_run_close(en_run *run)
+{
+    en_trainer *t = &run->t;
+    en_loader_close(t->loader);
+    en_checkpoint_writer_close(run->writer);
+    en_snapshot_free(&run->snapshot);
+    en_metrics_close(run->metrics);
+    en_dump_discard(t->dump);
+    en_buckets_close(t->buckets);
+    en_net_close(t->net);
+    float *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.ema_stats };
+    for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
+        if (arenas[i]) t->be->ops->free(t->be, arenas[i]);
+    free(t->segments);
+    en_model_free(t->model);
+    en_backend_close(t->be);
+    if (t->bn_comm && t->bn_comm != t->comm) t->bn_comm->ops->close(t->bn_comm);
+    en_dataset_close(t->train_set);
+    en_dataset_close(t->val_set);
+    if (run->lock_fd >= 0) close(run->lock_fd);
+    free(run->options_text);
+    *run = (en_run){ .lock_fd = -1 };
+}

@@ -1,0 +1,29 @@
+/* schedule.h - everything that is a function of the step: learning rate, moving-average decay, when a span is due. */
+#ifndef EN_SCHEDULE_H
+#define EN_SCHEDULE_H
+
+#include "trainer/options.h"
+
+typedef enum { EN_LR_EXPONENTIAL, EN_LR_COSINE, EN_LR_CONSTANT } en_lr_kind;
+
+typedef struct {
+    en_lr_kind kind;
+    double base;                 /* already scaled: lr * global_batch / 256                                     */
+    double steps_per_epoch;      /* E = samples / global_batch, a real number                                   */
+    double warmup_epochs, decay, decay_epochs;
+    int64_t total_steps;
+} en_schedule;
+
+/* The reference's schedule (spec 3.2).  W = floor(warmup_epochs * E);  step < W: base*step/W;  then
+ *     exponential  base * decay^floor(step / (decay_epochs*E))    (the clock is not shifted by the warm-up)
+ *     cosine       base * (1 + cos(pi * (step-W)/(total-W))) / 2        constant  base */
+double en_lr_at(const en_schedule *s, int64_t step);
+
+/* TensorFlow's ramp: min(decay, (1+n)/(10+n)), n = updates done including this one. */
+double en_ema_decay(double decay, int64_t n);
+
+/* Whether something every `span` is due after `step` steps are done; `minutes` since it was last done.  Epoch spans fall
+ * on the first step at or past each multiple. */
+bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double minutes);
+
+#endif

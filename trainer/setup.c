@@ -1,0 +1,99 @@
+#define _GNU_SOURCE
+#include "trainer/commands.h"
+#include "trainer/trainer.h"
+
+#include <dirent.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+double en_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Cores of this host that may run us: what is online, which an affinity mask narrows.  A launcher that binds each rank to
+ * its own cores has already shared them out: then the mask is ours alone. */
+int en_threads_of(const en_options *o, const en_comm *c)
+{
+    if (o->threads > 0) return (int)o->threads;
+    cpu_set_t set;
+    const int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    const int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : online;
+    const int mine = usable < online ? usable : usable / (c->local_size > 0 ? c->local_size : 1);
+    return mine > 0 ? mine : 1;
+}
+
+en_status en_agree(en_comm *c, en_status mine)
+{
+    double few[256] = { 0 }, *status = c->world_size <= 256 ? few : calloc((size_t)c->world_size, sizeof *status);
+    if (!status) en_comm_abort(c, en_status_exit_code(EN_ENOMEM));
+    status[c->rank] = mine;
+    const en_status s = c->ops->sum_f64(c, status, status, (size_t)c->world_size);
+    int first = -1;
+    for (int r = c->world_size - 1; s == EN_OK && r >= 0; r--)
+        if (status[r] != EN_OK) first = r;
+    const en_status all = first < 0 ? EN_OK : (en_status)status[first];
+    if (status != few) free(status);
+    if (s != EN_OK) return mine != EN_OK ? mine : en_raise(s, __FILE__, __LINE__, __func__, "agreeing with the other ranks");
+    if (all != EN_OK && first != c->rank) en_report_hush();       /* one rank tells it; all leave with its exit code */
+    return all;
+}
+
+en_status en_checkpoint_resolve(const char *argument, char path[4096])
+{
+    struct stat st;
+    EN_REQUIRE(argument[0], EN_EUSAGE, "which checkpoint? --checkpoint FILE.h5, or a run's folder");
+    EN_REQUIRE(stat(argument, &st) == 0, EN_EDATA, "%s: no such checkpoint or run folder", argument);
+    if (!S_ISDIR(st.st_mode)) {
+        snprintf(path, 4096, "%s", argument);
+        return EN_OK;
+    }
+    char dir[4000];
+    snprintf(dir, sizeof dir, "%s/checkpoints", argument);
+    if (stat(dir, &st) != 0 || !S_ISDIR(st.st_mode)) snprintf(dir, sizeof dir, "%s", argument);
+    snprintf(path, 4096, "%s/best.h5", dir);
+    if (access(path, R_OK) == 0) return EN_OK;
+    EN_TRY(en_checkpoint_newest(dir, path, NULL), "looking for a checkpoint in %s", argument);
+    EN_REQUIRE(path[0], EN_EDATA, "%s holds no checkpoint (best.h5 or step-*.h5)", argument);
+    return EN_OK;
+}
+
+static int64_t number_in(const char *path)
+{
+    FILE *f = fopen(path, "r");
+    long long v = -1;
+    if (f && fscanf(f, "%lld", &v) != 1) v = -1;
+    if (f) fclose(f);
+    return v;
+}
+
+/* What is free on the host, and what is left of the memory limit of our control group (version 2), whichever is less. */
+int64_t en_memory_available(void)
+{
+    int64_t available = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[256];
+    while (f && fgets(line, sizeof line, f)) {
+        long long kib;
+        if (sscanf(line, "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
+    }
+    if (f) fclose(f);
+    char group[512] = "", path[1024];
+    f = fopen("/proc/self/cgroup", "r");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "0::", 3) == 0) snprintf(group, sizeof group, "%s", line + 3), group[strcspn(group, "\n")] = 0;
+    if (f) fclose(f);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group);
+    const int64_t limit = number_in(path);
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
+    const int64_t used = number_in(path);
+    if (limit > 0 && used >= 0 && (available == 0 || limit - used < available)) available = limit - used;
+    return available;
+}

@@ -1,0 +1,44 @@
+#include "trainer/trainer.h"
+
+#include <stdlib.h>
+
+en_status en_dump_arenas(en_trainer *t, const char *group, const float *params, const float *stats)
+{
+    const size_t p_bytes = (size_t)t->model->param_elems * sizeof(float), s_bytes = (size_t)t->model->stat_elems * sizeof(float);
+    float *p = malloc(p_bytes), *s = stats ? malloc(s_bytes) : NULL;
+    en_status status = EN_OK;
+    EN_REQUIRE_OUT(p && (s || !stats), EN_ENOMEM, "no memory to dump %s", group);
+    EN_TRY_OUT(t->be->ops->download(t->be, p, params, p_bytes), "dumping %s", group);
+    if (stats) EN_TRY_OUT(t->be->ops->download(t->be, s, stats, s_bytes), "dumping %s", group);
+    EN_TRY_OUT(en_dump_tensors(t->dump, group, t->model, p, s), "dumping %s", group);
+out:
+    free(p);
+    free(s);
+    return status;
+}
+
+en_status en_dump_batch(en_trainer *t, const en_batch *batch)
+{
+    const int64_t size = t->model->resolution, images[] = { batch->n, size, size, 3 }, logits[] = { batch->n, t->model->classes };
+    EN_TRY(en_dump_f32(t->dump, "/batch/images", 4, images, batch->images), "dumping images");
+    EN_TRY(en_dump_i32(t->dump, "/batch/labels", 1, images, batch->labels), "dumping labels");
+    float *l = malloc((size_t)(batch->n * t->model->classes + 1) * sizeof *l);
+    EN_REQUIRE(l, EN_ENOMEM, "no memory to dump the logits");
+    en_status s = en_net_logits(t->net, l);
+    if (s == EN_OK) s = en_dump_f32(t->dump, "/logits", 2, logits, l);
+    free(l);
+    EN_TRY(s, "dumping logits");
+    en_loss_sums sums = { 0 };
+    EN_TRY(en_net_loss(t->net, batch->labels, (float)t->o->label_smoothing, 0, &sums), "dumping the loss");
+    const float loss = (float)(sums.loss / sums.images);
+    EN_TRY(en_dump_f32(t->dump, "/loss", 0, NULL, &loss), "dumping the loss");
+    return EN_OK;
+}
+
+en_status en_dump_finish(en_trainer *t)
+{
+    EN_TRY(en_dump_arenas(t, "/after", t->a.params, t->a.stats), "the weights after the step");
+    en_dump *done = t->dump;
+    t->dump = NULL;
+    return en_dump_close(done);
+}

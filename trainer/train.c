@@ -1,0 +1,179 @@
+/* train.c - `effnet train`: the loop around the step.  After each step: is an evaluation due, a checkpoint, the end?
+ *
+ * All ranks walk through this loop together.  What depends on a clock or a signal is decided by one sum or by rank 0, so
+ * that no rank evaluates while another trains. */
+#include "trainer/commands.h"
+#include "trainer/progress.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A span in minutes is read off rank 0's clock; the others ask it. */
+static en_status due(en_run *run, const en_span *span, double since, bool *out)
+{
+    en_trainer *t = &run->t;
+    *out = en_span_due(span, t->state.step, t->schedule.steps_per_epoch, (en_now() - since) / 60);
+    if (span->unit != EN_SPAN_MINUTES || span->count <= 0) return EN_OK;
+    int8_t flag = *out;
+    EN_TRY(t->comm->ops->broadcast(t->comm, &flag, sizeof flag, 0), "asking rank 0 for the time");
+    *out = flag;
+    return EN_OK;
+}
+
+/* A model of the evaluation's size, with the same tensors as the training model. */
+static en_status evaluation_model(const en_trainer *t, en_model **out)
+{
+    en_options o = *t->o;
+    if (o.eval_size > 0) o.image_size = o.eval_size, o.phi = 0, o.width = t->model->width, o.depth = t->model->depth;
+    return en_model_from_options(&o, t->model->classes, t->be->channel_align, out);
+}
+
+/* A line of metrics is not worth a run: said, and forgotten. */
+static void complain(en_progress *p)
+{
+    en_progress_say(p, "metrics: %s", en_error_message());
+    en_error_clear();
+}
+
+static en_status evaluate(en_run *run, en_progress *p, bool *best)
+{
+    en_trainer *t = &run->t;
+    const bool ema = t->a.ema && strcmp(t->o->eval_weights, "ema") == 0;
+    en_model *model = NULL;
+    en_eval_result r;
+    EN_TRY(evaluation_model(t, &model), "--eval-size %" PRId64, t->o->eval_size);
+    const en_eval_config c = { .comm = t->comm, .be = t->be, .model = model, .params = ema ? t->a.ema : t->a.params,
+                               .stats = ema ? t->a.ema_stats : t->a.stats, .dataset = t->val_set,
+                               .batch = t->o->eval_batch > 0 ? t->o->eval_batch : run->micro_batch,
+                               .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .max_bad = t->o->max_bad,
+                               .max_pixels = t->o->max_pixels };
+    const en_status s = en_evaluate(&c, &r);
+    en_model_free(model);
+    t->agreed = s != EN_OK;
+    EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
+    *best = r.top1 > t->state.best_top1;
+    if (*best) t->state.best_top1 = r.top1;
+    run->evaluated_at = en_now();
+    if (t->comm->rank != 0) return EN_OK;
+    const double epoch = (double)t->state.position / (double)t->state.samples;
+    en_progress_say(p, "evaluation after epoch %.2f (step %" PRId64 ", %s weights): top-1 %.2f%%  top-5 %.2f%%  loss %.4f  %" PRId64 " images in %.1f s%s",
+                    epoch, t->state.step, ema ? "ema" : "raw", 100 * r.top1, 100 * r.top5, r.loss, r.images, r.seconds, *best ? "  (best so far)" : "");
+    const en_eval_record record = { .step = t->state.step, .epoch = epoch, .top1 = r.top1, .top5 = r.top5, .loss = r.loss, .images = r.images,
+                                    .weights = ema ? "ema" : "raw" };
+    if (run->metrics && en_metrics_eval(run->metrics, &record) != EN_OK) complain(p);
+    return EN_OK;
+}
+
+static void record_step(en_run *run, en_progress *p, const en_step_report *r)
+{
+    const en_trainer *t = &run->t;
+    const en_train_record m = { .step = t->state.step, .epoch = (double)t->state.position / (double)t->state.samples, .loss = r->loss, .lr = r->lr,
+                                .images_per_s = (double)t->shard.global_batch / r->step_s, .data_s = r->data_s, .forward_s = r->forward_s,
+                                .backward_s = r->backward_s, .bn_comm_s = r->bn_comm_s, .grad_comm_exposed_s = r->grad_comm_s,
+                                .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm };
+    if (run->metrics && en_metrics_train(run->metrics, &m) != EN_OK) complain(p);
+}
+
+/* The last checkpoint must be on disk before we say so. */
+static en_status finish_saving(en_run *run)
+{
+    if (!run->writer) return EN_OK;
+    EN_TRY(en_checkpoint_writer_wait(run->writer), "writing the checkpoint of step %" PRId64, run->saved_step);
+    return EN_OK;
+}
+
+static en_status loop(en_run *run, en_progress *p, bool *stopped)
+{
+    en_trainer *t = &run->t;
+    const bool root = t->comm->rank == 0;
+    bool best = false;
+    while (t->state.step < t->schedule.total_steps) {
+        en_step_report r;
+        bool eval, save;
+        EN_TRY(en_train_step(t, &r), "training");
+        if (root) {
+            en_progress_step(p, run, &r);
+            record_step(run, p, &r);
+        }
+        const bool end = t->state.step >= t->schedule.total_steps;
+        *stopped = !end && (r.stop || t->state.step == t->o->stop_after);
+        EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "after step %" PRId64, t->state.step);
+        EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "after step %" PRId64, t->state.step);
+        best = false;
+        if (t->val_set && (eval || end) && !*stopped) EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
+        if (save || best || end || *stopped) EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
+        if (*stopped) break;
+    }
+    return EN_OK;
+}
+
+/* RUN/run.txt: what was asked for, once more at each start. */
+static en_status write_run_txt(const en_run *run, FILE *f)
+{
+    if (run->resumed) fprintf(f, "\n");
+    en_print_header(run, f);
+    fprintf(f, "  program     effnet %s\n", EN_VERSION);
+    fprintf(f, "%s", run->options_text);
+    return EN_OK;
+}
+
+static en_status begin(const en_run *run)
+{
+    en_print_header(run, stdout);
+    if (!run->dir[0]) return EN_OK;
+    char path[4200];
+    snprintf(path, sizeof path, "%s/run.txt", run->dir);
+    FILE *f = fopen(path, run->resumed ? "a" : "w");
+    EN_REQUIRE(f, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
+    const en_status s = write_run_txt(run, f);
+    EN_REQUIRE(fclose(f) == 0, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
+    return s;
+}
+
+static en_status train(const en_options *o, en_comm *comm)
+{
+    en_run run;
+    en_progress progress = { 0 };
+    bool stopped = false;
+    en_status status = EN_OK;
+    EN_TRY(en_run_open(o, comm, &run), "starting");
+    en_trainer *t = &run.t;
+    const bool root = comm->rank == 0;
+    EN_TRY_OUT(en_agree(comm, root ? begin(&run) : EN_OK), "starting");
+    if (root) en_progress_open(&progress, &run);
+    if (t->state.step >= t->schedule.total_steps && root)
+        en_progress_say(&progress, "all %" PRId64 " steps are done already; --epochs or --steps would add more", t->schedule.total_steps);
+
+    status = loop(&run, &progress, &stopped);
+    if (root) en_progress_close(&progress);
+    if (status != EN_OK && !t->agreed && comm->world_size > 1) {           /* the others cannot know: nobody waits for us */
+        en_report_error(comm, status);
+        en_comm_abort(comm, en_status_exit_code(status));
+    }
+    const en_status saved = root ? finish_saving(&run) : EN_OK;
+    if (status == EN_EDIVERGED && !root) en_report_hush();                /* every rank knows; one tells */
+    EN_TRY_OUT(status, "training");
+    EN_TRY_OUT(en_agree(comm, saved), "saving");
+    if (root && run.dir[0])
+        printf("%s after step %" PRId64 " of %" PRId64 ": %s\n", stopped ? "stopped on request" : "done", t->state.step, t->schedule.total_steps,
+               en_checkpoint_writer_last(run.writer)[0] ? en_checkpoint_writer_last(run.writer) : run.dir);
+    if (root && stopped) printf("the same command goes on from there\n");
+    if (stopped) status = EN_ESTOPPED;
+out:
+    en_run_close(&run);
+    return status;
+}
+
+en_status en_command_train(const en_options *o)
+{
+    en_comm *comm = NULL;
+    EN_TRY(en_comm_open(&comm), "starting the ranks");
+    en_stop_on_signals();
+    const en_status s = train(o, comm);
+    if (s != EN_OK && s != EN_ESTOPPED) en_report_error(comm, s);
+    en_comm_close(comm);
+    return s;
+}

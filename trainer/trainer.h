@@ -1,0 +1,84 @@
+/* trainer.h - a training run in memory: what step.c moves forward and train.c opens, saves and closes. */
+#ifndef EN_TRAINER_H
+#define EN_TRAINER_H
+
+#include "comm/comm.h"
+#include "data/data.h"
+#include "trainer/checkpoint.h"
+#include "trainer/dump.h"
+#include "trainer/net.h"
+#include "trainer/options.h"
+#include "trainer/schedule.h"
+
+typedef struct {                         /* device arenas in en_model's layout; all owned by the trainer           */
+    float *params, *grads, *ms, *mom, *ema;   /* param_elems each; ema NULL without averaging                      */
+    float *stats, *ema_stats;                 /* stat_elems each                                                   */
+} en_arenas;
+
+typedef struct {
+    const en_options *o;                 /* borrowed                                                               */
+    en_comm    *comm, *bn_comm;          /* bn_comm may be comm itself                                             */
+    en_backend *be;
+    en_model   *model;
+    en_net     *net;
+    en_dataset *train_set, *val_set;     /* val_set NULL: no evaluation                                            */
+    en_loader  *loader;
+    en_arenas   a;
+    en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
+    en_buckets *buckets;
+    en_schedule schedule;
+    en_run_state state;
+    en_shard    shard;
+    en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
+    char        trouble[1024];           /* this rank's own error in this step, told after the agreement           */
+    bool        agreed;                  /* the error at hand is known to all ranks: they leave together           */
+} en_trainer;
+
+typedef struct {                         /* of one step, over all ranks; seconds of this rank                      */
+    double loss, top1, lr, grad_norm;
+    double data_s, forward_s, backward_s, bn_comm_s, grad_comm_s, optimizer_s, step_s;
+    bool   stop;                         /* some rank was asked to stop                                            */
+} en_step_report;
+
+/* One optimizer step.  EN_OK; EN_EDIVERGED: loss or gradients not finite; EN_EDATA: some rank's input failed
+ * (told by that rank).  On an error the weights are those before the step, except for
+ * EN_EDIVERGED out of the gradients.  All ranks return at the same step. */
+en_status en_train_step(en_trainer *t, en_step_report *r);
+
+/* --dump (step_dump.c): tensors of the first step, to hold beside another framework's. */
+en_status en_dump_batch(en_trainer *t, const en_batch *batch);        /* /batch/images, /batch/labels, /logits, /loss       */
+en_status en_dump_arenas(en_trainer *t, const char *group, const float *params, const float *stats);   /* stats may be NULL  */
+en_status en_dump_finish(en_trainer *t);                              /* /after, and the file is there                     */
+
+/* ---- requests to stop (signals.c) ---------------------------------------------------------------------------------- */
+void en_stop_on_signals(void);           /* SIGUSR1, SIGTERM, SIGINT ask for a save and an end; a second SIGINT ends at once */
+bool en_stop_requested(void);
+void en_stop_request(void);
+
+/* ---- evaluation (evaluate.c) --------------------------------------------------------------------------------------- */
+typedef struct { double loss, top1, top5; int64_t images, bad; double seconds; } en_eval_result;
+
+typedef struct {
+    en_comm *comm; en_backend *be; const en_model *model;
+    float *params, *stats;               /* device arenas                                                          */
+    const en_dataset *dataset;
+    int64_t batch; int workers;
+    double max_bad; int64_t max_pixels;
+    bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
+} en_eval_config;
+
+/* Every image of the dataset exactly once over all ranks; results are equal on all ranks. */
+en_status en_evaluate(const en_eval_config *c, en_eval_result *out);
+
+/* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
+double en_now(void);                     /* monotonic seconds */
+/* Threads for this rank: what the option says, else this host's usable cores / its ranks, at least 1. */
+int en_threads_of(const en_options *o, const en_comm *c);
+/* All ranks learn whether any failed: each returns the status of the lowest rank that did, EN_OK when none did; that rank
+ * alone keeps its message, so it is printed once.  Every rank calls it at the same place. */
+en_status en_agree(en_comm *c, en_status mine);
+/* A checkpoint argument (file, or a run's folder: its best.h5, else the newest whole one) -> path. */
+en_status en_checkpoint_resolve(const char *argument, char path[4096]);
+int64_t en_memory_available(void);       /* bytes this process may still take (MemAvailable, cgroup), 0: unknown */
+
+#endif
