@@ -24,25 +24,30 @@ static bool starts(const uint8_t *bytes, size_t n, const char *magic, size_t len
 }
 #define STARTS(magic) starts(bytes, n, magic, sizeof magic - 1)
 
+/* The name of a format that is an image's or a container's, though none that is read here; NULL. */
+static const char *foreign(const uint8_t *bytes, size_t n)
+{
+    if (STARTS("GIF87a") || STARTS("GIF89a"))                           return "a GIF";
+    if (STARTS("BM") && n > 26)                                         return "a BMP";
+    if (STARTS("RIFF") && n >= 12 && memcmp(bytes + 8, "WEBP", 4) == 0) return "a WebP";
+    if (STARTS("II*\0") || STARTS("MM\0*"))                             return "a TIFF";
+    if (n >= 12 && memcmp(bytes + 4, "ftyp", 4) == 0)                   return "an MP4, HEIC or AVIF";
+    if (STARTS("\0\0\0\14jP  ") || STARTS("\xff\x4f\xff\x51"))          return "a JPEG 2000";
+    return NULL;
+}
+
 /* Says in words what a file that is no image holds. */
 static void describe(const uint8_t *bytes, size_t n, char *text, size_t room)
 {
-    if (n == 0)                                        { snprintf(text, room, "the file is empty"); return; }
-    if (STARTS("GIF87a") || STARTS("GIF89a"))          { snprintf(text, room, "a GIF; JPEG and PNG are read"); return; }
-    if (STARTS("BM") && n > 26)                        { snprintf(text, room, "a BMP; JPEG and PNG are read"); return; }
-    if (STARTS("RIFF") && n >= 12 && memcmp(bytes + 8, "WEBP", 4) == 0)
-                                                       { snprintf(text, room, "a WebP; JPEG and PNG are read"); return; }
-    if (STARTS("II*\0") || STARTS("MM\0*"))            { snprintf(text, room, "a TIFF; JPEG and PNG are read"); return; }
-    if (n >= 12 && memcmp(bytes + 4, "ftyp", 4) == 0)  { snprintf(text, room, "an MP4, HEIC or AVIF; JPEG and PNG are read"); return; }
-    if (STARTS("\0\0\0\14jP  ") || STARTS("\xff\x4f\xff\x51")) { snprintf(text, room, "a JPEG 2000; JPEG and PNG are read"); return; }
-    if (STARTS("\0\5\26\7"))                           { snprintf(text, room, "macOS metadata (AppleDouble)"); return; }
-    if (STARTS("\x1f\x8b") || STARTS("PK\3\4"))        { snprintf(text, room, "a compressed archive"); return; }
+    if (n == 0)                               { snprintf(text, room, "the file is empty"); return; }
+    if (STARTS("\0\5\26\7"))                  { snprintf(text, room, "macOS metadata (AppleDouble)"); return; }
+    if (STARTS("\x1f\x8b") || STARTS("PK\3\4")) { snprintf(text, room, "a compressed archive"); return; }
 
     size_t zeros = 0, printable = 0;
     const size_t looked = n < 4096 ? n : 4096;
     for (size_t i = 0; i < n && bytes[i] == 0; i++) zeros++;
-    for (size_t i = 0; i < looked; i++) printable += (bytes[i] >= 32 && bytes[i] < 127) || bytes[i] == '\n' || bytes[i] == '\r' || bytes[i] == '\t';
-    if (zeros == n)                                    { snprintf(text, room, "%zu zero bytes", n); return; }
+    for (size_t i = 0; i < looked; i++) printable += (bytes[i] >= 32 && bytes[i] < 127) || (bytes[i] >= '\t' && bytes[i] <= '\r');
+    if (zeros == n) { snprintf(text, room, "%zu zero bytes", n); return; }
     if (printable == looked && n > 1) {
         size_t first = 0;
         while (first < looked && bytes[first] <= 32) first++;
@@ -50,7 +55,8 @@ static void describe(const uint8_t *bytes, size_t n, char *text, size_t room)
         return;
     }
     int used = snprintf(text, room, "%zu bytes that begin", n);
-    for (size_t i = 0; i < 8 && i < n && used > 0 && (size_t)used < room; i++) used += snprintf(text + used, room - (size_t)used, " %02x", bytes[i]);
+    for (size_t i = 0; i < 8 && i < n && used > 0 && (size_t)used < room; i++)
+        used += snprintf(text + used, room - (size_t)used, " %02x", bytes[i]);
 }
 
 en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int channels)
@@ -58,7 +64,7 @@ en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int 
     EN_REQUIRE(w > 0 && h > 0, EN_EDATA, "%s claims %" PRId64 " x %" PRId64 " pixels", job->name, w, h);
     EN_REQUIRE(w <= job->max_pixels / h, EN_EDATA,
                "%s claims %" PRId64 " x %" PRId64 " pixels (%" PRId64 " M), more than the limit of %" PRId64 " (--max-pixels)",
-               job->name, w, h, w / 1000 * h / 1000, job->max_pixels);
+               job->name, w, h, w * h / 1000000, job->max_pixels);
     size_t bytes;
     EN_REQUIRE(!__builtin_mul_overflow((size_t)w * 3, (size_t)h, &bytes), EN_EDATA, "%s claims %" PRId64 " x %" PRId64 " pixels",
                job->name, w, h);
@@ -80,6 +86,8 @@ en_status en_decode_into(const char *name, const uint8_t *bytes, size_t n, int64
     const en_decode_job job = { name, bytes, n, max_pixels > 0 ? max_pixels : EN_MAX_PIXELS, img, capacity };
     if (STARTS("\xff\xd8"))  return en_decode_jpeg(&job);
     if (STARTS("\x89PNG"))   return en_decode_png(&job);
+    const char *format = foreign(bytes, n);
+    EN_REQUIRE(!format, EN_EDATA, "%s is %s; JPEG and PNG are read", name, format);
     char what[128];
     describe(bytes, n, what, sizeof what);
     return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is not an image (%s)", name, what);

@@ -101,8 +101,8 @@ static en_status read_picture(struct reader *r)
     jpeg_read_header(cinfo, TRUE);
 
     const int channels = cinfo->num_components;
-    EN_REQUIRE(channels == 1 || channels == 3 || channels == 4, EN_EDATA, "%s is of an unsupported kind (a JPEG of %d components)",
-               job->name, channels);
+    EN_REQUIRE(channels == 1 || channels == 3 || channels == 4, EN_EDATA,
+               "%s is of an unsupported kind (a JPEG of %d components)", job->name, channels);
     EN_TRY(en_decode_reserve(job, cinfo->image_width, cinfo->image_height, channels), "reading its header");
     int64_t blocks;
     EN_REQUIRE(!fewer_bits_than_blocks(cinfo, job->n, &blocks), EN_EDATA,

@@ -67,8 +67,8 @@ static en_status read_picture(struct reader *r)
     png_set_strip_alpha(r->png);
     const int passes = png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
-    EN_REQUIRE(png_get_rowbytes(r->png, r->info) == (size_t)w * 3, EN_EINVAL, "%s: libpng makes rows of %zu bytes, not %zu", job->name,
-               png_get_rowbytes(r->png, r->info), (size_t)w * 3);
+    EN_REQUIRE(png_get_rowbytes(r->png, r->info) == (size_t)w * 3, EN_EINVAL, "%s: libpng makes rows of %zu bytes, not %zu",
+               job->name, png_get_rowbytes(r->png, r->info), (size_t)w * 3);
     for (int pass = 0; pass < passes; pass++)
         for (int64_t y = 0; y < h; y++) png_read_row(r->png, job->img->rgb + (size_t)y * (size_t)w * 3, NULL);
     png_read_end(r->png, NULL);                /* the checksum over all, and IEND */
@@ -88,7 +88,8 @@ en_status en_decode_png(const en_decode_job *job)
     if (job->n >= 24 && memcmp(job->bytes + 12, "IHDR", 4) == 0) {
         const int64_t w = big_endian(job->bytes + 16), h = big_endian(job->bytes + 20);
         EN_REQUIRE(w > 0 && h > 0 && w <= job->max_pixels / h, EN_EDATA,
-                   "%s claims %" PRId64 " x %" PRId64 " pixels; the limit is %" PRId64 " (--max-pixels)", job->name, w, h, job->max_pixels);
+                   "%s claims %" PRId64 " x %" PRId64 " pixels; the limit is %" PRId64 " (--max-pixels)", job->name, w, h,
+                   job->max_pixels);
     }
     struct reader r;
     memset(&r, 0, sizeof r);

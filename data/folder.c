@@ -110,9 +110,11 @@ static en_status list_path(const char *path, names *folders, names *files)
 {
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOTDIR)
-        return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is not a folder; name the folder that holds train/ and val/, or the class folders", path);
+        return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
+                        "%s is not a folder; name the folder that holds train/ and val/, or the class folders", path);
     if (fd < 0 && errno == ENOENT)
-        return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s does not exist; name a folder of images, DIR/<class>/..., or \"synthetic\"", path);
+        return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
+                        "%s does not exist; name a folder of images, DIR/<class>/..., or \"synthetic\"", path);
     EN_REQUIRE(fd >= 0, EN_EDATA, "cannot open the folder %s: %s", path, strerror(errno));
     return list(fd, path, folders, files);
 }
@@ -153,7 +155,8 @@ static en_status collect(walk *w, const char *path, int depth)
 
     names folders = { 0 }, files = { 0 };
     EN_TRY_OUT(list(fd, path, &folders, &files), "collecting files");
-    for (int64_t i = 0; i < files.n; i++) EN_TRY_OUT(names_add(&w->files, join(path, files.at[i])), "collecting files in %s", path);
+    for (int64_t i = 0; i < files.n; i++)
+        EN_TRY_OUT(names_add(&w->files, join(path, files.at[i])), "collecting files in %s", path);
     for (int64_t i = 0; i < folders.n; i++) {
         char *below = join(path, folders.at[i]);
         EN_REQUIRE_OUT(below, EN_ENOMEM, "no memory for the path of %s", folders.at[i]);
@@ -180,14 +183,16 @@ static en_status folder_read(const en_dataset *ds, int64_t i, uint8_t **buf, siz
         const int reason = errno;
         struct stat st;
         const bool link = lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
-        EN_REQUIRE(reason != EMFILE && reason != ENFILE, EN_ENOTSUP, "too many files are open to read %s; raise `ulimit -n`", path);
+        EN_REQUIRE(reason != EMFILE && reason != ENFILE, EN_ENOTSUP, "too many files are open to read %s; raise `ulimit -n`",
+                   path);
         return en_raise(reason == ENOMEM ? EN_ENOMEM : EN_EIO, __FILE__, __LINE__, __func__, "%s cannot be opened (%s)", path,
                         link && reason == ENOENT ? "a symbolic link that leads nowhere" : strerror(reason));
     }
     struct stat st;
     EN_REQUIRE_OUT(fstat(fd, &st) == 0, EN_EIO, "%s cannot be looked at (%s)", path, strerror(errno));
     EN_REQUIRE_OUT(S_ISREG(st.st_mode), EN_EDATA, "%s is not a regular file", path);
-    EN_REQUIRE_OUT(st.st_size <= max_file_bytes, EN_EDATA, "%s is too large for an image (%" PRId64 " bytes; the limit is 1 GiB)", path, (int64_t)st.st_size);
+    EN_REQUIRE_OUT(st.st_size <= max_file_bytes, EN_EDATA, "%s is too large for an image (%" PRId64 " bytes; the limit is 1 GiB)",
+                   path, (int64_t)st.st_size);
     const size_t size = (size_t)st.st_size;
     if (size > *capacity) {
         uint8_t *grown = realloc(*buf, size);
@@ -264,7 +269,8 @@ out:
 static en_status label_of(const char *root, const char *name, int64_t next, const en_dataset *like, int64_t *label)
 {
     *label = like ? names_find(like->class_names, like->classes, name) : next;
-    EN_REQUIRE(*label >= 0, EN_EDATA, "%s/%s: the class \"%s\" is not among the %" PRId64 " of %s; rename the folder or take it out", root, name, name,
+    EN_REQUIRE(*label >= 0, EN_EDATA,
+               "%s/%s: the class \"%s\" is not among the %" PRId64 " of %s; rename the folder or take it out", root, name, name,
                like->classes, *like->source ? like->source : "the trained network");
     return EN_OK;
 }
@@ -285,10 +291,11 @@ static en_status open_folder(const char *root, const en_dataset *like, en_datase
     walk w = { 0 };
     char *path = NULL;
     EN_TRY_OUT(list_path(root, &folders, &strays), "opening the images");
-    EN_REQUIRE_OUT(folders.n > 0 || strays.n > 0, EN_EDATA, "%s is empty; it should hold one folder of images for each class", root);
+    EN_REQUIRE_OUT(folders.n > 0 || strays.n > 0, EN_EDATA, "%s is empty; it should hold one folder of images for each class",
+                   root);
     EN_REQUIRE_OUT(folders.n > 0, EN_EDATA,
-                   "%s has %" PRId64 " file%s (%s%s) and no class folders; put the images of each class into a folder of its own, %s/<class>/...", root,
-                   strays.n, strays.n == 1 ? "" : "s", strays.at[0], strays.n > 1 ? ", ..." : "", root);
+                   "%s has %" PRId64 " file%s (%s%s) and no class folders; put the images of each class into a folder of its "
+                   "own, %s/<class>/...", root, strays.n, strays.n == 1 ? "" : "s", strays.at[0], strays.n > 1 ? ", ..." : "", root);
     EN_REQUIRE_OUT(folders.n <= INT32_MAX, EN_EDATA, "%s has %" PRId64 " class folders", root, folders.n);
 
     for (int64_t c = 0; c < folders.n; c++) {
@@ -300,14 +307,16 @@ static en_status open_folder(const char *root, const en_dataset *like, en_datase
         w.seen_n = 0;
         const int64_t before = w.files.n;
         EN_TRY_OUT(collect(&w, path, 0), "opening the class %s", folders.at[c]);
-        EN_REQUIRE_OUT(w.files.n > before, EN_EDATA, "the class folder %s holds no files; add its images or remove the folder", path);
+        EN_REQUIRE_OUT(w.files.n > before, EN_EDATA, "the class folder %s holds no files; add its images or remove the folder",
+                       path);
         EN_TRY_OUT(grow_labels(ds, w.files.n, (int32_t)label), "opening the class %s", folders.at[c]);
     }
     if (!like) {
         all = folders;
         folders = (names){ 0 };
     }
-    for (int64_t c = 0; like && c < like->classes; c++) EN_TRY_OUT(names_add(&all, strdup(like->class_names[c])), "copying the class names");
+    for (int64_t c = 0; like && c < like->classes; c++)
+        EN_TRY_OUT(names_add(&all, strdup(like->class_names[c])), "copying the class names");
     ds->class_names = all.at;
     ds->classes = all.n;
     ds->files = w.files.at;
@@ -331,8 +340,10 @@ en_status en_dataset_open(const char *path, const char *split, const en_dataset 
     if (!split) split = "train";
     EN_REQUIRE(strcmp(split, "train") == 0 || strcmp(split, "val") == 0, EN_EINVAL, "opening a dataset: split \"%s\"", split);
     EN_REQUIRE(path && *path, EN_EDATA, "no dataset named; name a folder of images, or \"synthetic\"");
-    EN_REQUIRE(strlen(path) < sizeof (*out)->source, EN_EDATA, "the path of the dataset has %zu bytes; %zu are the limit", strlen(path), sizeof (*out)->source - 1);
-    if (strcmp(path, "synthetic") == 0 || strncmp(path, "synthetic:", 10) == 0) return en_synthetic_open(path, split, classes_like, out);
+    EN_REQUIRE(strlen(path) < sizeof (*out)->source, EN_EDATA, "the path of the dataset has %zu bytes; %zu are the limit",
+               strlen(path), sizeof (*out)->source - 1);
+    if (strcmp(path, "synthetic") == 0 || strncmp(path, "synthetic:", 10) == 0)
+        return en_synthetic_open(path, split, classes_like, out);
 
     char *root = NULL;
     EN_TRY(pick_split(path, split, &root), "opening %s for %s", path, split);

@@ -89,7 +89,8 @@ static void batch_range(const en_loader *l, int64_t b, int64_t *first, int64_t *
         return;
     }
     const int64_t begin = b * s->global_batch, left = l->config.dataset->samples - begin;
-    const en_shard step = { .global_batch = left < s->global_batch ? left : s->global_batch, .accum = 1, .rank = s->rank, .world_size = s->world_size };
+    const en_shard step = { .global_batch = left < s->global_batch ? left : s->global_batch, .accum = 1, .rank = s->rank,
+                            .world_size = s->world_size };
     en_shard_range(&step, 0, 0, first, n);
     *first += begin;
 }
@@ -251,8 +252,10 @@ static en_status too_many_bad(const en_loader *l, int64_t allowed)
         const int n = snprintf(text + used, sizeof text - used, "\n    %s", l->listed[i] ? l->listed[i] : l->bad_files[i]);
         if (n > 0) used += (size_t)n;
     }
-    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%" PRId64 " of %" PRId64 " files cannot be used, and --max-bad %g allows %" PRId64 ":%s%s",
-                    l->bad, l->config.dataset->samples, l->config.max_bad_fraction, allowed, text, l->bad > LISTED ? "\n    ..." : "");
+    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
+                    "%" PRId64 " of %" PRId64 " files cannot be used, and --max-bad %g allows %" PRId64 ":%s%s",
+                    l->bad, l->config.dataset->samples, l->config.max_bad_fraction, allowed, text,
+                    l->bad > LISTED ? "\n    ..." : "");
 }
 
 /* Reads and frees the notes of a delivered batch. */
@@ -273,7 +276,8 @@ static en_status read_notes(en_loader *l, slot *s)
     return l->bad > allowed ? too_many_bad(l, allowed) : EN_OK;
 }
 
-static void close_holes(const en_loader *l, slot *s)
+/* Moves the images together; how many there are.  s->n stays what workers read under the mutex. */
+static int64_t close_holes(const en_loader *l, slot *s)
 {
     const size_t image_elems = (size_t)l->config.size * (size_t)l->config.size * 3;
     int64_t kept = 0;
@@ -286,7 +290,7 @@ static void close_holes(const en_loader *l, slot *s)
         }
         kept++;
     }
-    s->n = kept;
+    return kept;
 }
 
 static double seconds(void)
@@ -312,7 +316,7 @@ en_status en_loader_next(en_loader *l, en_batch *out)
     }
     const en_status failed = l->failed;
     pthread_mutex_unlock(&l->mutex);
-    if (failed != EN_OK) return en_raise(failed, __FILE__, __LINE__, __func__, "%s", l->failure);      /* written once, before `failed` was seen */
+    EN_REQUIRE(failed == EN_OK, failed, "%s", l->failure);         /* written once, before `failed` was seen */
     if (b >= l->total) return EN_OK;
 
     const en_status status = read_notes(l, s);
@@ -325,8 +329,7 @@ en_status en_loader_next(en_loader *l, en_batch *out)
         pthread_mutex_unlock(&l->mutex);
         return en_raise(status, __FILE__, __LINE__, __func__, "loading batch %" PRId64, b);
     }
-    close_holes(l, s);
-    *out = (en_batch){ .n = s->n, .first = s->first, .images = s->images, .labels = s->labels, .samples = s->samples,
+    *out = (en_batch){ .n = close_holes(l, s), .first = s->first, .images = s->images, .labels = s->labels, .samples = s->samples,
                        .epoch = l->config.training ? s->first / l->config.dataset->samples : 0 };
     l->delivered = b + 1;
     return EN_OK;
@@ -346,15 +349,19 @@ int64_t en_loader_bad(const en_loader *l, const char *const **files)
 static en_status check(const en_loader_config *c)
 {
     EN_REQUIRE(c->dataset && c->dataset->samples > 0, EN_EINVAL, "a loader without samples");
-    EN_REQUIRE(c->dataset->samples <= UINT32_MAX, EN_EINVAL, "a loader of %" PRId64 " samples; 2^32 - 1 are the limit", c->dataset->samples);
+    EN_REQUIRE(c->dataset->samples <= UINT32_MAX, EN_EINVAL, "a loader of %" PRId64 " samples; 2^32 - 1 are the limit",
+               c->dataset->samples);
     EN_REQUIRE(c->size > 0 && c->size <= 16384, EN_EINVAL, "a loader of %d x %d images", c->size, c->size);
-    EN_REQUIRE(c->workers >= 0 && c->workers <= 4096 && c->ahead >= 1 && c->ahead <= 4096, EN_EINVAL, "a loader of %d workers, %d batches ahead", c->workers, c->ahead);
+    EN_REQUIRE(c->workers >= 0 && c->workers <= 4096 && c->ahead >= 1 && c->ahead <= 4096, EN_EINVAL,
+               "a loader of %d workers, %d batches ahead", c->workers, c->ahead);
     const en_shard *s = &c->shard;
     EN_REQUIRE(s->global_batch >= 1 && s->world_size >= 1 && s->rank >= 0 && s->rank < s->world_size, EN_EINVAL,
                "a loader of rank %d of %d, %" PRId64 " images a step", s->rank, s->world_size, s->global_batch);
-    EN_REQUIRE(!c->training || (s->accum >= 1 && c->first_step >= 0), EN_EINVAL, "a loader from step %" PRId64 " with %" PRId64 " micro-steps a step",
+    EN_REQUIRE(!c->training || (s->accum >= 1 && c->first_step >= 0), EN_EINVAL,
+               "a loader from step %" PRId64 " with %" PRId64 " micro-steps a step",
                c->first_step, s->accum);
-    for (int d = 0; d < 3; d++) EN_REQUIRE(c->normalise.std[d] != 0, EN_EINVAL, "a loader that divides by a standard deviation of 0");
+    for (int d = 0; d < 3; d++)
+        EN_REQUIRE(c->normalise.std[d] != 0, EN_EINVAL, "a loader that divides by a standard deviation of 0");
     return EN_OK;
 }
 
@@ -367,7 +374,8 @@ static en_status take_memory(en_loader *l)
     EN_REQUIRE(l->slot && l->worker && l->is_bad, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
     size_t bytes, rounded;
     const size_t most = (size_t)(l->most > 0 ? l->most : 1);
-    EN_REQUIRE(!__builtin_mul_overflow((size_t)c->size * (size_t)c->size * 3 * sizeof(float), most, &bytes) && !__builtin_add_overflow(bytes, (size_t)63, &rounded),
+    EN_REQUIRE(!__builtin_mul_overflow((size_t)c->size * (size_t)c->size * 3 * sizeof(float), most, &bytes)
+               && !__builtin_add_overflow(bytes, (size_t)63, &rounded),
                EN_ENOMEM, "a batch of %zu images of %d x %d has more bytes than there are addresses", most, c->size, c->size);
     for (int i = 0; i < l->slots; i++) {
         slot *s = &l->slot[i];
@@ -376,8 +384,8 @@ static en_status take_memory(en_loader *l)
         s->samples = calloc(most, sizeof *s->samples);
         s->notes = calloc(most, sizeof *s->notes);
         EN_REQUIRE(s->images && s->labels && s->samples && s->notes, EN_ENOMEM,
-                   "no memory for %d batches of %zu images of %d x %d (%.1f GB); lower the micro-batch", l->slots, most, c->size, c->size,
-                   (double)bytes * l->slots / 1e9);
+                   "no memory for %d batches of %zu images of %d x %d (%.1f GB); lower the micro-batch", l->slots, most,
+                   c->size, c->size, (double)bytes * l->slots / 1e9);
     }
     return EN_OK;
 }
@@ -406,7 +414,8 @@ static en_status start_workers(en_loader *l)
         if (error == 0) l->started++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    EN_REQUIRE(error == 0, EN_EIO, "cannot start worker %d of %d: %s; lower --workers", l->started + 1, l->workers, strerror(error));
+    EN_REQUIRE(error == 0, EN_EIO, "cannot start worker %d of %d: %s; lower --workers", l->started + 1, l->workers,
+               strerror(error));
     return EN_OK;
 }
 
@@ -423,7 +432,8 @@ en_status en_loader_open(const en_loader_config *config, en_loader **out)
     l->slots = config->ahead + 1;
     l->workers = config->workers > 0 ? config->workers : 1;
     l->most = en_shard_max(&l->config.shard);
-    l->total = config->training ? INT64_MAX : (config->dataset->samples + config->shard.global_batch - 1) / config->shard.global_batch;
+    const int64_t samples = config->dataset->samples, batch = config->shard.global_batch;
+    l->total = config->training ? INT64_MAX : (samples - 1) / batch + 1;
     EN_TRY_OUT(take_memory(l), "opening a loader");
     EN_TRY_OUT(start_workers(l), "opening a loader");
     *out = l;

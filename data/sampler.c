@@ -48,14 +48,15 @@ static int64_t part_begin(int64_t n, int64_t i, int64_t parts) { return (int64_t
 
 void en_shard_range(const en_shard *s, int64_t step, int64_t micro, int64_t *first, int64_t *count)
 {
-    const int64_t begin = part_begin(s->global_batch, micro, s->accum), n = part_begin(s->global_batch, micro + 1, s->accum) - begin;
+    const int64_t begin = part_begin(s->global_batch, micro, s->accum);
+    const int64_t n = part_begin(s->global_batch, micro + 1, s->accum) - begin;
     const int64_t from = part_begin(n, s->rank, s->world_size);
     *first = step * s->global_batch + begin + from;
     *count = part_begin(n, s->rank + 1, s->world_size) - from;
 }
 
-int64_t en_shard_max(const en_shard *s)
+int64_t en_shard_max(const en_shard *s)        /* some part is as large as the mean rounded up, none is larger */
 {
-    const int64_t micro = (s->global_batch + s->accum - 1) / s->accum;  /* some part is as large as the mean rounded up, none larger */
-    return (micro + s->world_size - 1) / s->world_size;
+    const int64_t micro = (s->global_batch - 1) / s->accum + 1;
+    return (micro - 1) / s->world_size + 1;
 }

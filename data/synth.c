@@ -65,7 +65,8 @@ static float coverage(int class, const pattern *p, int size, float px, float py)
     switch (class) {
     case STRIPES:   return 0.5f + 0.5f * wave(u, p->pitch);
     case CHECKER:   return 0.5f + 0.5f * wave(u, p->pitch) * wave(v, p->pitch);
-    case GRADIENTS: { const float s = 0.5f + (u - p->phase - 0.5f * (float)size * (p->turn_cos + p->turn_sin)) / (1.3f * (float)size);
+    case GRADIENTS: { const float centre = p->phase + 0.5f * (float)size * (p->turn_cos + p->turn_sin);
+                      const float s = 0.5f + (u - centre) / (1.3f * (float)size);
                       return s < 0 ? 0 : s > 1 ? 1 : s; }
     case NOISE:     { const uint32_t cx = (uint32_t)(px / (0.4f * p->pitch)), cy = (uint32_t)(py / (0.4f * p->pitch));
                       return hash(cx * 0x9e3779b9u ^ hash(cy ^ p->salt)) >> 31 ? 1 : 0; }
@@ -124,7 +125,8 @@ void en_synth_draw(int class, int size, uint64_t seed, uint64_t picture, uint8_t
         for (int x = 0; x < size; x++, rgb += 3) {
             const float px = (float)x + 0.5f, py = (float)y + 0.5f, m = coverage(class, &p, size, px, py);
             const uint32_t noise = hash(state++);
-            const float light = slope_x * (px - side / 2) + slope_y * (py - side / 2) + grain * ((float)(noise >> 16) / 65536 - 0.5f);
+            const float slope = slope_x * (px - side / 2) + slope_y * (py - side / 2);
+            const float light = slope + grain * ((float)(noise >> 16) / 65536 - 0.5f);
             for (int d = 0; d < 3; d++) {
                 const float v = back[d] + m * (fore[d] - back[d]) + light + 6 * ((float)(noise >> 4 * d & 15) / 16 - 0.5f);
                 rgb[d] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
@@ -233,8 +235,10 @@ static en_status must_be_new_or_empty(const char *dir)
 en_status en_synth_write(const char *dir, int classes, int train_per_class, int val_per_class, int size, uint64_t seed)
 {
     EN_REQUIRE(dir && *dir, EN_EUSAGE, "made-up pictures: no folder named");
-    EN_REQUIRE(classes >= 1 && classes <= EN_SYNTH_CLASSES, EN_EUSAGE, "made-up pictures: %d classes; there are 1 to %d", classes, EN_SYNTH_CLASSES);
-    EN_REQUIRE(train_per_class >= 1 && val_per_class >= 0, EN_EUSAGE, "made-up pictures: %d for training and %d for validation a class; at least 1 and 0",
+    EN_REQUIRE(classes >= 1 && classes <= EN_SYNTH_CLASSES, EN_EUSAGE, "made-up pictures: %d classes; there are 1 to %d", classes,
+               EN_SYNTH_CLASSES);
+    EN_REQUIRE(train_per_class >= 1 && val_per_class >= 0, EN_EUSAGE,
+               "made-up pictures: %d for training and %d for validation a class; at least 1 and 0",
                train_per_class, val_per_class);
     EN_REQUIRE(size >= 8 && size <= 4096, EN_EUSAGE, "made-up pictures: %d pixels wide; 8 to 4096 are drawn", size);
     EN_TRY(must_be_new_or_empty(dir), "making a dataset");
@@ -248,7 +252,8 @@ en_status en_synth_write(const char *dir, int classes, int train_per_class, int 
         const int pictures = split ? val_per_class : train_per_class;
         if (pictures == 0) continue;
         const char *name = split ? "val" : "train";
-        EN_REQUIRE_OUT(snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path - 64, EN_EUSAGE, "the path %.100s... is too long", dir);
+        EN_REQUIRE_OUT(snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path - 64, EN_EUSAGE,
+                       "the path %.100s... is too long", dir);
         EN_TRY_OUT(make_folder(path), "making a dataset");
         for (int c = 0; c < classes; c++) {
             snprintf(path, sizeof path, "%s/%s/%s", dir, name, en_synth_names[c]);

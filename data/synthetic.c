@@ -20,7 +20,8 @@ static en_status synthetic_read(const en_dataset *ds, int64_t i, uint8_t **buf, 
 {
     const synthetic *impl = ds->impl;
     EN_REQUIRE(i >= 0 && i < ds->samples, EN_EINVAL, "sample %" PRId64 " of %" PRId64, i, ds->samples);
-    EN_TRY(en_synth_jpeg((int)(i % EN_SYNTH_CLASSES), SIDE, impl->seed, (uint64_t)i / EN_SYNTH_CLASSES, buf, capacity, n), "making %s", ds->files[i]);
+    EN_TRY(en_synth_jpeg((int)(i % EN_SYNTH_CLASSES), SIDE, impl->seed, (uint64_t)i / EN_SYNTH_CLASSES, buf, capacity, n),
+           "making %s", ds->files[i]);
     return EN_OK;
 }
 
@@ -45,8 +46,18 @@ en_status en_synthetic_open(const char *what, const char *split, const en_datase
         char *end;
         errno = 0;
         samples = strtoll(number + 1, &end, 10);
-        EN_REQUIRE(number[1] >= '0' && number[1] <= '9' && *end == '\0' && errno == 0 && samples >= 1 && samples <= most_samples, EN_EDATA,
+        EN_REQUIRE(number[1] >= '0' && number[1] <= '9' && *end == '\0' && errno == 0 && samples >= 1 && samples <= most_samples,
+                   EN_EDATA,
                    "\"%s\": the number of made-up pictures is 1 to %" PRId64 ", as in synthetic:1024", what, most_samples);
+    }
+    int64_t label[EN_SYNTH_CLASSES], classes = classes_like ? classes_like->classes : EN_SYNTH_CLASSES;
+    for (int c = 0; c < EN_SYNTH_CLASSES; c++) {
+        label[c] = classes_like ? -1 : c;
+        for (int64_t k = 0; classes_like && k < classes; k++)
+            if (strcmp(classes_like->class_names[k], en_synth_names[c]) == 0) label[c] = k;
+        EN_REQUIRE(label[c] >= 0, EN_EDATA,
+                   "the class \"%s\" of the made-up pictures is not among the %" PRId64 " of %s; use data of the same classes",
+                   en_synth_names[c], classes, *classes_like->source ? classes_like->source : "the trained network");
     }
     enum { PATH_BYTES = 48 };
     en_dataset *ds = calloc(1, sizeof *ds);
@@ -55,14 +66,15 @@ en_status en_synthetic_open(const char *what, const char *split, const en_datase
         ds->ops = &synthetic_ops;
         ds->impl = impl;
         ds->samples = samples;
-        ds->classes = EN_SYNTH_CLASSES;
-        ds->class_names = calloc(EN_SYNTH_CLASSES, sizeof *ds->class_names);
+        ds->classes = classes;
+        ds->class_names = calloc((size_t)classes, sizeof *ds->class_names);
         ds->files = calloc((size_t)samples, sizeof *ds->files);
         ds->labels = calloc((size_t)samples, sizeof *ds->labels);
         if (impl) impl->paths = malloc((size_t)samples * PATH_BYTES);
     } else free(impl);
     bool whole = ds && impl && ds->class_names && ds->files && ds->labels && impl->paths;
-    for (int c = 0; whole && c < EN_SYNTH_CLASSES; c++) whole = (ds->class_names[c] = strdup(en_synth_names[c])) != NULL;
+    for (int64_t c = 0; whole && c < classes; c++)
+        whole = (ds->class_names[c] = strdup(classes_like ? classes_like->class_names[c] : en_synth_names[c])) != NULL;
     if (!whole) {
         en_dataset_close(ds);
         return en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for %" PRId64 " made-up pictures", samples);
@@ -73,16 +85,7 @@ en_status en_synthetic_open(const char *what, const char *split, const en_datase
         const int c = (int)(i % EN_SYNTH_CLASSES);
         ds->files[i] = impl->paths + i * PATH_BYTES;
         snprintf(ds->files[i], PATH_BYTES, "synthetic/%s/%s/%09" PRId64 ".jpg", split, en_synth_names[c], i / EN_SYNTH_CLASSES);
-        ds->labels[i] = c;
-    }
-    for (int64_t c = 0; classes_like && c < EN_SYNTH_CLASSES; c++) {      /* its names are these, or the data do not fit together */
-        bool known = false;
-        for (int64_t k = 0; k < classes_like->classes && !known; k++) known = strcmp(classes_like->class_names[k], en_synth_names[c]) == 0;
-        if (known && classes_like->classes == EN_SYNTH_CLASSES) continue;
-        en_dataset_close(ds);
-        return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
-                        "the made-up pictures have the 10 classes %s ... %s, and %s has %" PRId64 " classes of its own; use a dataset with the same classes",
-                        en_synth_names[0], en_synth_names[EN_SYNTH_CLASSES - 1], classes_like->source, classes_like->classes);
+        ds->labels[i] = (int32_t)label[c];
     }
     *out = ds;
     return EN_OK;
