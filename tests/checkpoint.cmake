@@ -1,3 +1,10 @@
 # checkpoints, metrics, dumps: the files of a run
 en_test(test_checkpoint        test_checkpoint.c        LIBS en_trainer ${HDF5_C_LIBRARIES})
 target_include_directories(test_checkpoint PRIVATE ${HDF5_C_INCLUDE_DIRS})
+en_test(test_checkpoint_damage test_checkpoint_damage.c LIBS en_trainer ${HDF5_C_LIBRARIES})
+target_include_directories(test_checkpoint_damage PRIVATE ${HDF5_C_INCLUDE_DIRS})
+en_test(test_checkpoint_faults test_checkpoint_faults.c LIBS en_trainer Threads::Threads)
+target_link_options(test_checkpoint_faults PRIVATE -Wl,--wrap=write,--wrap=fsync,--wrap=rename,--wrap=link,--wrap=close)
+en_test(test_checkpoint_dump   test_checkpoint_dump.c   LIBS en_trainer ${HDF5_C_LIBRARIES})
+target_include_directories(test_checkpoint_dump PRIVATE ${HDF5_C_INCLUDE_DIRS})
+en_test(test_metrics           test_metrics.c           LIBS en_trainer)

@@ -61,11 +61,11 @@ static bool in_creation_order(hid_t group_plist)
 
 hid_t en_h5_create_image(size_t raw_bytes)
 {
-    /* HDF5 tells open files apart by name, so each image gets its own.  The image grows by `increment`; realloc moves
-     * pages of that size, not bytes, so a small increment costs little and bounds what is taken in excess. */
+    /* HDF5 tells open files apart by name, so each image gets its own, one that no file can have: it looks for it.  The
+     * image grows by `increment`: realloc moves pages of that size, not bytes, so a small one costs little. */
     static atomic_uint images;
     char name[64];
-    snprintf(name, sizeof name, "effnet-image-%u-in-memory", atomic_fetch_add(&images, 1));
+    snprintf(name, sizeof name, "/dev/null/effnet-image-%u", atomic_fetch_add(&images, 1));
     size_t increment = raw_bytes / 8;
     if (increment < 256u << 10) increment = 256u << 10;
     if (increment > 64u << 20) increment = 64u << 20;

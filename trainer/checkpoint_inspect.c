@@ -102,14 +102,14 @@ static en_status open_attribute(en_reader *r, const char *name, H5T_class_t clas
     if (!there) EN_BROKEN("lacks the attribute %s" EN_OLDER, name);
     const hid_t a = H5Aopen(r->root, name, H5P_DEFAULT), space = a >= 0 ? H5Aget_space(a) : -1;
     const hid_t t = a >= 0 ? H5Aget_type(a) : -1;
-    if (t < 0 || space < 0) EN_BROKEN("is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
-    const bool fits = H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(t) == class && H5Tis_variable_str(t) <= 0;
-    H5Sclose(space);
-    if (!fits) {
-        H5Tclose(t);
-        H5Aclose(a);
-        EN_BROKEN("has an attribute %s of an unexpected type" EN_OLDER, name);
-    }
+    const bool opened = t >= 0 && space >= 0;
+    const bool fits = opened && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(t) == class && H5Tis_variable_str(t) <= 0;
+    if (!opened) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    else if (!fits) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "has an attribute %s of an unexpected type" EN_OLDER, name);
+    if (space >= 0) H5Sclose(space);
+    if (!fits && t >= 0) H5Tclose(t);
+    if (!fits && a >= 0) H5Aclose(a);
+    if (!fits) return EN_EDATA;
     *attr = a;
     *type = t;
     return EN_OK;
