@@ -55,9 +55,9 @@ static en_status read_picture(struct reader *r)
 
     const int64_t w = png_get_image_width(r->png, r->info), h = png_get_image_height(r->png, r->info);
     EN_TRY(en_decode_reserve(job, w, h, png_get_channels(r->png, r->info)), "reading its header");
-    /* deflate: a match of 258 bytes takes at least two bits, so 1032 to 1; and each row has one more byte, its filter */
-    const uint64_t stored = ((uint64_t)png_get_rowbytes(r->png, r->info) + 1) * (uint64_t)h;
-    EN_REQUIRE(png_get_interlace_type(r->png, r->info) != PNG_INTERLACE_NONE || stored / 1032 <= job->n, EN_EDATA,
+    /* deflate: a match of 258 bytes takes at least two bits, so 1032 to 1.  Interlacing only adds padding and filter bytes. */
+    const uint64_t stored = (uint64_t)png_get_rowbytes(r->png, r->info) * (uint64_t)h;
+    EN_REQUIRE(stored / 1032 <= job->n, EN_EDATA,
                "%s is truncated or damaged (it claims %" PRId64 " x %" PRId64 " pixels, %" PRIu64 " bytes of rows, in %zu bytes)",
                job->name, w, h, stored, job->n);
 
