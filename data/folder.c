@@ -22,7 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_DEPTH = 64 };                       /* folders below a class; each holds an open descriptor while it is read */
+enum { MAX_DEPTH = 64 };                       /* folders below a class; the walk recurses */
 static const int64_t max_file_bytes = (int64_t)1 << 30;
 
 /* ---- lists of names ---- */
