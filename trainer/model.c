@@ -263,14 +263,13 @@ static void lay_out(en_model *m)
 
 /* ---- the whole ------------------------------------------------------------------------------------------------------ */
 
-/* "efficientnet_b0 width 1.2 at 291": the row and what differs from it. */
+/* "efficientnet_b0 width 1.2": the row and what differs from it; the resolution is told beside it. */
 static void describe_changes(en_model *m)
 {
     const en_model_row *row = m->row;
     int n = snprintf(m->name, sizeof m->name, "%s", row->name);
     if (m->width != row->width) n += snprintf(m->name + n, sizeof m->name - (size_t)n, " width %.4g", m->width);
-    if (m->depth != row->depth) n += snprintf(m->name + n, sizeof m->name - (size_t)n, " depth %.4g", m->depth);
-    if (m->resolution != row->resolution) snprintf(m->name + n, sizeof m->name - (size_t)n, " at %d", m->resolution);
+    if (m->depth != row->depth) snprintf(m->name + n, sizeof m->name - (size_t)n, " depth %.4g", m->depth);
 }
 
 /* The overrides, checked, and the coefficients that follow from them, into m. */

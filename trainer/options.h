@@ -18,7 +18,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
   X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
-  X(EN_BENCH,    bench,    0,  0, "", "time and throughput of training steps and of every pass on this machine")                      \
+  X(EN_BENCH,    bench,    1,  1, "train", "time and throughput of the training step on resident data")                                 \
   X(EN_DOCTOR,   doctor,   0,  0, "", "what this machine offers, what is missing and how to get it")
 
 #define EN_OPTIONS(X)                                                                                                               \

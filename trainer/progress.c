@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -21,7 +22,7 @@ void en_print_header(const en_run *run, void *stream)
     const en_trainer *t = &run->t;
     const en_model *m = t->model;
     char save[32], eval[32];
-    fprintf(f, "%s at %d px: %.2f M parameters, %.3f G multiply-adds an image, %d classes\n", m->name, m->resolution, (double)m->params_trainable / 1e6,
+    fprintf(f, "%s, %d px: %.2f M parameters, %.3f G multiply-adds an image, %d classes\n", m->name, m->resolution, (double)m->params_trainable / 1e6,
             (double)m->macs / 1e9, m->classes);
     fprintf(f, "  data        %s: %" PRId64 " training images", t->train_set->source, t->train_set->samples);
     if (t->val_set) fprintf(f, ", %" PRId64 " validation images from %s", t->val_set->samples, t->val_set->source);
@@ -43,9 +44,16 @@ void en_print_header(const en_run *run, void *stream)
     fflush(f);
 }
 
+/* mpirun gives rank 0 a terminal of its own whatever its output goes to, so under it only launch/run knows: EFFNET_LIVE. */
+static bool terminal(const en_run *run)
+{
+    const char *live = getenv("EFFNET_LIVE");
+    return live && *live ? strcmp(live, "0") != 0 : run->t.comm->world_size == 1 && strcmp(run->t.comm->name, "self") == 0 && isatty(STDOUT_FILENO);
+}
+
 void en_progress_open(en_progress *p, const en_run *run)
 {
-    *p = (en_progress){ .live = isatty(STDOUT_FILENO), .log_every = run->t.o->log_every, .began = en_now(), .last = en_now(),
+    *p = (en_progress){ .live = terminal(run), .log_every = run->t.o->log_every, .began = en_now(), .last = en_now(),
                         .began_step = run->t.state.step };
 }
 
