@@ -30,3 +30,4 @@ if(TASKSET)
   en_cli_test(doctor_tells_ranks_on_one_processor "'${MPIEXEC_EXECUTABLE}' -n 2 '${TASKSET}' -c 0 \"$0\" doctor"
               PASS_REGULAR_EXPRESSION "ranks 0, 1 share 1 processor")
 endif()
+en_test(test_schedule_plan test_schedule_plan.c LIBS en_trainer)
