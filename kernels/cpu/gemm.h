@@ -3,7 +3,7 @@
  * Forward and data gradient:  C (m, n) = A (m, k) * B (k, n), B packed once per pass into panels of NR = 2*VW columns, A
  * and C plain NHWC rows: no copy of an activation is ever made.  A register tile is MR x NR; MR fills the register file
  * (14 with AVX-512, 6 with 16 registers).  Weight gradient: D (k, n) += X (m, k)^T * Y (m, n), both read in place.
- * Measured against BLAS in tests/bench_gemm.c: the blocks are L2-resident, and there a library gains nothing. */
+ * tests/bench_gemm.c holds both beside a BLAS on these very blocks: within L2 a library gains nothing. */
 #ifndef EN_CPU_GEMM_H
 #define EN_CPU_GEMM_H
 
