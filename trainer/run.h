@@ -16,6 +16,7 @@ typedef struct {
     bool   save_failed;                      /* the last checkpoint could not be written; told, and tried again     */
     double saved_at, evaluated_at;           /* seconds (en_now), for spans in minutes                              */
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
+    uint64_t weights_crc;                    /* of parameters and running statistics at the last save: equal on all ranks */
     bool   resumed;
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
     size_t  memory_bytes;                    /* planned, per rank                                                   */

@@ -120,6 +120,7 @@ static en_status check_equal_weights(en_run *run, float *host_params, float *hos
         if (all[r] != all[0]) odd = r;
     free(all);
     EN_TRY(c->ops->broadcast(c, &odd, sizeof odd, 0), "comparing weights");
+    run->weights_crc = mine;
     t->agreed = odd >= 0;
     EN_REQUIRE(odd < 0, EN_EPEER, "rank %d holds other weights than rank 0 after step %" PRId64 ": its machine or network computes wrongly; the checkpoint "
                "was not written", odd, t->state.step);

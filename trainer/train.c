@@ -160,6 +160,9 @@ static en_status train(const en_options *o, en_comm *comm)
     if (root && run.dir[0])
         printf("%s after step %" PRId64 " of %" PRId64 ": %s\n", stopped ? "stopped on request" : "done", t->state.step, t->schedule.total_steps,
                en_checkpoint_writer_last(run.writer)[0] ? en_checkpoint_writer_last(run.writer) : run.dir);
+    if (root && run.weights_crc)
+        printf("weights %016" PRIx64 " (CRC-32C of parameters and of running statistics), the same on %d rank%s\n", run.weights_crc, comm->world_size,
+               comm->world_size == 1 ? "" : "s");
     if (root && stopped) printf("the same command goes on from there\n");
     if (stopped) status = EN_ESTOPPED;
 out:
