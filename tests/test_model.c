@@ -127,7 +127,7 @@ static void phi_multiplies_depth_width_and_resolution(void **state)
     assert_true(fabs(m->width - 1.1) < 1e-12);
     assert_true(fabs(m->depth - 1.2) < 1e-12);
     assert_int_equal(m->resolution, 258);                           /* 224 * 1.15 = 257.6 */
-    assert_string_equal(m->name, "efficientnet_b0 width 1.1 depth 1.2 at 258");
+    assert_string_equal(m->name, "efficientnet_b0 width 1.1 depth 1.2");
     en_model_free(m);
     o.phi = 2;
     o.width = 2;

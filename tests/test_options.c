@@ -224,7 +224,7 @@ static void every_default_is_a_legal_value(void **state)
     for (int command = 1; command & ALL; command <<= 1) {
         en_options o;
         const char *const needs[] = { "x", NULL }, *const nothing[] = { NULL };
-        assert_int_equal(parse(command, &o, command & (EN_SYNTH | EN_PREDICT) ? needs : nothing), EN_OK);
+        assert_int_equal(parse(command, &o, command & (EN_SYNTH | EN_PREDICT | EN_BENCH) ? needs : nothing), EN_OK);
         char *text = en_options_text(&o), *rest = text;
         for (char *line; (line = strsep(&rest, "\n")) && *line;) {
             char arg[256];
