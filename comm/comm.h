@@ -42,7 +42,9 @@ struct en_comm {
  * environment), else `self`, which never calls MPI_Init.  EN_EUSAGE, *out NULL: srun started several tasks without MPI
  * between them, or the launcher belongs to another MPI: each turns one job of N ranks into N jobs of one. */
 en_status en_comm_open(en_comm **out);
-void      en_comm_close(en_comm *c);           /* finalises MPI when en_comm_open initialised it; NULL is fine  */
+/* Finalises MPI when en_comm_open initialised it: all ranks call it, and leave it together.  Nothing may be left to do then
+ * but exit: mpirun ends the other ranks as soon as one has left with a code that is not 0 (75 too).  NULL is fine. */
+void      en_comm_close(en_comm *c);
 /* Ends every rank at once with this exit code: for a rank that failed where the others cannot be told. */
 _Noreturn void en_comm_abort(en_comm *c, int exit_code);
 

@@ -271,6 +271,7 @@ static void close_mpi(en_comm *c)
     mpi_impl *m = c->impl;
     if (m) {
         while (m->oldest < m->next && progress(c) == EN_OK) continue;
+        if (m->finalize) MPI_Barrier(m->comm); /* nobody exits while another is still before this line */
         for (int k = 0; k < WINDOW; k++) { free(m->lane[k].scratch); free(m->lane[k].request); }
         free(m->source);
         if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);

@@ -1,0 +1,85 @@
+# shellcheck shell=bash disable=SC1091,SC2034
+# common.sh - what the launch scripts share: packages, building, saying things.  Sourced by bash, after `set -euo pipefail`.
+#
+#     need_packages PACKAGE...         installs what is missing (Debian, Ubuntu), or says what to type and ends with 1
+#     build_tree DIR TARGET [-D...]    configures and builds; safe to call again, and from two shells at once
+#     mpi_environment                  for what calls mpirun without launch/run
+#     cores                            how many this process may use
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+program_packages=(gcc libc6-dev cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libjpeg-dev libpng-dev)
+test_packages=(libcmocka-dev)
+
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'; else bold='' red='' plain=''; fi
+say()  { printf '%s==>%s %s\n' "$bold" "$plain" "$*"; }
+note() { printf '    %s\n' "$*"; }
+die()  { printf '%s%s: %s%s\n' "$red" "$(basename "$0")" "$*" "$plain" >&2; exit 1; }
+usage_error() { printf '%s: %s (%s --help)\n' "$(basename "$0")" "$*" "$0" >&2; exit 2; }
+
+cores() { nproc; }
+
+# Open MPI refuses root, and binds two ranks to one core each: here for whatever calls mpirun without launch/run (ctest).
+mpi_environment() {
+    export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1
+    if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
+}
+
+distribution() {                               # "debian 12"
+    ( . /etc/os-release 2>/dev/null && printf '%s %s\n' "${ID:-unknown}" "${VERSION_ID:-}" ) || echo unknown
+}
+
+package_is_installed() { [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == *' installed' ]]; }
+
+need_packages() {
+    local missing=() package as_root=() log
+    if ! command -v dpkg-query >/dev/null; then
+        note "$(distribution): not Debian or Ubuntu, so packages are yours to install: a C compiler, CMake 3.25, Ninja or make,"
+        note "Open MPI, HDF5, libjpeg, libpng with their headers, and cmocka for the tests."
+        return
+    fi
+    for package in "$@"; do package_is_installed "$package" || missing+=("$package"); done
+    ((${#missing[@]})) || return 0
+    case $(distribution) in
+        'debian 12' | 'debian 13' | 'ubuntu 24.04') ;;
+        *) note "$(distribution) is not among the tested ones (Debian 12 and 13, Ubuntu 24.04); trying all the same" ;;
+    esac
+    local install="apt-get install --no-install-recommends ${missing[*]}"
+    if ((EUID != 0)); then
+        if ! sudo -n true 2>/dev/null; then
+            printf '%s: packages are missing, and installing them needs a password. Please run\n\n    sudo %s\n\nand then this again.\n' \
+                   "$(basename "$0")" "$install" >&2
+            exit 1
+        fi
+        as_root=(sudo -n)
+    fi
+    say "installing ${missing[*]}"
+    log=$(mktemp)
+    if ! { "${as_root[@]}" apt-get -o DPkg::Lock::Timeout=300 update -qq &&
+           "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq \
+               --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        die "apt-get could not install: ${missing[*]}"
+    fi
+    rm -f "$log"
+}
+
+build_tree() {
+    local dir=$1 target=$2 generator=()
+    shift 2
+    mkdir -p "$dir"
+    (
+        flock 9                                # a second build of this folder waits, then finds everything done
+        log=$dir/build.log
+        if [[ -f $dir/CMakeCache.txt ]]; then  # a tree that was copied or moved takes its cache along: begin again
+            grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$dir/CMakeCache.txt" ||
+                rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles"
+        fi
+        if [[ ! -f $dir/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
+        if ! { cmake -S "$root" -B "$dir" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "$@" &&
+               cmake --build "$dir" --target "$target" --parallel "${EN_JOBS:-$(cores)}"; } >"$log" 2>&1 9>&-; then
+            grep -nE -A12 'error|Error|FAILED' "$log" | head -n 60 >&2 || true
+            die "the build failed; everything it said is in $log"
+        fi
+    ) 9>"$dir/.lock" || exit 1
+}
