@@ -16,9 +16,9 @@
  * Exact problems.  With small integers everywhere (and no activation) every sum is an integer below 2^24: a float
  * computation in any order is exact, so is its test.  A lost, doubled or misplaced term cannot hide in a tolerance.
  *
- * Verdict.  Besides wrong elements a problem fails as MISTRUSTED when most of its answer is zero or its bounds are wide
- * compared with the answer; when a byte around any buffer, or an input, has changed; when something unwritten is left in
- * an output; and when variants with equal lanes give different bits. */
+ * Verdict.  Besides wrong elements, or a tensor whose norm is off, a problem fails as MISTRUSTED when most of its answer
+ * is zero or its bounds are wide compared with the answer; when a byte around any buffer, or an input, has changed; when
+ * something unwritten is left in an output; and when variants with equal lanes give different bits. */
 #ifndef EN_TESTS_FIXTURE_H
 #define EN_TESTS_FIXTURE_H
 
@@ -74,7 +74,7 @@ const void *up(variant *v, const void *host, int64_t bytes);   /* an input: must
 void       *both(variant *v, const void *host, int64_t bytes); /* read and written                                   */
 void       *out(variant *v, int64_t bytes);                    /* written only: starts as NaN                        */
 void       *down(variant *v, const void *dev, int64_t bytes);  /* back, into the problem's memory; joins the hash    */
-void        reserve(variant *v, const en_conv_geom *g);        /* ops->reserve, and the same channels as a pointwise */
+void        reserve(variant *v, const en_conv_geom *g);        /* ops->reserve; kernel 0 for a pointwise pass         */
 #define UP_F(v, host, n)   ((const float *)up(v, host, (n) * (int64_t)sizeof(float)))
 #define BOTH_F(v, host, n) ((float *)both(v, host, (n) * (int64_t)sizeof(float)))
 #define OUT_F(v, n)        ((float *)out(v, (n) * (int64_t)sizeof(float)))

@@ -1,0 +1,211 @@
+/* test_kernels_head.c - pooling, the dense layer and the loss, forward and backward. */
+#include "fixture.h"
+
+static float *masks(int64_t n, int64_t c, bool wanted)           /* inverted dropout: 0 or 1/(1-0.2) */
+{
+    float *mask = wanted ? mem_f(n * c) : NULL;
+    for (int64_t i = 0; wanted && i < n * c; i++) mask[i] = below(5) ? 1.25f : 0.f;
+    return mask;
+}
+
+static void pool_case(int64_t n, int64_t hw, int64_t c, bool with_mask, en_act act)
+{
+    if (!problem(false, "pool n%dhw%dc%d%s%s", (int)n, (int)hw, (int)c, with_mask ? " mask" : "", act == EN_ACT_NONE ? " no act" : "")) return;
+    const int64_t cp = phys(c), rows = n * hw;
+    const host_operand x = operand_make(rows, cp, c, true, act);
+    const float *mask = masks(n, cp, with_mask);
+    float *g = random_rows(n, cp, c);
+    bounded pooled = pooled_rows(operand_value(&x), n, hw, cp), dpooled = exactly(g, n * cp);
+    if (mask) pooled = times(pooled, exactly(mask, n * cp)), dpooled = times(dpooled, exactly(mask, n * cp));
+    bounded per_row = dpooled;                                  /* dz = dpooled/hw * act' */
+    per_row.v = mem_d(n * cp), per_row.e = mem_d(n * cp);
+    for (int64_t i = 0; i < n * cp; i++) per_row.v[i] = dpooled.v[i] / (double)hw, per_row.e[i] = dpooled.e[i] / (double)hw + 2 * UNIT * fabs(per_row.v[i]);
+    const bounded dz = scaled_rows(operand_slope(&x), hw, cp, per_row);
+    for (variant *v = first(10 * rows * cp); v; v = next(v)) {
+        reserve(v, &(en_conv_geom){ .n = n, .h = hw, .w = 1, .c = cp, .oh = hw, .ow = 1, .oc = ALIGN });
+        en_bn bn;
+        const en_operand operand = operand_up(v, &x, &bn);
+        float *pooled_dev = OUT_F(v, n * cp), *g_dev = BOTH_F(v, g, n * cp);
+        RUN(v, v->be->ops->pool_forward(v->be, n, hw, cp, &operand, UP_F(v, mask, n * cp), pooled_dev));
+        check(v, "pooled", DOWN_F(v, pooled_dev, n * cp), pooled, cp, c);
+        RUN(v, v->be->ops->pool_backward(v->be, n, hw, cp, g_dev, UP_F(v, mask, n * cp), &operand, &bn));
+        check(v, "dpooled", DOWN_F(v, g_dev, n * cp), dpooled, cp, c);
+        check_backward_sums(v, &bn, x.bn, dz, x.y, rows);
+    }
+}
+
+static void pooling_is_within_the_propagated_bound(void **state)
+{
+    (void)state;
+    static const int hw[] = { 1, 4, 9, 49, 113, 361 };
+    for (int k = 0; k < 6; k++)
+        for (int mask = 0; mask < 2; mask++) {
+            pool_case(1 + k % 4, hw[k], 1280, mask, EN_ACT_SILU);
+            pool_case(5, hw[k], (int[]){ 8, 16, 24 }[k % 3], mask, k % 2 ? EN_ACT_NONE : EN_ACT_SILU);
+        }
+    pool_case(2, 9, 2560, true, EN_ACT_SILU);
+    verdict();
+}
+
+static void dense_case(bool exact, int64_t n, int64_t ci, int64_t k)
+{
+    if (!problem(exact, "dense n%d ci%d k%d", (int)n, (int)ci, (int)k)) return;
+    const int64_t cp = phys(ci), kp = phys(k);
+    const en_conv_geom g = oracle_rows(n, cp, kp), bias_g = oracle_rows(n, 1, kp);
+    float *x = random_rows(n, cp, ci), *wt = random_rows(cp, kp, k), *bias = random_rows(1, kp, k), *dlogits = random_rows(n, kp, k);
+    float *start = random_rows(cp, kp, k), *bias_start = random_rows(1, kp, k), *wide = mem_f(n * kp), *ones = mem_f(n);
+    for (int64_t i = ci * kp; i < cp * kp; i++) wt[i] = start[i] = 0;
+    for (int64_t i = 0; i < n * kp; i++) wide[i] = bias[i % kp], ones[i / kp] = 1;
+    const bounded d = exactly(dlogits, n * kp), w = exactly(wt, cp * kp);
+    const bounded logits = accumulated(bilinear(oracle_conv, &g, exactly(x, n * cp), w, n * kp, ci), wide, ci);
+    const bounded dx = bilinear(oracle_conv_dx, &g, d, w, n * cp, k);
+    const bounded dwt = accumulated(bilinear(oracle_conv_dwt, &g, exactly(x, n * cp), d, cp * kp, n), start, n);
+    const bounded dbias = accumulated(bilinear(oracle_conv_dwt, &bias_g, exactly(ones, n), d, kp, n), bias_start, n);
+    for (variant *v = first(3 * n * ci * k); v; v = next(v)) {
+        reserve(v, &(en_conv_geom){ .n = n, .h = 1, .w = 1, .c = cp, .oh = 1, .ow = 1, .oc = kp });
+        float *y_dev = OUT_F(v, n * kp), *dx_dev = OUT_F(v, n * cp), *dwt_dev = BOTH_F(v, start, cp * kp), *dbias_dev = BOTH_F(v, bias_start, kp);
+        const float *x_dev = UP_F(v, x, n * cp), *wt_dev = UP_F(v, wt, cp * kp);
+        RUN(v, v->be->ops->dense_forward(v->be, n, cp, kp, x_dev, wt_dev, UP_F(v, bias, kp), y_dev));
+        check(v, "logits", DOWN_F(v, y_dev, n * kp), logits, kp, k);
+        RUN(v, v->be->ops->dense_backward(v->be, n, cp, kp, x_dev, wt_dev, UP_F(v, dlogits, n * kp), dx_dev, dwt_dev, dbias_dev));
+        check(v, "dx", DOWN_F(v, dx_dev, n * cp), dx, cp, ci);
+        check(v, "dwt", DOWN_F(v, dwt_dev, cp * kp), dwt, kp, k);
+        check(v, "dbias", DOWN_F(v, dbias_dev, kp), dbias, kp, k);
+    }
+}
+
+static void the_dense_layer_is_within_the_rounding_bound(void **state)
+{
+    (void)state;
+    dense_case(false, 3, 1280, 1000);
+    dense_case(true, 2, 2560, 1000);
+    static const int n[] = { 1, 2, 5, 13, 15, 33, 113 };
+    for (int k = 0; k < 7; k++)
+        for (int exact = 0; exact < 2; exact++) {
+            dense_case(exact, n[k], (int[]){ 320, 48, 17 }[k % 3], (int[]){ 10, 2, 100, 1 }[k % 4]);
+            dense_case(exact, n[k], 64, 3);
+        }
+    verdict();
+}
+
+/* softmax: z - top is off by u*|z - top|, exp by that much more and by its own error (allowed: SIGMOID_ERROR), the sum by
+ * gamma_k; the loss adds u*|z - top| and the error of the logarithm, which is that of the sum. */
+static void loss_case(int64_t n, int64_t k, int64_t classes, double spread, float smoothing)
+{
+    if (!problem(false, "loss n%d k%d classes%d spread%g smoothing%g", (int)n, (int)k, (int)classes, spread, (double)smoothing)) return;
+    const float grad_scale = 0.125f;
+    float *logits = random_rows(n, k, k);                       /* the padding holds numbers too: it must not count */
+    int32_t *labels = mem((size_t)(n + 1) * sizeof *labels);
+    bounded dlogits = { mem_d(n * k), mem_d(n * k), n * k };
+    en_loss_sums want = { 0 };
+    double loss_bound = 0;
+    for (int64_t b = 0; b < n; b++) {
+        labels[b] = below((int)classes);
+        for (int64_t j = 0; j < k; j++) logits[b * k + j] = j < classes ? (float)(spread * logits[b * k + j]) : 1e3f;
+        double *z = mem_d(classes), top = -INFINITY, far = 0;
+        for (int64_t j = 0; j < classes; j++) z[j] = logits[b * k + j], top = fmax(top, z[j]);
+        for (int64_t j = 0; j < classes; j++) far = fmax(far, top - z[j]);
+        want.loss += oracle_cross_entropy(classes, z, labels[b], smoothing, dlogits.v + b * k);
+        want.top1 += oracle_hit(classes, logits + b * k, labels[b], 1);
+        want.top5 += oracle_hit(classes, logits + b * k, labels[b], 5);
+        want.images += 1;
+        const double relative = SIGMOID_ERROR + rounding((double)classes) + UNIT * 4;
+        loss_bound += 2 * relative + 4 * UNIT * far;
+        for (int64_t j = 0; j < classes; j++) {
+            const double target = (j == labels[b]) * (1 - (double)smoothing) + (double)smoothing / (double)classes, p = dlogits.v[b * k + j] + target;
+            dlogits.e[b * k + j] = (p * (2 * relative + 2 * UNIT * far) + 3 * UNIT * (p + target)) * (double)grad_scale;
+            dlogits.v[b * k + j] *= (double)grad_scale;
+        }
+    }
+    if (classes == 1) expect_zeros();
+    for (variant *v = first(100 * n * k); v; v = next(v)) {
+        for (int training = 0; training < 2; training++) {
+            en_loss_sums sums = { .loss = 1, .top1 = 2, .top5 = 3, .images = 4 };      /* += */
+            float *d_dev = OUT_F(v, n * k);
+            RUN(v, v->be->ops->softmax_loss(v->be, n, k, classes, UP_F(v, logits, n * k), up(v, labels, n * (int64_t)sizeof *labels), smoothing, grad_scale,
+                                            training ? d_dev : NULL, &sums));
+            if (training) check(v, "dlogits", DOWN_F(v, d_dev, n * k), dlogits, k, classes);
+            if (!(fabs(sums.loss - 1 - want.loss) <= loss_bound)) failed("[%s] loss %.9g want %.9g bound %.3g", v->isa, sums.loss - 1, want.loss, loss_bound);
+            if (sums.top1 - 2 != want.top1 || sums.top5 - 3 != want.top5 || sums.images - 4 != want.images)
+                failed("[%s] top1 %g top5 %g images %g want %g %g %g", v->isa, sums.top1 - 2, sums.top5 - 3, sums.images - 4, want.top1, want.top5, want.images);
+        }
+    }
+}
+
+static void the_loss_is_within_the_propagated_bound(void **state)
+{
+    (void)state;
+    loss_case(5, 1008, 1000, 4, 0.1f);
+    loss_case(33, 16, 10, 2, 0.1f);
+    loss_case(13, 16, 3, 1, 0.f);
+    loss_case(1, 16, 16, 1, 0.1f);
+    loss_case(7, 32, 17, 30, 0.1f);                             /* confident: some probabilities underflow nothing */
+    loss_case(7, 112, 101, 300, 0.1f);                          /* exp of -600 */
+    loss_case(3, 16, 1, 1, 0.1f);
+    loss_case(0, 16, 10, 1, 0.1f);
+    verdict();
+}
+
+typedef struct { float z[8]; int32_t label; int top1, top5; } hit_case;
+
+static void hits_count_ties_against_the_higher_index_and_nan_as_a_miss(void **state)
+{
+    (void)state;
+    static const hit_case cases[] = {
+        { { 0, 0, 0, 0, 0, 0, 0, 0 }, 0, 1, 1 }, { { 0, 0, 0, 0, 0, 0, 0, 0 }, 1, 0, 1 }, { { 0, 0, 0, 0, 0, 0, 0, 0 }, 4, 0, 1 },
+        { { 0, 0, 0, 0, 0, 0, 0, 0 }, 5, 0, 0 }, { { 1, 2, 3, 4, 5, 6, 7, 8 }, 7, 1, 1 }, { { 1, 2, 3, 4, 5, 6, 7, 8 }, 3, 0, 1 },
+        { { 1, 2, 3, 4, 5, 6, 7, 8 }, 2, 0, 0 }, { { 9, 9, 1, 1, 1, 1, 1, 1 }, 1, 0, 1 }, { { 1, 2, NAN, 4, 5, 6, 7, 8 }, 7, 0, 0 },
+        { { 1, 2, 3, 4, 5, 6, 7, NAN }, 7, 0, 0 }, { { -INFINITY, 2, 3, 4, 5, 6, 7, 8 }, 7, 1, 1 } };
+    if (problem(false, "hits"))
+        for (variant *v = first(0); v; v = next(v))
+            for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+                float *row = mem_f(16);
+                for (int j = 0; j < 16; j++) row[j] = j < 8 ? cases[k].z[j] : 1e9f;
+                en_loss_sums sums = { 0 };
+                RUN(v, v->be->ops->softmax_loss(v->be, 1, 16, 8, UP_F(v, row, 16), up(v, &cases[k].label, 4), 0.1f, 1.f, NULL, &sums));
+                if (sums.top1 != cases[k].top1 || sums.top5 != cases[k].top5)
+                    failed("[%s] case %d: top1 %g top5 %g want %d %d", v->isa, (int)k, sums.top1, sums.top5, cases[k].top1, cases[k].top5);
+                bool nan = false;
+                for (int j = 0; j < 8; j++) nan |= isnan(cases[k].z[j]);
+                if (nan && isfinite(sums.loss)) failed("[%s] case %d: a NaN logit gave the loss %g", v->isa, (int)k, sums.loss);
+            }
+    verdict();
+}
+
+static void an_empty_shard_writes_zero_sums_and_nothing_else(void **state)
+{
+    (void)state;
+    if (problem(true, "head n0")) {
+        expect_zeros();
+        const host_operand x = operand_make(0, 64, 64, true, EN_ACT_SILU);
+        float *wt = random_rows(64, 16, 10), *bias = random_rows(1, 16, 10);
+        for (variant *v = first(0); v; v = next(v)) {
+            en_bn bn;
+            const en_operand operand = operand_up(v, &x, &bn);
+            float *dwt = BOTH_F(v, wt, 64 * 16), *dbias = BOTH_F(v, bias, 16);
+            en_loss_sums sums = { 0 };
+            RUN(v, v->be->ops->pool_forward(v->be, 0, 49, 64, &operand, NULL, OUT_F(v, 0)));
+            RUN(v, v->be->ops->dense_forward(v->be, 0, 64, 16, OUT_F(v, 0), UP_F(v, wt, 64 * 16), UP_F(v, bias, 16), OUT_F(v, 0)));
+            RUN(v, v->be->ops->softmax_loss(v->be, 0, 16, 10, OUT_F(v, 0), out(v, 0), 0.1f, 1, OUT_F(v, 0), &sums));
+            RUN(v, v->be->ops->dense_backward(v->be, 0, 64, 16, OUT_F(v, 0), UP_F(v, wt, 64 * 16), OUT_F(v, 0), OUT_F(v, 0), dwt, dbias));
+            RUN(v, v->be->ops->pool_backward(v->be, 0, 49, 64, OUT_F(v, 0), NULL, &operand, &bn));
+            check_backward_sums(v, &bn, x.bn, exactly(NULL, 0), NULL, 0);
+            check_same(v, "dwt", DOWN_F(v, dwt, 64 * 16), wt, 64 * 16 * (int64_t)sizeof *wt);
+            check_same(v, "dbias", DOWN_F(v, dbias, 16), bias, 16 * (int64_t)sizeof *bias);
+            if (sums.loss != 0 || sums.images != 0) failed("the loss of nothing is %g over %g images", sums.loss, sums.images);
+        }
+    }
+    verdict();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pooling_is_within_the_propagated_bound),
+        cmocka_unit_test(the_dense_layer_is_within_the_rounding_bound),
+        cmocka_unit_test(the_loss_is_within_the_propagated_bound),
+        cmocka_unit_test(hits_count_ties_against_the_higher_index_and_nan_as_a_miss),
+        cmocka_unit_test(an_empty_shard_writes_zero_sums_and_nothing_else),
+    };
+    return cmocka_run_group_tests(tests, open_variants, close_variants);
+}
