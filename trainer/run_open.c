@@ -195,6 +195,10 @@ static en_status take_arenas(en_trainer *t)
         if (want[i].bytes) EN_TRY(t->be->ops->alloc(t->be, want[i].bytes, &out), "weights and their optimizer");
         *want[i].arena = out;
     }
+    if (t->bn_comm != t->comm) {
+        t->stats_mean = malloc(s);
+        EN_REQUIRE(t->stats_mean, EN_ENOMEM, "no memory for %zu bytes of running statistics", s);
+    }
     return EN_OK;
 }
 
@@ -369,6 +373,7 @@ void en_run_close(en_run *run)
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         if (arenas[i]) t->be->ops->free(t->be, arenas[i]);
     free(t->segments);
+    free(t->stats_mean);
     en_model_free(t->model);
     en_backend_close(t->be);
     if (t->bn_comm && t->bn_comm != t->comm) t->bn_comm->ops->close(t->bn_comm);

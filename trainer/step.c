@@ -12,6 +12,7 @@
 
 static en_batch next_batch(en_trainer *t);
 static en_status agree(en_trainer *t, const en_loss_sums *mine, en_step_report *r);
+static en_status average_statistics(en_trainer *t);
 static en_status optimizer_step(en_trainer *t, en_step_report *r);
 
 en_status en_train_step(en_trainer *t, en_step_report *r)
@@ -46,6 +47,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     r->grad_comm_s = en_buckets_exposed_s(t->buckets);
     EN_TRY(agree(t, &sums, r),                                                    "step %" PRId64, step);
     if (t->dump) EN_TRY(en_dump_arenas(t, "/gradients", t->a.grads, NULL),        "step %" PRId64 ": dump", step);
+    EN_TRY(average_statistics(t),                                                 "step %" PRId64 ": batch norm", step);
     EN_TRY(optimizer_step(t, r),                                                  "step %" PRId64 ": update", step);
 
     if (t->dump) EN_TRY(en_dump_finish(t),                                        "step %" PRId64 ": dump", step);
@@ -85,6 +87,20 @@ static en_status agree(en_trainer *t, const en_loss_sums *mine, en_step_report *
     r->stop = v[STOP] > 0;
     EN_REQUIRE(isfinite(v[LOSS]), EN_EDIVERGED, "the loss is %g at step %" PRId64 " (learning rate %g); the newest checkpoint is from before: go on "
                "from it with a smaller --lr or a longer --warmup-epochs", v[LOSS], t->state.step, r->lr);
+    return EN_OK;
+}
+
+/* Ranks that normalise apart (--bn-group) keep running statistics apart; the model has one set: their mean, the same on all. */
+static en_status average_statistics(en_trainer *t)
+{
+    if (!t->stats_mean) return EN_OK;
+    const int64_t n = t->model->stat_elems;
+    en_request *sum;
+    EN_TRY(t->be->ops->download(t->be, t->stats_mean, t->a.stats, (size_t)n * sizeof(float)), "running statistics");
+    EN_TRY(t->comm->ops->sum_f32_begin(t->comm, t->stats_mean, (size_t)n, &sum), "running statistics");
+    EN_TRY(t->comm->ops->sum_wait(t->comm, sum), "running statistics");
+    for (int64_t i = 0; i < n; i++) t->stats_mean[i] /= (float)t->comm->world_size;
+    EN_TRY(t->be->ops->upload(t->be, t->a.stats, t->stats_mean, (size_t)n * sizeof(float)), "running statistics");
     return EN_OK;
 }
 

@@ -154,7 +154,7 @@ static en_status train(const en_options *o, en_comm *comm)
         en_comm_abort(comm, en_status_exit_code(status));
     }
     const en_status saved = root ? finish_saving(&run) : EN_OK;
-    if (status == EN_EDIVERGED && !root) en_report_hush();                /* every rank knows; one tells */
+    if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
     EN_TRY_OUT(status, "training");
     EN_TRY_OUT(en_agree(comm, saved), "saving");
     if (root && run.dir[0])

@@ -24,6 +24,7 @@ typedef struct {
     en_dataset *train_set, *val_set;     /* val_set NULL: no evaluation                                            */
     en_loader  *loader;
     en_arenas   a;
+    float      *stats_mean;              /* owned, host, stat_elems: NULL when batch norm is over all ranks        */
     en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
     en_buckets *buckets;
     en_schedule schedule;
