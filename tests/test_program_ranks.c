@@ -1,0 +1,169 @@
+/* test_program_ranks.c - the same training on any number of ranks.
+ *
+ * Equal global batches are equal steps, but for the order in which float sums are taken.  At the default rate that would
+ * show nothing: early training is chaotic, and a difference of one rounding grows about threefold a step, to the size of the
+ * loss within 20 steps.  It still grows at --lr 0.001 (to 8e-5 on these images); at --lr 0.0003 it stays rounding: measured
+ * 7e-6 over 20 steps of B0, while the loss falls from 5.7 to 3.6.  So the bound of 1e-4 is far from rounding, and far below
+ * what a wrong sum does: batch norm over one rank's images instead of all changes the first loss by more than 1e-2
+ * (batch_norm_groups). */
+#include "program.h"
+
+#include <math.h>
+
+#define B0    "train --image-size 64 --global-batch 32 --lr 0.0003 --steps 20 --threads 1 --checkpoint-every 0"
+#define SMALL "train --width 0.25 --depth 0.5 --image-size 32 --lr 0.001 --threads 1 --checkpoint-every 0"
+
+enum { STEPS = 20 };
+static const double TOLERANCE = 1e-4;
+
+static const char *data(void)                    /* 200 pictures: 20 steps of 32 cross three epochs */
+{
+    static const char *made;
+    if (!made) {
+        run(0, 0, "synth %s --train-per-class 20 --val-per-class 0 --synth-size 64", at("data"));
+        made = at("data");
+    }
+    return made;
+}
+
+static void losses_agree(const char *a, const char *b, size_t steps)
+{
+    size_t n, m;
+    const metric *x = metrics(a, "train", &n), *y = metrics(b, "train", &m);
+    double most = 0;
+    assert_int_equal(n, steps);
+    assert_int_equal(m, steps);
+    for (size_t i = 0; i < n; i++) {
+        const double d = fabs(x[i].loss - y[i].loss) / fabs(y[i].loss);
+        assert_int_equal(x[i].step, (int64_t)i + 1);
+        if (!(d <= TOLERANCE)) fail_msg("step %zu: loss %s of %s against %s of %s: %.1e apart", i + 1, x[i].text, a, y[i].text, b, d);
+        most = d > most ? d : most;
+    }
+    print_message("    losses: largest relative difference %.1e\n", most);
+}
+
+/* Weights and running statistics: measured 3e-6. */
+static void states_agree(const char *a, const char *b, int64_t step)
+{
+    char worst[160];
+    const double d = largest_deviation(checkpoint_of(a, step), checkpoint_of(b, step), "/model", worst);
+    print_message("    weights and statistics: %.1e (%s)\n", d, worst);
+    if (!(d <= TOLERANCE)) fail_msg("%s: %.1e apart in %s and %s", worst, d, a, b);
+}
+
+/* ---- B0 -------------------------------------------------------------------------------------------------------------- */
+
+static const char *one_rank(void)
+{
+    static const char *dir;
+    if (!dir) {
+        run(0, 0, B0 " --data %s --run %s", data(), at("b0-1"));
+        dir = at("b0-1");
+    }
+    return dir;
+}
+
+static void on(int ranks, const char *more)
+{
+    const char *dir = at("b0-%d", ranks), *reference = one_rank();
+    outcome *o = run_how((how){ .ranks = ranks, .seconds = 120 }, B0 " --data %s --run %s %s", data(), dir, more);
+    expect_code(o, 0);
+    losses_agree(dir, reference, STEPS);
+    states_agree(dir, reference, STEPS);
+}
+
+static void two_ranks_train_as_one(void **state)  { (void)state; on(2, ""); }
+static void four_ranks_train_as_one(void **state) { (void)state; on(4, ""); }
+
+static void three_ranks_with_uneven_shards_train_as_one(void **state)      /* 10, 11 and 11 images */
+{
+    (void)state;
+    on(3, "--uneven");
+}
+
+static void accumulation_is_the_same_on_any_number_of_ranks(void **state)
+{
+    (void)state;                                 /* batch norm is over 16 images now: another run than the ones above */
+    const char *one = at("accum-1"), *two = at("accum-2"), *four = at("accum-4");
+    outcome *o = run(0, 0, B0 " --data %s --run %s --micro-batch 16", data(), one);
+    if (!strstr(o->out, "= 16 a pass x 2 accumulated x 1 rank")) FAIL_RUN(o, "no accumulation");
+    run(0, 2, B0 " --data %s --run %s --micro-batch 8", data(), two);
+    o = run(0, 4, B0 " --data %s --run %s --micro-batch 4", data(), four);
+    if (!strstr(o->out, "= 4 a pass x 2 accumulated x 4 ranks")) FAIL_RUN(o, "no accumulation");
+    losses_agree(two, one, STEPS);
+    losses_agree(four, one, STEPS);
+    states_agree(two, one, STEPS);
+    states_agree(four, one, STEPS);
+}
+
+/* ---- small ----------------------------------------------------------------------------------------------------------- */
+
+static void self_and_one_mpi_rank_are_the_same_bits(void **state)
+{
+    (void)state;
+    run(0, 0, SMALL " --data %s --run %s --global-batch 8 --steps 5", data(), at("self"));
+    run(0, 1, SMALL " --data %s --run %s --global-batch 8 --steps 5", data(), at("mpi"));
+    same_bits(checkpoint_of(at("self"), 5), checkpoint_of(at("mpi"), 5));
+}
+
+static void a_shard_may_have_one_image(void **state)
+{
+    (void)state;
+    run(0, 0, SMALL " --data %s --run %s --global-batch 5 --steps 10", data(), at("few-1"));
+    run(0, 4, SMALL " --data %s --run %s --global-batch 5 --steps 10 --uneven", data(), at("few-4"));   /* 1, 1, 1, 2 */
+    losses_agree(at("few-4"), at("few-1"), 10);
+}
+
+static void batch_norm_groups(void **state)
+{
+    (void)state;
+    static const char *const groups[] = { "all", "node", "2", "1" };
+    size_t n, m;
+    run(0, 4, SMALL " --data %s --run %s --global-batch 16 --steps 5", data(), at("bn-default"));
+    const metric *reference = metrics(at("bn-default"), "train", &m);
+    assert_int_equal(m, 5);
+    for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
+        const bool together = g < 2;             /* one host: its ranks are all ranks */
+        run(0, 4, SMALL " --data %s --run %s --global-batch 16 --steps 5 --bn-group %s", data(), at("bn-%s", groups[g]), groups[g]);
+        const metric *x = metrics(at("bn-%s", groups[g]), "train", &n);
+        assert_int_equal(n, 5);
+        for (size_t i = 0; i < n; i++) {
+            if (!isfinite(x[i].loss)) fail_msg("--bn-group %s: loss %s at step %zu", groups[g], x[i].text, i + 1);
+            if (together && strcmp(x[i].text, reference[i].text) != 0) fail_msg("--bn-group %s: %s instead of %s", groups[g], x[i].text, reference[i].text);
+        }
+        if (!together && !(fabs(x[0].loss - reference[0].loss) > 1e-2 * reference[0].loss))
+            fail_msg("--bn-group %s has the first loss of all ranks together, %s", groups[g], x[0].text);
+        is_whole(checkpoint_of(at("bn-%s", groups[g]), 5), 5);
+    }
+    run(2, 2, SMALL " --data %s --run %s --global-batch 16 --steps 5 --bn-group 3", data(), at("bn-3"));
+}
+
+/* Every save compares a hash of the weights of all ranks, so each run above has shown them equal.  That the comparison can
+ * fail: a rank with another learning rate, as a machine that computes wrongly would be. */
+static void a_rank_with_other_weights_is_found_before_they_are_saved(void **state)
+{
+    (void)state;
+    const char *dir = at("odd");
+    const char *rest = " --width 0.25 --depth 0.5 --image-size 32 --threads 1 --global-batch 8 --steps 4 --checkpoint-every 0 --warmup-epochs 0";
+    char second[4096];
+    snprintf(second, sizeof second, "train --data %s --run %s --lr 0.002%s", data(), dir, rest);
+    outcome *o = run_how((how){ .ranks = 2, .second = second }, "train --data %s --run %s --lr 0.001%s", data(), dir, rest);
+    expect_code(o, 5);
+    says_once(o, "rank 1 holds other weights than rank 0 after step 4");
+    assert_int_equal(newest_checkpoint(dir), -1);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_ranks_train_as_one),
+        cmocka_unit_test(four_ranks_train_as_one),
+        cmocka_unit_test(three_ranks_with_uneven_shards_train_as_one),
+        cmocka_unit_test(accumulation_is_the_same_on_any_number_of_ranks),
+        cmocka_unit_test(self_and_one_mpi_rank_are_the_same_bits),
+        cmocka_unit_test(a_shard_may_have_one_image),
+        cmocka_unit_test(batch_norm_groups),
+        cmocka_unit_test(a_rank_with_other_weights_is_found_before_they_are_saved),
+    };
+    return program_main("program_ranks", tests, sizeof tests / sizeof *tests);
+}
