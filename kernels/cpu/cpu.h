@@ -12,7 +12,7 @@
 #include "kernels/kernels.h"
 
 /* A block of rows stays in L2; 14 rows are a register tile with AVX-512.  Lanes share rows out in units of ROW_UNIT. */
-enum { CHANNEL_ALIGN = 16, ROW_UNIT = 14, BLOCK_ROWS = 8 * ROW_UNIT };
+enum { CHANNEL_ALIGN = 16, ROW_UNIT = 14, BLOCK_ROWS = 8 * ROW_UNIT, STREAM_MIB = 8 };
 
 typedef struct {
     size_t packed, wgrad, block, rows, stats, image;   /* floats (stats: doubles) per buffer; see reserve in backend.c */
@@ -54,6 +54,12 @@ static inline cpu_range lane_rows(int64_t rows, int lane, int lanes)
 #define FOR_EACH_LANE(be, l)                                                                                            \
     CPU_PRAGMA(omp parallel for num_threads((be)->threads) schedule(static, 1) if ((be)->threads > 1))                  \
     for (int l = 0; l < (be)->lanes; l++)
+
+/* Whether a tensor is too large to be found in a cache by the pass that reads it. */
+static inline bool outlives_caches(const void *p, int64_t elems)
+{
+    return (uintptr_t)p % 64 == 0 && (size_t)elems * sizeof(float) > (size_t)STREAM_MIB << 20;
+}
 
 /* bn->local = sums over lanes of their stats, in lane order; rows values a channel were seen (forward only) */
 static inline void collect_stats(en_backend *be, en_bn *bn)

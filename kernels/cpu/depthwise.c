@@ -31,6 +31,7 @@ typedef struct {                     /* one vector of channels of one row; point
     const float *slope; int64_t slope_stride;   /* blocked: act' of the element, at slope + x*slope_stride          */
     vf centre;                       /* about which the sums are taken: running mean forward, mean backward         */
     double *sum0, *sum1;
+    bool stream;                     /* `out` goes past the caches: only where a vector is a whole cache line       */
 } corr_io;
 
 enum { FORWARD, BACKWARD, BACKWARD_PLAIN };
@@ -38,7 +39,8 @@ enum { FORWARD, BACKWARD, BACKWARD_PLAIN };
 INLINE void finish(int mode, const corr_io *io, int64_t x, vf v, vf *s0, vf *s1)
 {
     if (mode == FORWARD) {
-        st(io->out + x * io->stride, v);
+        if (VW == 16 && io->stream) st_stream(io->out + x * io->stride, v);
+        else st(io->out + x * io->stride, v);
         v -= io->centre;
         *s0 += v;
         *s1 += v * v;
@@ -50,7 +52,8 @@ INLINE void finish(int mode, const corr_io *io, int64_t x, vf v, vf *s0, vf *s1)
         *s0 += v;
         *s1 += v * (ld(io->raw + x * io->stride) - io->centre);
     }
-    st(io->out + x * io->stride, v);
+    if (VW == 16 && io->stream) st_stream(io->out + x * io->stride, v);
+    else st(io->out + x * io->stride, v);
 }
 
 INLINE void correlate(int nr, int nt, int s, int nx, int mode, int64_t count, const vf wr[MAX_K][MAX_K], const corr_io *io)
@@ -208,6 +211,7 @@ en_status cpu_depthwise_forward(en_backend *be, const en_conv_geom *g, const en_
     const int k = g->kernel, s = g->stride;
     const int64_t c = g->c, width = padded_width(g), row_elems = width * c;
     CPU_FITS(be, rows, (k + 1) * row_elems);
+    const bool stream = outlives_caches(y, g->n * g->oh * g->ow * c);
     void (*const run)(int64_t, const float *, int64_t, const corr_io *) =
         k == 3 ? (s == 1 ? forward_3_1 : forward_3_2) : k == 5 ? (s == 1 ? forward_5_1 : forward_5_2) : (s == 1 ? forward_7_1 : forward_7_2);
     FOR_EACH_LANE(be, l) {
@@ -224,13 +228,14 @@ en_status cpu_depthwise_forward(en_backend *be, const en_conv_geom *g, const en_
                 fill_activated((const float *)x->y + (n * g->h + have) * g->w * c, g->w, c, x, me->rows + have % k * row_elems, width, g->pad,
                                NULL);
             for (int64_t cb = 0; cb < c; cb += VW) {
-                corr_io io = { .out = (float *)y + q * g->ow * c + cb, .stride = c, .sum0 = me->stats + cb, .sum1 = me->stats + c + cb,
+                corr_io io = { .stream = stream, .out = (float *)y + q * g->ow * c + cb, .stride = c, .sum0 = me->stats + cb, .sum1 = me->stats + c + cb,
                                .centre = bn ? ld(bn->running_mean + cb) : (vf){ 0 } };
                 for (int a = 0; a < k; a++)
                     io.row[a] = (i0 + a >= from && i0 + a < to ? me->rows + (i0 + a) % k * row_elems : zero_row) + cb * width;
                 run(g->ow, wt + cb, c, &io);
             }
         }
+        if (stream) stream_fence();
     }
     collect_stats(be, bn);
     if (bn) bn->local[2 * c] = (double)(g->n * g->oh * g->ow);
@@ -248,6 +253,7 @@ en_status cpu_depthwise_backward(en_backend *be, const en_conv_geom *g, const en
     const int64_t d_elems = dw * c, u_elems = uw * c;
     CPU_FITS(be, rows, (ring + 1) * d_elems + u_elems + g->w * c);
     CPU_FITS(be, wgrad, k * k * c);
+    const bool stream = outlives_caches(dx, g->n * g->h * g->w * c);
     FOR_EACH_LANE(be, l) {
         struct cpu_lane *me = &engine(be)->lane[l];
         float *const zero_row = me->rows + ring * d_elems, *const u = zero_row + d_elems, *const slope = u + u_elems;
@@ -267,7 +273,7 @@ en_status cpu_depthwise_backward(en_backend *be, const en_conv_geom *g, const en
             fill_activated(src, g->w, c, x, u, uw, g->pad, x->bn ? slope : NULL);
 
             for (int64_t cb = 0; cb < c; cb += VW) {
-                corr_io io = { .stride = s * c, .sum0 = me->stats + cb, .sum1 = me->stats + c + cb, .slope_stride = s * VW,
+                corr_io io = { .stream = stream, .stride = s * c, .sum0 = me->stats + cb, .sum1 = me->stats + c + cb, .slope_stride = s * VW,
                                .centre = xbn ? ld(xbn->mean + cb) : (vf){ 0 } };
                 const float *row[MAX_K], *valid[MAX_K];
                 int a[MAX_K], rows = 0;
@@ -293,6 +299,7 @@ en_status cpu_depthwise_backward(en_backend *be, const en_conv_geom *g, const en
                 }
             }
         }
+        if (stream) stream_fence();
     }
     collect_stats(be, xbn);
     if (g->n > 0) ISA(collect_wgrad)(be, k * k * c, dwt);

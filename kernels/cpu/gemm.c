@@ -33,7 +33,7 @@ void ISA(pack)(en_backend *be, int64_t k, int64_t n, const float *w, bool transp
 
 /* ---- C = A*B ----------------------------------------------------------------------------------------------------- */
 
-enum { PLAIN, STATS, ADD };
+enum { PLAIN, STATS, ADD, STATS_STREAM };
 
 INLINE void tile(int rows, int nv, int mode, int64_t k, const float *a, int64_t lda, const float *b, float *c, int64_t ldc,
                  const float *extra, int64_t ldextra, float *sums, int64_t square)
@@ -50,14 +50,15 @@ INLINE void tile(int rows, int nv, int mode, int64_t k, const float *a, int64_t 
         }
     }
     for (int j = 0; j < nv; j++) {
-        if (mode == STATS) {
+        if (mode == STATS || mode == STATS_STREAM) {
             const vf s = ld(extra + j * VW);
             vf s0 = { 0 }, s1 = { 0 };
             UNROLL for (int i = 0; i < rows; i++) {
                 const vf v = acc[i][j] - s;
                 s0 += v;
                 s1 += v * v;
-                st(c + i * ldc + j * VW, acc[i][j]);
+                if (mode == STATS_STREAM) st_stream(c + i * ldc + j * VW, acc[i][j]);
+                else st(c + i * ldc + j * VW, acc[i][j]);
             }
             st(sums + j * VW, ld(sums + j * VW) + s0);
             st(sums + square + j * VW, ld(sums + square + j * VW) + s1);
@@ -73,40 +74,43 @@ typedef void tile_fn(int64_t, const float *, int64_t, const float *, float *, in
     static __attribute__((noinline)) void tile_##rows##_##nv##_##mode(int64_t k, const float *a, int64_t lda, const float *b, \
         float *c, int64_t ldc, const float *extra, int64_t ldextra, float *sums, int64_t square)                        \
     { tile(rows, nv, mode, k, a, lda, b, c, ldc, extra, ldextra, sums, square); }
-#define TILES(rows) TILE(rows, 1, 0) TILE(rows, 1, 1) TILE(rows, 1, 2) TILE(rows, 2, 0) TILE(rows, 2, 1) TILE(rows, 2, 2)
-#define ROW(rows) { { tile_##rows##_1_0, tile_##rows##_1_1, tile_##rows##_1_2 }, { tile_##rows##_2_0, tile_##rows##_2_1, tile_##rows##_2_2 } }
+#define TILES(rows) TILE(rows, 1, 0) TILE(rows, 1, 1) TILE(rows, 1, 2) TILE(rows, 2, 0) TILE(rows, 2, 1) TILE(rows, 2, 2) \
+    TILE(rows, 1, 3) TILE(rows, 2, 3)
+#define ROW(rows) { { tile_##rows##_1_0, tile_##rows##_1_1, tile_##rows##_1_2, tile_##rows##_1_3 }, { tile_##rows##_2_0, tile_##rows##_2_1, tile_##rows##_2_2, tile_##rows##_2_3 } }
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 #if defined(__AVX512F__)
 TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14)
-static tile_fn *const tiles[MR + 1][2][3] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8), ROW(9),
+static tile_fn *const tiles[MR + 1][2][4] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8), ROW(9),
                                               ROW(10), ROW(11), ROW(12), ROW(13), ROW(14) };
 #elif defined(__aarch64__)
 TILES(7) TILES(8)
-static tile_fn *const tiles[MR + 1][2][3] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8) };
+static tile_fn *const tiles[MR + 1][2][4] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6), ROW(7), ROW(8) };
 #else
-static tile_fn *const tiles[MR + 1][2][3] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6) };
+static tile_fn *const tiles[MR + 1][2][4] = { { { 0 } }, ROW(1), ROW(2), ROW(3), ROW(4), ROW(5), ROW(6) };
 #endif
 
 void ISA(gemm_block)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *packed, float *c, int64_t ldc,
                      const gemm_epilogue *e)
 {
-    const int mode = e && e->stats ? STATS : e && e->add ? ADD : PLAIN;
+    const int mode = e && e->stats ? (e->stream ? STATS_STREAM : STATS) : e && e->add ? ADD : PLAIN;
+    const bool sums_wanted = e && e->stats;
     for (int64_t p = 0; p < n; p += NR, packed += k * NR) {
         const int nv = n - p > VW ? 2 : 1;
         float sums[2 * NR] = { 0 };     /* float over these m rows, then double */
         for (int64_t i = 0; i < m;) {
             const int64_t left = m - i;                            /* two middling tiles rather than a full and a sliver */
             const int64_t rows = left >= 2 * MR || left == MR ? MR : left > MR ? (left + 1) / 2 : left;
-            const float *extra = mode == STATS ? e->shift + p : mode == ADD ? e->add + i * e->ldadd + p : NULL;
+            const float *extra = sums_wanted ? e->shift + p : mode == ADD ? e->add + i * e->ldadd + p : NULL;
             tiles[rows][nv - 1][mode](k, a + i * lda, lda, packed, c + i * ldc + p, ldc, extra, mode == ADD ? e->ldadd : 0, sums, NR);
             i += rows;
         }
-        if (mode == STATS)
+        if (sums_wanted)
             for (int j = 0; j < nv * VW; j += VW) {
                 add_f64(e->stats + p + j, ld(sums + j));
                 add_f64(e->stats + n + p + j, ld(sums + NR + j));
             }
     }
+    if (mode == STATS_STREAM) stream_fence();
 }
 
 /* ---- D += X^T Y -------------------------------------------------------------------------------------------------- */

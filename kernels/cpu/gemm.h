@@ -19,6 +19,7 @@ typedef struct {
     double *stats;             /* n sums, then n sums of squares: += ; NULL: no sums              */
     const float *add;          /* C = A*B + add, rows of ldadd floats; NULL: none; may be C       */
     int64_t ldadd;
+    bool stream;               /* with sums only: C goes past the caches; C's rows are 64-byte aligned */
 } gemm_epilogue;
 
 /* C (m, n), rows of ldc floats, = A*B and then the epilogue.  m <= BLOCK_ROWS or more; k any. */

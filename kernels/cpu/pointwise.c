@@ -14,7 +14,8 @@ en_status cpu_pointwise_forward(en_backend *be, int64_t rows, int64_t ci, int64_
     FOR_EACH_LANE(be, l) {
         double *stats = e->lane[l].stats;
         memset(stats, 0, (size_t)(2 * co) * sizeof *stats);
-        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? stats : NULL };
+        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? stats : NULL,
+                                     .stream = outlives_caches(y, rows * co) };
         const cpu_range r = lane_rows(rows, l, be->lanes);
         for (int64_t row = r.first, m; row < r.last; row += m) {
             m = min64(BLOCK_ROWS, r.last - row);

@@ -69,7 +69,8 @@ en_status cpu_se_project_forward(en_backend *be, int64_t n, int64_t hw, int64_t 
     FOR_EACH_LANE(be, l) {
         struct cpu_lane *me = &e->lane[l];
         memset(me->stats, 0, (size_t)(2 * co) * sizeof(double));
-        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? me->stats : NULL };
+        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? me->stats : NULL,
+                                     .stream = outlives_caches(y, n * hw * co) };
         const cpu_range range = lane_range(n, l, be->lanes);
         for (int64_t n0 = range.first, images; n0 < range.last; n0 += images) {
             images = min64(group_of(hw), range.last - n0);

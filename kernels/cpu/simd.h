@@ -41,6 +41,22 @@ typedef double  vdu __attribute__((vector_size(2 * VBYTES), aligned(8), may_alia
 
 INLINE vf   ld(const float *p)        { return *(const vfu *)p; }
 INLINE void st(float *p, vf v)        { *(vfu *)p = v; }
+/* Past the caches, for tensors that are not read before they would have fallen out of them: spares reading the line first.
+ * p aligned to a vector.  stream_fence before another thread may read. */
+#if defined(__AVX512F__)
+INLINE void st_stream(float *p, vf v) { _mm512_stream_ps(p, (__m512)v); }
+#elif defined(__AVX2__)
+INLINE void st_stream(float *p, vf v) { _mm256_stream_ps(p, (__m256)v); }
+#else
+INLINE void st_stream(float *p, vf v) { st(p, v); }
+#endif
+INLINE void stream_fence(void)
+{
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
 INLINE vf   splat(float f)            { return f - (vf){ 0 }; }
 INLINE void add_f64(double *p, vf v)  { *(vdu *)p += __builtin_convertvector(v, vd); }   /* p[0..VW) += v, in double */
 

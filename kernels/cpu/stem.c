@@ -34,7 +34,8 @@ en_status cpu_stem_forward(en_backend *be, const en_conv_geom *g, const float *i
     FOR_EACH_LANE(be, l) {
         struct cpu_lane *me = &e->lane[l];
         memset(me->stats, 0, (size_t)(2 * g->oc) * sizeof(double));
-        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? me->stats : NULL };
+        const gemm_epilogue sums = { .shift = bn ? bn->running_mean : NULL, .stats = bn ? me->stats : NULL,
+                                     .stream = outlives_caches(y, rows * g->oc) };
         const cpu_range r = lane_rows(rows, l, be->lanes);
         for (int64_t row = r.first, m; row < r.last; row += m) {
             m = min64(BLOCK_ROWS, r.last - row);
