@@ -20,7 +20,8 @@ cores() { nproc; }
 
 # Open MPI refuses root, and binds two ranks to one core each: here for whatever calls mpirun without launch/run (ctest).
 mpi_environment() {
-    export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1
+    export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1                          # 4
+    export PRTE_MCA_hwloc_default_binding_policy=none PRTE_MCA_rmaps_default_mapping_policy=:OVERSUBSCRIBE      # 5
     if ((EUID == 0)); then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; fi
 }
 

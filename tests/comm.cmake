@@ -1,6 +1,7 @@
 # The same claims on self and on 1 to 4 MPI ranks.  A test machine may have fewer cores than that, and may run as root.
 set(EN_MPI_TEST_ENV OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1
     OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1 OMP_NUM_THREADS=1
+    PRTE_MCA_rmaps_default_mapping_policy=:OVERSUBSCRIBE PRTE_MCA_hwloc_default_binding_policy=none   # Open MPI 5
     ASAN_OPTIONS=detect_leaks=0)     # Open MPI leaks from plug-ins that it unloads: nothing that a suppression could name
 
 # en_mpi_test(name ranks command...): the command under mpirun
