@@ -31,6 +31,9 @@ static void forward_case(shape s, bool exact, const en_conv_geom *geom)
         const float *got = DOWN_F(v, y_dev, ny);
         check(v, "y", got, y, cp, s.c);
         check_forward_sums(v, &bn, h, got, s.n * g.oh * g.ow);
+        float *again = OUT_F(v, ny);                            /* evaluation wants no sums */
+        RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, taps * cp), again, NULL));
+        check(v, "y without sums", DOWN_F(v, again, ny), y, cp, s.c);
     }
 }
 

@@ -84,6 +84,9 @@ static void forward_case(shape s, bool exact)
         const float *got = DOWN_F(v, y_dev, rows * cop);
         check(v, "y", got, y, cop, s.co);
         check_forward_sums(v, &bn, h, got, rows);
+        float *again = OUT_F(v, rows * cop);                    /* evaluation wants no sums */
+        RUN(v, v->be->ops->se_project_forward(v->be, s.n, s.hw, cip, cop, &operand, s.q ? &se : NULL, UP_F(v, wt, cip * cop), again, NULL));
+        check(v, "y without sums", DOWN_F(v, again, rows * cop), y, cop, s.co);
     }
 }
 

@@ -1,0 +1,265 @@
+/* test_net.c - the program's net (trainer/net.c) against the reference network: loss, logits, every gradient, every running
+ * statistic, with dropout and stochastic depth as the net drew them, and in evaluation.
+ *
+ * Tolerance.  Batch norms over the few values that small images leave in the last stages amplify rounding, some tensors a
+ * thousandfold.  How much, the reference itself tells: weights and images are changed by a relative u = 2^-24 at random,
+ * and the answers that move by d_i are allowed to be off by ROUNDINGS*d_i.  A float net of L passes rounds each tensor on
+ * its way a few times; if each rounding does what the one at the inputs did, L of them do sqrt(L) times as much, and
+ * ROUNDINGS = 64 leaves room for sums and for the sigmoid's 4e-6, which is 60u but confined to the activations.
+ * Norms are those of a tensor; of gamma and beta together for either (partner(), net_help.h).  Evaluation amplifies
+ * nothing: 1e-5. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "net_help.h"
+
+enum { MAX_N = 5 };
+typedef struct { const char *row; en_model_overrides o; int64_t n; const char *what; } net_case;
+
+static const net_case cases[] = {
+    { "b0", { .width = 0.25, .depth = 0.3, .resolution = 64, .classes = 3 },                                     4, "the first block has a skip" },
+    { "b0", { .width = 0.5, .depth = 0.5, .resolution = 75, .classes = 10 },                                     3, "odd sides" },
+    { "b0", { .width = 0.25, .depth = 1, .resolution = 64, .classes = 17, .dropout = 0.3f, .drop_path = 0.5f },  5, "dropout, stochastic depth" },
+    { "b1", { .width = 0.3, .resolution = 48, .classes = 5, .drop_path = 0.4f },                                 4, "two blocks in stage 0" },
+    { "b3", { .width = 0.6, .depth = 0.4, .resolution = 50, .classes = 100, .dropout = 0.5f },                   4, "other widths" },
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+typedef struct { en_model *m; double **tensors, *images; int32_t labels[MAX_N]; } inputs;
+
+static inputs inputs_make(const net_case *c)
+{
+    inputs in = { .m = model_make(c->row, &c->o, 16) };
+    in.tensors = oracle_tensors(in.m);
+    formula_tensors(in.m, 31, in.tensors);
+    const int64_t pixels = MAX_N * (int64_t)in.m->resolution * in.m->resolution * 3;
+    in.images = malloc((size_t)pixels * sizeof *in.images);
+    for (int64_t i = 0; i < pixels; i++) in.images[i] = formula(31, 65535, i, 0, 1.5);
+    for (int i = 0; i < MAX_N; i++) in.labels[i] = (i * 7 + 1) % in.m->classes;
+    return in;
+}
+
+static void inputs_free(inputs *in)
+{
+    oracle_tensors_free(in->m, in->tensors);
+    free(in->images);
+    en_model_free(in->m);
+}
+
+static double off(const double *got, const double *want, int64_t n, double scale)
+{
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += (got[i] - want[i]) * (got[i] - want[i]);
+    return sqrt(square) / scale;
+}
+
+static double norm(const double *x, int64_t n)
+{
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += x[i] * x[i];
+    return sqrt(square);
+}
+
+static double scale_of(const en_model *m, double *const *want, int i)
+{
+    const int other = partner(m, i);
+    return hypot(norm(want[i], en_tensor_count(&m->tensors[i])), other < 0 ? 0 : norm(want[other], en_tensor_count(&m->tensors[i])));
+}
+
+#define ROUNDINGS 64
+
+/* d_i: the largest change of three perturbations, relative, and at least u */
+static double *amplification(const inputs *in, const oracle_batch *b, double *const *want)
+{
+    const en_model *m = in->m;
+    double **moved = oracle_tensors(m), **got = oracle_tensors(m), *d = calloc((size_t)m->n_tensors, sizeof *d);
+    const int64_t pixels = b->n * m->resolution * m->resolution * 3;
+    double *images = malloc((size_t)pixels * sizeof *images);
+    oracle_batch shaken = *b;
+    shaken.images = images;
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < m->n_tensors; i++)
+            for (int64_t e = 0, n = en_tensor_count(&m->tensors[i]); e < n; e++)
+                moved[i][e] = in->tensors[i][e] * (1 + formula(100 + (uint64_t)k, (uint32_t)i, e, 0, 0x1p-24));
+        for (int64_t i = 0; i < pixels; i++) images[i] = in->images[i] * (1 + formula(100 + (uint64_t)k, 65535, i, 0, 0x1p-24));
+        oracle_net(m, moved, &shaken, NULL, got);
+        for (int i = 0; i < m->n_tensors; i++) d[i] = fmax(d[i], fmax(0x1p-24, off(got[i], want[i], en_tensor_count(&m->tensors[i]), scale_of(m, want, i))));
+    }
+    oracle_tensors_free(m, moved);
+    oracle_tensors_free(m, got);
+    free(images);
+    return d;
+}
+
+typedef struct { double off, times; int at; } outcome;           /* the largest error, and the largest in units of d_i, whose */
+
+static outcome compare(const en_model *m, double *const *got, double *const *want, const double *d)
+{
+    outcome o = { 0 };
+    for (int i = 0; i < m->n_tensors; i++) {
+        const double x = off(got[i], want[i], en_tensor_count(&m->tensors[i]), scale_of(m, want, i));
+        if (!(x <= o.off)) o.off = x;
+        if (!(x / d[i] <= o.times)) o.times = x / d[i], o.at = i;
+    }
+    return o;
+}
+
+static void a_training_step_is_that_of_the_reference(void **state)
+{
+    (void)state;
+    bool runs;
+    for (int c = 0; c < N_CASES; c++) {
+        inputs in = inputs_make(&cases[c]);
+        double **want = oracle_tensors(in.m), *d = NULL, logits[MAX_N * 100], loss = 0, largest = 0, times = 0;
+        for (int k = 0; en_backend_isa(k, &runs); k++) {
+            if (!runs) continue;
+            const net_way way = { .isa = en_backend_isa(k, &runs), .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1,
+                                  .noise = { .seed = 3, .step = 11, .first = 100 } };
+            net_result r = net_run(in.m, &way, in.tensors, cases[c].n, in.images, in.labels);
+            const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .smoothing = 0.1, .dropout = r.dropout, .drop = r.drop };
+            if (cases[c].o.dropout > 0) assert_non_null(r.dropout);
+            if (!d) loss = oracle_net(in.m, in.tensors, &b, logits, want), d = amplification(&in, &b, want);
+            const outcome o = compare(in.m, r.answers, want, d);
+            const double l = off(r.logits, logits, b.n * in.m->classes, norm(logits, b.n * in.m->classes));
+            if (!(o.times <= ROUNDINGS))
+                fail_msg("%s, %s: %s is off by %.3g, %.0f times what 2^-24 of the inputs does", cases[c].what, way.isa, in.m->tensors[o.at].name, o.times * d[o.at], o.times);
+            if (!(l <= 1e-4) || !(fabs(r.loss / (double)b.n - loss) <= 1e-4 * loss)) fail_msg("%s, %s: logits off by %.3g, loss %g want %g", cases[c].what, way.isa, l, r.loss, loss);
+            largest = fmax(largest, o.off), times = fmax(times, o.times);
+            net_result_free(in.m, &r);
+        }
+        print_message("# %s, %d blocks: worst tensor off by %.2g; by %.2g times what 2^-24 of the inputs does\n", cases[c].what, in.m->n_blocks, largest, times);
+        free(d);
+        oracle_tensors_free(in.m, want);
+        inputs_free(&in);
+    }
+}
+
+/* Masks are part of the reference's inputs above; here: they are 0 or 1/keep, at about the rate that the model states. */
+static void masks_have_the_values_and_rates_of_the_model(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[2]);
+    const en_model *m = in.m;
+    int64_t dropped = 0, features = 0;
+    double branches = 0, expected = 0, variance = 0;
+    for (int step = 0; step < 40; step++) {
+        const net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .noise = { .seed = 9, .step = step, .first = step } };
+        net_result r = net_run(m, &way, in.tensors, MAX_N, in.images, in.labels);
+        for (int64_t i = 0; i < MAX_N * m->head.co; i++) {
+            if (!(r.dropout[i] == 0 || fabs(r.dropout[i] - 1 / 0.7) < 1e-6)) fail_msg("dropout factor %g", r.dropout[i]);
+            dropped += r.dropout[i] == 0, features++;
+        }
+        for (int k = 0; k < m->n_blocks; k++) {
+            const double p = 0.5 * k / m->n_blocks;             /* arXiv:1603.09382: linear in the block's index */
+            if (!m->blocks[k].skip || k == 0) { assert_null(r.drop[k]); continue; }
+            for (int i = 0; i < MAX_N; i++) {
+                if (!(r.drop[k][i] == 0 || fabs(r.drop[k][i] - 1 / (1 - p)) < 1e-6)) fail_msg("block %d: factor %g, keeps %g", k, r.drop[k][i], 1 - p);
+                branches += r.drop[k][i] == 0, expected += p, variance += p * (1 - p);
+            }
+        }
+        net_result_free(m, &r);
+    }
+    assert_true(fabs((double)dropped - 0.3 * (double)features) < 5 * sqrt(0.21 * (double)features));
+    assert_true(expected > 50 && fabs(branches - expected) < 5 * sqrt(variance));
+    inputs_free(&in);
+}
+
+static void evaluation_is_that_of_the_reference(void **state)
+{
+    (void)state;
+    bool runs;
+    for (int c = 0; c < N_CASES; c++) {
+        inputs in = inputs_make(&cases[c]);
+        double logits[MAX_N * 100];
+        const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .smoothing = 0.1, .frozen = true };
+        const double loss = oracle_net(in.m, in.tensors, &b, logits, NULL);
+        for (int k = 0; en_backend_isa(k, &runs); k++) {
+            if (!runs) continue;
+            const net_way way = { .isa = en_backend_isa(k, &runs), .lanes = 3, .threads = 2, .max_images = MAX_N, .passes = 1 };
+            net_result r = net_run(in.m, &way, in.tensors, b.n, in.images, in.labels);
+            const double l = off(r.logits, logits, b.n * in.m->classes, norm(logits, b.n * in.m->classes));
+            if (!(l <= 1e-5) || !(fabs(r.loss / (double)b.n - loss) <= 1e-5 * loss)) fail_msg("%s, %s: logits off by %.3g", cases[c].what, way.isa, l);
+            for (int i = 0; i < in.m->n_tensors; i++)           /* evaluation leaves the running statistics alone */
+                if (in.m->tensors[i].arena == EN_ARENA_STATS)
+                    assert_memory_equal(r.answers[i], in.tensors[i], (size_t)en_tensor_count(&in.m->tensors[i]) * sizeof(double));
+            net_result_free(in.m, &r);
+        }
+        inputs_free(&in);
+    }
+}
+
+static void equal_lanes_give_equal_bits_whatever_the_threads(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[2]);
+    net_result one = { 0 };
+    for (int threads = 1; threads <= 3; threads++) {
+        const net_way way = { .lanes = 4, .threads = threads, .training = true, .max_images = MAX_N, .passes = 1, .noise = { .seed = 3 } };
+        net_result r = net_run(in.m, &way, in.tensors, 5, in.images, in.labels);
+        if (threads == 1) { one = r; continue; }
+        assert_memory_equal(r.logits, one.logits, (size_t)(5 * in.m->classes) * sizeof(double));
+        for (int i = 0; i < in.m->n_tensors; i++)
+            if (memcmp(r.answers[i], one.answers[i], (size_t)en_tensor_count(&in.m->tensors[i]) * sizeof(double)))
+                fail_msg("%d threads: other bits in %s", threads, in.m->tensors[i].name);
+        net_result_free(in.m, &r);
+    }
+    net_result_free(in.m, &one);
+    inputs_free(&in);
+}
+
+/* Gradients are +=: three micro-batches that happen to be equal give three times one.  Not to the bit: the running
+ * statistics about which the sums are taken have moved.  Any error here would be of order 1. */
+static void gradients_accumulate_over_passes(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[0]);
+    net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1 };
+    net_result once = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
+    way.passes = 3;
+    net_result thrice = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
+    for (int i = 0; i < in.m->n_tensors; i++) {
+        const int64_t n = en_tensor_count(&in.m->tensors[i]);
+        if (in.m->tensors[i].arena != EN_ARENA_PARAMS) continue;
+        const double scale = scale_of(in.m, once.answers, i);
+        for (int64_t e = 0; e < n; e++) thrice.answers[i][e] /= 3;
+        const double x = off(thrice.answers[i], once.answers[i], n, scale);
+        if (!(x <= 1e-3)) fail_msg("%s: three passes are not three times one, by %.3g", in.m->tensors[i].name, x);
+    }
+    net_result_free(in.m, &once);
+    net_result_free(in.m, &thrice);
+    inputs_free(&in);
+}
+
+static void no_images_mean_no_loss_no_gradient_and_the_old_statistics(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[1]);
+    const net_way way = { .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1 };
+    net_result r = net_run(in.m, &way, in.tensors, 0, in.images, in.labels);
+    assert_true(r.loss == 0 && r.images == 0);
+    for (int i = 0; i < in.m->n_tensors; i++)
+        for (int64_t e = 0, n = en_tensor_count(&in.m->tensors[i]); e < n; e++)
+            if (r.answers[i][e] != (in.m->tensors[i].arena == EN_ARENA_PARAMS ? 0 : in.tensors[i][e])) fail_msg("%s: element %d is %g", in.m->tensors[i].name, (int)e, r.answers[i][e]);
+    net_result_free(in.m, &r);
+    inputs_free(&in);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_training_step_is_that_of_the_reference),
+        cmocka_unit_test(masks_have_the_values_and_rates_of_the_model),
+        cmocka_unit_test(evaluation_is_that_of_the_reference),
+        cmocka_unit_test(equal_lanes_give_equal_bits_whatever_the_threads),
+        cmocka_unit_test(gradients_accumulate_over_passes),
+        cmocka_unit_test(no_images_mean_no_loss_no_gradient_and_the_old_statistics),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
