@@ -188,9 +188,11 @@ def compare(path):
         for i, name in enumerate(names):
             running = ".running_" in name
             theirs = f[("after/" if running else "gradients/") + name][...]
-            partner = 0.0                                      # gamma and beta: sums of the same dz
-            if not running and exact[i].ndim == 1 and ".se." not in name and not name.startswith("classifier"):
-                partner = np.linalg.norm(exact[i + (1 if name.endswith(".weight") else -1)])
+            partner = 0.0                                      # what else tells the size of the terms that were summed
+            if name.endswith(".running_mean"):                 # at the start, many means are exactly 0: the deviations
+                partner = 0.01 * np.linalg.norm(np.sqrt(exact[i + 1]))
+            elif not running and exact[i].ndim == 1 and ".se." not in name and not name.startswith("classifier"):
+                partner = np.linalg.norm(exact[i + (1 if name.endswith(".weight") else -1)])   # gamma, beta: sums of the same dz
             worst.append((np.linalg.norm(theirs - exact[i]) / np.hypot(np.linalg.norm(exact[i]), partner), name))
         for off, name in sorted(worst, reverse=True)[:10]:
             print("%10.3g  %s" % (off, name))
