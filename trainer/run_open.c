@@ -321,6 +321,12 @@ static en_status check_options(const en_options *o, const en_comm *comm)
     return EN_OK;
 }
 
+static en_status check_fresh(const en_run *run, const char *path)
+{
+    EN_REQUIRE(!run->resumed || !run->t.o->fresh, EN_EUSAGE, "--fresh, but %s is there: take another --run, or leave --fresh out to go on from it", path);
+    return EN_OK;
+}
+
 en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
 {
     en_trainer *t = &run->t;
@@ -337,7 +343,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
-    EN_REQUIRE_OUT(!run->resumed || !o->fresh, EN_EUSAGE, "--fresh, but %s is there: take another --run, or leave --fresh out to go on from it", path);
+    EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
     EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
     EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
