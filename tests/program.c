@@ -141,7 +141,7 @@ static int walk_entry(const char *path, const struct stat *st, int type, struct 
 char **files_below(const char *path, size_t *n)
 {
     memset(&walk, 0, sizeof walk);
-    if (nftw(path, walk_entry, 16, FTW_PHYS) != 0) fail_msg("%s: %s", path, strerror(errno));
+    if (nftw(path, walk_entry, 16, FTW_PHYS) != 0 && errno != ENOENT) fail_msg("%s: %s", path, strerror(errno));
     if (walk.n) qsort(walk.path, walk.n, sizeof *walk.path, by_text);
     *n = walk.n;
     return walk.path ? keep(walk.path) : NULL;
@@ -304,12 +304,13 @@ static job *vstart(how h, const char *fmt, va_list ap)
     number++;
     snprintf(j->out, sizeof j->out, "%s/%04d.out", folder, number);
     snprintf(j->err, sizeof j->err, "%s/%04d.err", folder, number);
+    const int out = open(j->out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), err = open(j->err, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (out < 0 || err < 0) fail_msg("%s: %s", j->out, strerror(errno));
     fflush(NULL);
     j->pid = fork();
     if (j->pid == 0) {
         setpgid(0, 0);                           /* a signal to the test's group does not reach it, nor ours its */
-        const int in = open("/dev/null", O_RDONLY), out = open(j->out, O_WRONLY | O_CREAT | O_TRUNC, 0666), err = open(j->err, O_WRONLY | O_CREAT | O_TRUNC, 0666);
-        dup2(in, 0);
+        dup2(open("/dev/null", O_RDONLY | O_CLOEXEC), 0);
         dup2(out, 1);
         dup2(err, 2);
         const struct rlimit none = { 0, 0 }, size = { (rlim_t)h.file_limit, (rlim_t)h.file_limit };
@@ -320,6 +321,8 @@ static job *vstart(how h, const char *fmt, va_list ap)
         fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
         _exit(127);
     }
+    close(out);
+    close(err);
     if (j->pid < 0) fail_msg("fork: %s", strerror(errno));
     for (int i = 0; i < JOBS; i++)
         if (!jobs[i]) {
@@ -671,6 +674,7 @@ int program_main(const char *name, const struct CMUnitTest *tests, size_t n)
         fprintf(stderr, "%s: %s\n", folder, strerror(errno));
         return 1;
     }
+    if (getenv("EN_TEST_FILTER")) cmocka_set_test_filter(getenv("EN_TEST_FILTER"));
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     const int failed = _cmocka_run_group_tests(name, tests, n, NULL, NULL);

@@ -38,7 +38,7 @@ void        write_file(const char *path, const void *bytes, size_t n);
 char       *read_file(const char *path, size_t *n);                                     /* 0-terminated; n may be NULL  */
 void        copy_file(const char *from, const char *to);
 void        shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));          /* must succeed                 */
-/* Paths of the files below `folder` (hidden ones too), sorted. */
+/* Paths (none when there is no such folder) of the files below `folder` (hidden ones too), sorted. */
 char      **files_below(const char *folder, size_t *n);
 
 /* ---- runs ------------------------------------------------------------------------------------------------------------ */
