@@ -129,15 +129,18 @@ struct en_backend_ops {
                                    void *y, en_bn *bn);
     /* Depthwise convolution (arXiv:1704.04861, eq. 3) of u = act(bn(x->y)); zeros outside u, that is after bn and act:
      *     y[n,i,j,c] = sum_{a,b<k} u[n, i*s-p+a, j*s-p+b, c] * wt[a,b,c]
-     *   x (n,h,w,c)   wt (k,k,c)   y (n,oh,ow,c) =   bn->local = sums of y.  Kernels 3, 5, 7; strides 1, 2. */
+     *   x (n,h,w,c)   wt (k,k,c)   y (n,oh,ow,c) =   bn->local = sums of y.  Kernels 3, 5, 7; strides 1, 2.
+     * EN_EINVAL: other kernels or strides, a window that misses the image, an activation of x without batch norm. */
     en_status (*depthwise_forward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, void *y, en_bn *bn);
     /* Squeeze-and-excitation and the projection, with u = act(bn(x->y)), per image of hw rows:
      *     se->pooled = mean_hw(u)   se->hidden, se->gate as en_se says   y[r,o] = sum_i u[r,i]*gate[image,i]*wt[i,o]
-     *   x (n,hw,ci)   wt (ci,co)   y (n,hw,co) =   bn->local = sums of y.   se NULL: gate 1. */
+     *   x (n,hw,ci)   wt (ci,co)   y (n,hw,co) =   bn->local = sums of y.   se NULL: gate 1.
+     * EN_EINVAL: x->bn NULL. */
     en_status (*se_project_forward)(en_backend *be, int64_t n, int64_t hw, int64_t ci, int64_t co, const en_operand *x,
                                     const en_se *se, const float *wt, void *y, en_bn *bn);
     /* End of a block: o = bn(y) * (drop ? drop[image] : 1) + (x ? act(bn(x)) : 0).  drop is stochastic depth: 0 or 1/p
-     * (arXiv:1603.09382).   y, o (n,hw,c), o =   x NULL or (n,hw,c)   drop NULL or (n) */
+     * (arXiv:1603.09382).   y, o (n,hw,c), o =   x NULL or (n,hw,c)   drop NULL or (n)
+     * EN_EINVAL: y->bn NULL, or an activation of x without batch norm. */
     en_status (*residual_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop,
                                   const en_operand *x, void *o);
     /* Global average pooling and dropout: pooled[n,c] = mean_hw(act(bn(x))) * (mask ? mask[n,c] : 1), float (n,c) = */
@@ -177,7 +180,8 @@ struct en_backend_ops {
     /* Back through a depthwise convolution of u = act(bn(x->y)) and through that activation:
      *     dwt[a,b,c] += sum u[...]*dy      du = conv^T(dy) + (add ? add : 0)
      *     dx = du * act'(bn(x->y))  (=, n,h,w,c)   and, when x->bn, xbn->local = {sum dx, sum dx*(y-mean)}
-     * so that dx is dz of x's batch norm, or plainly the gradient of x where x->bn is NULL.  dx may not be `add`. */
+     * so that dx is dz of x's batch norm, or plainly the gradient of x where x->bn is NULL.
+     * EN_EINVAL: as forward; dx is `add`; dy has drop or dpooled (a depthwise output is neither dropped nor pooled). */
     en_status (*depthwise_backward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt,
                                     const en_grad *dy, const void *add, void *dx, float *dwt, en_bn *xbn);
     /* dwt[a,b,d,o] += sum image[...]*dy; the image needs no gradient. */
@@ -186,7 +190,7 @@ struct en_backend_ops {
     /* ---- optimizer ------------------------------------------------------------------------------------------------- */
     /* Per element of each segment, in this order:  g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);
      * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w).
-     * *grad_square_sum = sum of grad^2 over all segments: not finite exactly when the update was poisoned. */
+     * *grad_square_sum = sum of grad^2 over all segments, in double: not finite exactly when a gradient is not. */
     en_status (*rmsprop_update)(en_backend *be, const en_rmsprop *h, const en_segment *segments, int64_t n_segments,
                                 float *w, const float *grad, float *ms, float *mom, float *ema, double *grad_square_sum);
     /* shadow -= (1 - decay)*(shadow - x): the moving average of what no optimizer touches (running statistics) */

@@ -103,6 +103,7 @@ en_status cpu_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c,
                            void *o)
 {
     CPU_ALIGNED(c);
+    EN_REQUIRE(y->bn && (!x || x->bn || x->act == EN_ACT_NONE), EN_EINVAL, "a block ends in a batch norm; an activation without one is not read");
     FOR_EACH_LANE(be, l) {
         const cpu_range r = lane_range(n * hw, l, be->lanes);
         for (int64_t i = r.first; i < r.last; i++) {

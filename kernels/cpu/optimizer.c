@@ -7,7 +7,7 @@
 en_status cpu_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_segment *segments, int64_t n_segments, float *w_, const float *grad_,
                          float *ms_, float *mom_, float *ema_, double *grad_square_sum)
 {
-    enum { CHUNK = 4096 };                   /* squares are summed in float over a chunk, then in double */
+    enum { CHUNK = 4096 };                   /* elements that stay in L1 between the loops below */
     const float lr = h->lr, keep = 1.f - h->rho, momentum = h->momentum, eps = h->eps, step = 1.f - h->ema_decay;
     FOR_EACH_LANE(be, l) {
         double squares = 0;
@@ -26,15 +26,17 @@ en_status cpu_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_segme
                     mom[i] = v;
                     w[i] -= v;
                 }
-                vf q = { 0 };                /* lanes of a vector: a scalar float sum would not be reassociated */
-                int64_t i = 0;
-                for (; i + VW <= n; i += VW) q += ld(grad + i) * ld(grad + i);
-                float sum = hsum(q);
-                for (; i < n; i++) sum += grad[i] * grad[i];
-                squares += sum;
+                vd q = { 0 };                /* a scalar sum would not be vectorised: its order is its meaning */
+                int64_t j = 0;
+                for (; j + VW <= n; j += VW) {
+                    const vd g = __builtin_convertvector(ld(grad + j), vd);
+                    q += g * g;
+                }
+                for (; j < n; j++) squares += (double)grad[j] * grad[j];
+                for (int i = 0; i < VW; i++) squares += q[i];
                 if (ema_) {
                     float *restrict ema = ema_ + at;
-                    for (i = 0; i < n; i++) ema[i] -= step * (ema[i] - w[i]);
+                    for (int64_t i = 0; i < n; i++) ema[i] -= step * (ema[i] - w[i]);
                 }
             }
         }
