@@ -26,7 +26,7 @@ static en_status make_dir(const char *path)
         const char c = *p;
         if (c && c != '/') continue;
         *p = 0;
-        EN_REQUIRE(mkdir(part, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s", part, strerror(errno));
+        EN_REQUIRE(mkdir(part, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s; choose another --run", part, strerror(errno));
         *p = c;
         if (!c) break;
     }
@@ -69,8 +69,8 @@ static en_status open_data(en_run *run)
     const en_options *o = t->o;
     EN_REQUIRE(o->data[0], EN_EUSAGE, "which images? --data DIR (DIR/train/<class>/..., DIR/val/<class>/...), or --data synthetic");
     EN_TRY(en_dataset_open(o->data, "train", NULL, &t->train_set), "opening the training images");
-    EN_REQUIRE(t->train_set->classes >= 2, EN_EDATA, "%s has one class only, '%s': there is nothing to tell apart", t->train_set->source,
-               t->train_set->class_names[0]);
+    EN_REQUIRE(t->train_set->classes >= 2, EN_EDATA, "%s has one class only, '%s': there is nothing to tell apart; give each class a folder "
+               "of its own", t->train_set->source, t->train_set->class_names[0]);
     EN_REQUIRE(t->train_set->samples >= t->comm->world_size, EN_EDATA, "%s has %" PRId64 " images for %d ranks; start fewer ranks", t->train_set->source,
                t->train_set->samples, t->comm->world_size);
     if (o->val[0] || has_val(o->data))
@@ -133,7 +133,8 @@ static en_status choose_batch(en_run *run)
     EN_REQUIRE(global >= world, EN_EUSAGE, "--global-batch %" PRId64 " is less than one image for each of %" PRId64 " ranks", global, world);
     EN_REQUIRE(global % world == 0 || o->uneven, EN_EUSAGE, "--global-batch %" PRId64 " is not a multiple of %" PRId64 " ranks: give %" PRId64 " or %" PRId64
                ", or --uneven for shards that differ by one image", global, world, global / world * world, (global / world + 1) * world);
-    EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s", global, samples, t->train_set->source);
+    EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s: give fewer", global, samples,
+               t->train_set->source);
 
     const int64_t per_rank = (global + world - 1) / world, available = en_memory_available() / (t->comm->local_size > 0 ? t->comm->local_size : 1);
     int64_t micro = o->micro_batch > 0 ? o->micro_batch : per_rank;

@@ -19,6 +19,7 @@ void en_stop_on_signals(void)
     const int signals[] = { SIGUSR1, SIGTERM, SIGINT };
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i], &a, NULL);
     signal(SIGPIPE, SIG_IGN);                                                 /* a closed terminal is no reason to die */
+    signal(SIGXFSZ, SIG_IGN);                                                 /* nor is `ulimit -f`: the write says EFBIG */
 }
 
 bool en_stop_requested(void) { return atomic_load(&requested) > 0; }
