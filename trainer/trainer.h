@@ -31,7 +31,7 @@ typedef struct {
     en_run_state state;
     en_shard    shard;
     en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
-    char        trouble[1024];           /* this rank's own error in this step, told after the agreement           */
+    char        trouble[2048];           /* this rank's own error in this step, told after the agreement           */
     bool        agreed;                  /* the error at hand is known to all ranks: they leave together           */
 } en_trainer;
 
