@@ -58,15 +58,22 @@ static char *vformat(const char *fmt, va_list ap)
     return keep(text);
 }
 
+const char *textf(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *text = vformat(fmt, ap);
+    va_end(ap);
+    return text;
+}
+
 const char *at(const char *fmt, ...)
 {
     va_list ap;
-    char *path = NULL;
     va_start(ap, fmt);
     const char *name = vformat(fmt, ap);
     va_end(ap);
-    if (asprintf(&path, "%s/%s", folder, name) < 0) path = NULL;
-    return keep(path);
+    return textf("%s/%s", folder, name);
 }
 
 bool exists(const char *path)    { struct stat st; return lstat(path, &st) == 0; }
@@ -284,7 +291,7 @@ static job *vstart(how h, const char *fmt, va_list ap)
     if (h.ranks > 0) {
         argv[n++] = EN_MPIEXEC;
         argv[n++] = EN_MPIEXEC_NUMPROC;
-        argv[n++] = keep(strdup(h.second ? "1" : at("%d", h.ranks) + strlen(folder) + 1));
+        argv[n++] = (char *)(h.second ? "1" : textf("%d", h.ranks));
     }
     argv[n++] = EN_PROGRAM;
     n = add_words(argv, n, split);
@@ -634,9 +641,7 @@ void same_bits(const char *a, const char *b)
 
 const char *checkpoint_of(const char *run_dir, int64_t step)
 {
-    char *path = NULL;
-    if (asprintf(&path, "%s/checkpoints/step-%08" PRId64 ".h5", run_dir, step) < 0) path = NULL;
-    return keep(path);
+    return textf("%s/checkpoints/step-%08" PRId64 ".h5", run_dir, step);
 }
 
 int64_t newest_checkpoint(const char *run_dir)
