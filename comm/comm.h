@@ -40,7 +40,9 @@ struct en_comm {
 
 /* Opens `mpi` when the process was started by an MPI launcher (OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK in the
  * environment), else `self`, which never calls MPI_Init.  EN_EUSAGE, *out NULL: srun started several tasks without MPI
- * between them, or the launcher belongs to another MPI: each turns one job of N ranks into N jobs of one. */
+ * between them, or the launcher belongs to another MPI: each turns one job of N ranks into N jobs of one.
+ * Under `mpi` a call that another rank keeps waiting for half an hour (EFFNET_STALL_S seconds in the environment, 0: for ever)
+ * ends the job with EN_EPEER's exit code, and a rank that stayed away that long has said so by then (stall.c). */
 en_status en_comm_open(en_comm **out);
 /* Finalises MPI when en_comm_open initialised it: all ranks call it, and leave it together.  Nothing may be left to do then
  * but exit: mpirun ends the other ranks as soon as one has left with a code that is not 0 (75 too).  NULL is fine. */

@@ -75,6 +75,12 @@ static en_status mpi_failed(const char *file, int line, const char *func, int rc
 }
 #define MPI_TRY(call)                                                                                                  \
     do { const int rc_ = (call); if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
+/* a call in which other ranks may keep this one waiting */
+#define MPI_MEET(what, call)                                                                                           \
+    do { en_stall_enter(what);                                                                                         \
+         const int rc_ = (call);                                                                                       \
+         en_stall_leave();                                                                                             \
+         if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
 #define MPI_TRY_OUT(call)                                                                                              \
     do { const int rc_ = (call);                                                                                       \
          if (rc_ != MPI_SUCCESS) { status = mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); goto out; } } while (0)
@@ -219,8 +225,12 @@ static en_status sum_f32_begin(en_comm *c, float *buf, size_t n, en_request **ou
 static en_status sum_wait(en_comm *c, en_request *r)
 {
     EN_REQUIRE(r && r->state != FREE, EN_EINVAL, "waiting for a sum that was not begun, or waited for before");
-    while (r->state != DONE) EN_TRY(progress(c), "waiting for a sum");
-    while (((mpi_impl *)c->impl)->oldest <= r->seq) EN_TRY(progress(c), "waiting for an earlier sum");
+    const mpi_impl *m = c->impl;
+    en_status s = EN_OK;
+    en_stall_enter("the sum of gradients");
+    while (s == EN_OK && (r->state != DONE || m->oldest <= r->seq)) s = progress(c);     /* and the sums before it */
+    en_stall_leave();
+    EN_TRY(s, "waiting for a sum");
     r->state = FREE;
     return EN_OK;
 }
@@ -233,7 +243,7 @@ static en_status sum_f64(en_comm *c, const double *in, double *out, size_t n)
     if (m->oldest < m->next) EN_TRY(progress(c), "advancing the gradients' sums");
     for (size_t at = 0; at < n; at += MAX_COUNT) {
         const int count = (int)(n - at < MAX_COUNT ? n - at : MAX_COUNT);
-        MPI_TRY(MPI_Allreduce(in == out ? MPI_IN_PLACE : in + at, out + at, count, MPI_DOUBLE, MPI_SUM, m->comm));
+        MPI_MEET("a sum", MPI_Allreduce(in == out ? MPI_IN_PLACE : in + at, out + at, count, MPI_DOUBLE, MPI_SUM, m->comm));
     }
     return EN_OK;
 }
@@ -243,7 +253,7 @@ static en_status broadcast(en_comm *c, void *buf, size_t bytes, int root)
     mpi_impl *m = c->impl;
     EN_REQUIRE(root >= 0 && root < c->world_size, EN_EINVAL, "broadcast from rank %d of %d", root, c->world_size);
     for (size_t at = 0; at < bytes; at += MAX_COUNT)
-        MPI_TRY(MPI_Bcast((char *)buf + at, (int)(bytes - at < MAX_COUNT ? bytes - at : MAX_COUNT), MPI_BYTE, root, m->comm));
+        MPI_MEET("a broadcast", MPI_Bcast((char *)buf + at, (int)(bytes - at < MAX_COUNT ? bytes - at : MAX_COUNT), MPI_BYTE, root, m->comm));
     return EN_OK;
 }
 
@@ -252,14 +262,14 @@ static en_status gather(en_comm *c, const void *in, size_t bytes, void *out, int
     mpi_impl *m = c->impl;
     EN_REQUIRE(root >= 0 && root < c->world_size, EN_EINVAL, "gather to rank %d of %d", root, c->world_size);
     EN_REQUIRE(bytes <= MAX_COUNT, EN_EINVAL, "a block of %zu bytes is more than gather takes (%d)", bytes, MAX_COUNT);
-    if (bytes) MPI_TRY(MPI_Gather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, root, m->comm));
+    if (bytes) MPI_MEET("a gather", MPI_Gather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, root, m->comm));
     return EN_OK;
 }
 
 static en_status barrier(en_comm *c)
 {
     mpi_impl *m = c->impl;
-    MPI_TRY(MPI_Barrier(m->comm));
+    MPI_MEET("a barrier", MPI_Barrier(m->comm));
     return EN_OK;
 }
 
@@ -271,7 +281,12 @@ static void close_mpi(en_comm *c)
     mpi_impl *m = c->impl;
     if (m) {
         while (m->oldest < m->next && progress(c) == EN_OK) continue;
-        if (m->finalize) MPI_Barrier(m->comm); /* nobody exits while another is still before this line */
+        if (m->finalize) {
+            en_stall_enter("the end of the run");
+            MPI_Barrier(m->comm);              /* nobody exits while another is still before this line */
+            en_stall_leave();
+            en_stall_end();
+        }
         for (int k = 0; k < WINDOW; k++) { free(m->lane[k].scratch); free(m->lane[k].request); }
         free(m->source);
         if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
@@ -289,7 +304,7 @@ static en_status split(en_comm *c, int color, en_comm **out)
     mpi_impl *m = c->impl;
     MPI_Comm part = MPI_COMM_NULL;
     EN_REQUIRE(color >= 0, EN_EINVAL, "split by color %d; colors count from 0", color);
-    MPI_TRY(MPI_Comm_split(m->comm, color, c->rank, &part));
+    MPI_MEET("a split", MPI_Comm_split(m->comm, color, c->rank, &part));
     return wrap(part, false, out);
 }
 
@@ -363,7 +378,13 @@ en_status en_comm_open_mpi(int expected, en_comm **out)
     EN_REQUIRE_OUT(!(expected > 1 && ranks == 1), EN_EUSAGE, "the launcher says %d ranks but MPI sees one: it belongs to another"
                    " MPI than the one this program was built with", expected);
     MPI_TRY_OUT(MPI_Comm_dup(MPI_COMM_WORLD, &ours));
-    return wrap(ours, !initialised, out);      /* which finalises when it fails */
+    EN_TRY(wrap(ours, !initialised, out), "opening the world");      /* which finalises when it fails */
+    status = en_stall_watch(*out);
+    if (status != EN_OK) {
+        close_mpi(*out);
+        *out = NULL;
+    }
+    return status;
 out:
     if (!initialised) MPI_Finalize();
     return status;

@@ -26,5 +26,13 @@ add_test(NAME test_comm_abort_ends_all_ranks_with_its_code COMMAND sh -c
   "'${MPIEXEC_EXECUTABLE}' -n 3 '$<TARGET_FILE:test_comm_open>' abort 5; code=$?; echo \"exit code $code\"; test $code -eq 5")
 set_tests_properties(test_comm_abort_ends_all_ranks_with_its_code PROPERTIES TIMEOUT 60 ENVIRONMENT "${EN_MPI_TEST_ENV}")
 
+add_test(NAME test_comm_names_a_rank_that_hangs COMMAND sh -c
+  "'${MPIEXEC_EXECUTABLE}' -n 3 '$<TARGET_FILE:test_comm_open>' hang 2>&1; code=$?; echo \"exit code $code\"")
+set_tests_properties(test_comm_names_a_rank_that_hangs PROPERTIES TIMEOUT 40 ENVIRONMENT "${EN_MPI_TEST_ENV};EFFNET_STALL_S=1.5"
+  PASS_REGULAR_EXPRESSION "rank 2/3 [^\n]*if they wait, they wait for this one(.|\n)*did not arrive(.|\n)*exit code 5\n")
+add_test(NAME test_comm_refuses_a_limit_that_is_no_number COMMAND ${MPIEXEC_EXECUTABLE} -n 2 $<TARGET_FILE:test_comm_open>
+  refused "EFFNET_STALL_S")
+set_tests_properties(test_comm_refuses_a_limit_that_is_no_number PROPERTIES TIMEOUT 40 ENVIRONMENT "${EN_MPI_TEST_ENV};EFFNET_STALL_S=soon")
+
 add_executable(test_comm_speed test_comm_speed.c)          # a table for comm/README.md; ctest does not run it
 target_link_libraries(test_comm_speed PRIVATE en_warnings en_comm MPI::MPI_C)

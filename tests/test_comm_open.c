@@ -2,11 +2,13 @@
  *
  *     test_comm_open self            a plain start: self, and MPI was never initialised
  *     test_comm_open refused TEXT    opening fails as wrong usage and the message contains TEXT
- *     test_comm_open abort CODE      the last rank aborts with CODE while the others wait for it in a sum */
+ *     test_comm_open abort CODE      the last rank aborts with CODE while the others wait for it in a sum
+ *     test_comm_open hang            the last rank goes away for good while the others wait for it */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "comm/comm.h"
 
@@ -38,6 +40,13 @@ int main(int argc, char **argv)
         double one = 1;
         comm->ops->sum_f64(comm, &one, &one, 1);
         return fail("outlived the abort");
+    }
+    if (strcmp(mode, "hang") == 0) {
+        double one = 1;
+        if (comm->ops->sum_f64(comm, &one, &one, 1) != EN_OK) return fail("the sum before");
+        if (comm->rank == comm->world_size - 1) sleep(60);
+        comm->ops->sum_f64(comm, &one, &one, 1);
+        return fail("the others waited for the rank that hung");
     }
     return fail("unknown mode");
 }
