@@ -66,21 +66,21 @@ need_packages() {
 }
 
 build_tree() {
-    local dir=$1 target=$2 generator=()
+    local tree=$1 target=$2 generator=()
     shift 2
-    mkdir -p "$dir"
+    mkdir -p "$tree"
     (
         flock 9                                # a second build of this folder waits, then finds everything done
-        log=$dir/build.log
-        if [[ -f $dir/CMakeCache.txt ]]; then  # a tree that was copied or moved takes its cache along: begin again
-            grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$dir/CMakeCache.txt" ||
-                rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles"
+        log=$tree/build.log
+        if [[ -f $tree/CMakeCache.txt ]]; then  # a tree that was copied or moved takes its cache along: begin again
+            grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$root" "$tree/CMakeCache.txt" ||
+                rm -rf "$tree/CMakeCache.txt" "$tree/CMakeFiles"
         fi
-        if [[ ! -f $dir/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
-        if ! { cmake -S "$root" -B "$dir" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "$@" &&
-               cmake --build "$dir" --target "$target" --parallel "${EN_JOBS:-$(cores)}"; } >"$log" 2>&1 9>&-; then
+        if [[ ! -f $tree/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
+        if ! { cmake -S "$root" -B "$tree" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release "$@" &&
+               cmake --build "$tree" --target "$target" --parallel "${EN_JOBS:-$(cores)}"; } >"$log" 2>&1 9>&-; then
             grep -nE -A12 'error|Error|FAILED' "$log" | head -n 60 >&2 || true
             die "the build failed; everything it said is in $log"
         fi
-    ) 9>"$dir/.lock" || exit 1
+    ) 9>"$tree/.lock" || exit 1
 }
