@@ -270,7 +270,9 @@ static void set_environment(const how *h)
         { "OMP_WAIT_POLICY", "passive" } };
     for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) setenv(settings[i][0], settings[i][1], 1);
     /* Open MPI leaks from plug-ins that it unloads; without it every leak is ours. */
-    if (h->patient) setenv("OMPI_MCA_odls_base_sigkill_timeout", "30", 1);
+    /* mpirun sleeps twice this after each exit code but 0, and then kills who is still there: 0 is quick, and the hardest */
+    setenv("OMPI_MCA_odls_base_sigkill_timeout", h->patient ? SANITIZED ? "10" : "3" : "0", 1);
+    setenv("PRTE_MCA_odls_base_sigkill_timeout", h->patient ? SANITIZED ? "10" : "3" : "0", 1);
     setenv("ASAN_OPTIONS", h->ranks > 0 ? "detect_leaks=0" : "detect_leaks=1", 1);
     setenv("UBSAN_OPTIONS", "print_stacktrace=1", 1);
 }
@@ -289,7 +291,7 @@ static job *vstart(how h, const char *fmt, va_list ap)
     char *arguments = vformat(fmt, ap), *argv[WORDS], *command = keep(calloc(1, COMMAND)), *split = keep(strdup(arguments));
     int n = 0;
     if (h.ranks > 0) {
-        argv[n++] = EN_MPIEXEC;
+        argv[n++] = h.by_script ? EN_RUN_SCRIPT : EN_MPIEXEC;
         argv[n++] = EN_MPIEXEC_NUMPROC;
         argv[n++] = (char *)(h.second ? "1" : textf("%d", h.ranks));
     }

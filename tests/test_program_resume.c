@@ -107,17 +107,18 @@ static void other_ranks_see_the_same_images(void **state)
 
 /* ---- signals ----------------------------------------------------------------------------------------------------------- */
 
-static void stops_on(int sig, int ranks)
+static void stops_on(int sig, how h)
 {
-    const char *dir = at("signal-%d-%d", sig, ranks), *lines = at("signal-%d-%d/metrics.jsonl", sig, ranks);
-    job *j = start((how){ .ranks = ranks, .patient = sig != SIGUSR1 }, TRAIN " --threads 1 --steps 1000000 --checkpoint-every 0 --eval-every 0 --data %s --run %s",
+    const int ranks = h.ranks;
+    const char *dir = at("signal-%d-%d-%d", sig, ranks, h.by_script), *lines = textf("%s/metrics.jsonl", dir);
+    job *j = start(h, TRAIN " --threads 1 --steps 1000000 --checkpoint-every 0 --eval-every 0 --data %s --run %s",
                    data(), dir);
     wait_for_lines(j, lines, 5);
     send(j, sig);
     outcome *o = finish(j);
     /* mpirun passes SIGUSR1 on.  SIGTERM and SIGINT are for itself: it ends the ranks in order and leaves with 1; launch/run
      * sends SIGUSR1 instead. */
-    if (ranks == 0 || sig == SIGUSR1) expect_code(o, 75);
+    if (ranks == 0 || sig == SIGUSR1 || h.by_script) expect_code(o, 75);
     else if (o->code == 0) FAIL_RUN(o, "exit code 0 of a run that was stopped");
     if (!strstr(o->out, "stopped on request after step ") || !strstr(o->out, "the same command goes on")) FAIL_RUN(o, "it does not say that it stopped");
     size_t n;
@@ -132,12 +133,14 @@ static void stops_on(int sig, int ranks)
     assert_int_equal(n, step + 2);
 }
 
-static void usr1_alone(void **state) { (void)state; stops_on(SIGUSR1, 0); }
-static void term_alone(void **state) { (void)state; stops_on(SIGTERM, 0); }
-static void int_alone(void **state)  { (void)state; stops_on(SIGINT, 0); }
-static void usr1_on_two(void **state) { (void)state; stops_on(SIGUSR1, 2); }
-static void term_on_two(void **state) { (void)state; stops_on(SIGTERM, 2); }
-static void int_on_two(void **state)  { (void)state; stops_on(SIGINT, 2); }
+static void usr1_alone(void **state)  { (void)state; stops_on(SIGUSR1, (how){ 0 }); }
+static void term_alone(void **state)  { (void)state; stops_on(SIGTERM, (how){ 0 }); }
+static void int_alone(void **state)   { (void)state; stops_on(SIGINT,  (how){ 0 }); }
+static void usr1_on_two(void **state) { (void)state; stops_on(SIGUSR1, (how){ .ranks = 2 }); }
+static void term_on_two(void **state) { (void)state; stops_on(SIGTERM, (how){ .ranks = 2, .patient = true }); }
+static void int_on_two(void **state)  { (void)state; stops_on(SIGINT,  (how){ .ranks = 2, .patient = true }); }
+static void term_by_launch_run(void **state) { (void)state; stops_on(SIGTERM, (how){ .ranks = 2, .by_script = true }); }
+static void int_by_launch_run(void **state)  { (void)state; stops_on(SIGINT,  (how){ .ranks = 2, .by_script = true }); }
 
 /* Before the first step, a request to stop is not lost, and not answered with a death. */
 static void a_signal_at_once(void **state)
@@ -286,6 +289,8 @@ int main(void)
         cmocka_unit_test(usr1_on_two),
         cmocka_unit_test(term_on_two),
         cmocka_unit_test(int_on_two),
+        cmocka_unit_test(term_by_launch_run),
+        cmocka_unit_test(int_by_launch_run),
         cmocka_unit_test(a_signal_at_once),
         cmocka_unit_test(kills_of_one_process),
         cmocka_unit_test(kills_of_ranks_or_mpirun),
