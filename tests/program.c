@@ -401,6 +401,7 @@ outcome *finish(job *j)
         kill_orphans();
         FAIL_RUN(j->o, "%d process%s left behind", n, n == 1 ? "" : "es");
     }
+    if (strstr(j->o->err, "Sanitizer") || strstr(j->o->err, ": runtime error: ")) FAIL_RUN(j->o, "a sanitizer speaks");
     return j->o;
 }
 
