@@ -30,12 +30,21 @@
 #include "kernels/rng.h"
 #include "kernels/status.h"
 
-typedef enum { EN_F32 } en_dtype;
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { EN_F32, EN_BF16 } en_dtype;              /* of activations; arithmetic and sums are float or wider         */
 typedef enum { EN_ACT_NONE, EN_ACT_SILU } en_act;       /* identity; x * sigmoid(x) */
+
+static inline size_t en_dtype_bytes(en_dtype t) { return t == EN_F32 ? 4 : 2; }
 
 /* A convolution's geometry.  `pad` counts the zero rows above (and columns left); below and right follow from oh, ow, so
  * TensorFlow SAME, even where it is lopsided, and symmetric padding are the same thing. */
 typedef struct { int64_t n, h, w, c, oh, ow, oc; int kernel, stride, pad; } en_conv_geom;
+
+/* Images (n, h, w, 3): floats as the network reads them, or (u8) bytes, normalised on load: (v - mean[d]) / std[d]. */
+typedef struct { const void *data; bool u8; float mean[3], std[3]; } en_pixels;
 
 /* One batch-norm layer over c physical channels (arXiv:1502.03167, algorithms 1 and 2), r = n*h*w values a channel:
  *
@@ -57,6 +66,7 @@ typedef struct {
     float  *mean, *rstd, *scale, *shift; /* of this batch, or of the running statistics (bn_from_running)                   */
     float  *ga, *gb, *gc;                /* dy = ga*dz + gb*y + gc, by bn_backward_finalize                                 */
     int64_t rows;                        /* r over the whole group, remembered from bn_finalize                             */
+    float  *fold;                        /* NULL, or fold_floats() floats: what pointwise_forward leaves pointwise_backward */
 } en_bn;
 
 /* A raw tensor together with what is applied on load: act(bn(y)).  bn NULL: no batch norm (y is a plain tensor). */
@@ -64,10 +74,13 @@ typedef struct { const void *y; const en_bn *bn; en_act act; } en_operand;
 
 /* The gradient of a raw tensor y, formed on load:  dy = ga*dz + gb*y + gc  with bn's ga, gb, gc and
  *     dz = stored[row] * (drop ? drop[image] : 1)                       when `stored` is set
- *     dz = dpooled[image] / hw * act'(bn(y))                            when `dpooled` is set (a pooled layer: the head) */
+ *     dz = dpooled[image] / hw * act'(bn(y))                            when `dpooled` is set (a pooled layer: the head)
+ *     dz = (stored[row]*gate[image] + dgate[image]) * act'(bn(y))       when `gated`: what se_project_backward stores on a
+ *                                                                       backend that is be->gated (gate NULL: 1 and 0) */
 typedef struct {
     const void  *stored;  const float *drop;
     const float *dpooled; en_act act;
+    bool gated;           const float *gate, *dgate;    /* (n, c) each */
     const void  *y; const en_bn *bn;
     int64_t hw;                          /* rows of one image */
 } en_grad;
@@ -79,16 +92,34 @@ typedef struct {
     const float *wr, *br, *we, *be;      /* (q, c), (q), (q, c), (c)                                              */
     float *dwr, *dbr, *dwe, *dbe;        /* +=                                                                    */
     float *pooled, *hidden, *gate;       /* (n, c) mean of u; (n, q) before silu; (n, c)                          */
+    float *dgate;                        /* (n, c) =: dloss/dpooled / hw, left by backward when be->gated         */
 } en_se;
 
-/* What the loss leaves behind, sums over the images of this call (double, host-readable after `synchronize`). */
-typedef struct { double loss, top1, top5, images; } en_loss_sums;
+/* What changes from one step to the next.  It lies in device memory, so that a step recorded once (capture_begin) can be
+ * replayed with other values. */
+typedef struct {
+    uint64_t seed;
+    int64_t  step, first;                /* optimizer step; place of image 0 of this call in the global batch */
+    double   stop, failed, bad;          /* what this rank has to say: added to the tally by `note`           */
+    float    lr, ema_decay;
+} en_now;
+
+/* What a step leaves behind, doubles in device memory; those before EN_TALLY_SUMS are summed over ranks. */
+enum { EN_TALLY_LOSS, EN_TALLY_TOP1, EN_TALLY_TOP5, EN_TALLY_IMAGES, EN_TALLY_STOP, EN_TALLY_FAILED, EN_TALLY_BAD, EN_TALLY_SUMS,
+       EN_TALLY_GRAD_SQUARE = EN_TALLY_SUMS, EN_TALLY };
 
 typedef struct {                         /* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc) */
-    float lr, rho, momentum, eps;        /* ms starts at 1, mom at 0; eps inside the root; lr inside the accumulator   */
+    float rho, momentum, eps;            /* ms starts at 1, mom at 0; eps inside the root; lr inside the accumulator   */
     float weight_decay;                  /* g + weight_decay*w for the segments that decay (coupled: through ms)       */
-    float ema_decay;                     /* ema -= (1 - ema_decay)*(ema - w); 0 < ema_decay < 1; ema NULL: none         */
 } en_rmsprop;
+
+typedef struct { void *dst; const void *host; size_t bytes; } en_copy;
+
+/* The tensor-sized workspace of a pass (be->workspace), by what it is for; geometry as in `reserve`. */
+typedef enum { EN_WORK_POINTWISE_BACKWARD,      /* ci -> co with en_grad.stored         */
+               EN_WORK_POOLED_BACKWARD,         /* ci -> co with en_grad.dpooled        */
+               EN_WORK_PROJECT,                 /* se_project, forward and backward     */
+               EN_WORK_DEPTHWISE_BACKWARD } en_work;
 
 typedef struct { int64_t offset, elems; bool decay; } en_segment;
 
@@ -98,13 +129,53 @@ struct en_backend_ops {
     /* ---- memory and order ------------------------------------------------------------------------------------ */
     en_status (*alloc)(en_backend *be, size_t bytes, void **out);           /* zeroed, 64-byte aligned; free by `free`   */
     void      (*free)(en_backend *be, void *p);
-    en_status (*upload)(en_backend *be, void *dst, const void *host, size_t bytes);
+    en_status (*host_alloc)(en_backend *be, size_t bytes, void **out);      /* host memory that `stage` reads fast; host_free */
+    void      (*host_free)(en_backend *be, void *p);
+    en_status (*upload)(en_backend *be, void *dst, const void *host, size_t bytes);     /* host may be reused at once */
     en_status (*download)(en_backend *be, void *host, const void *src, size_t bytes);   /* waits                     */
     en_status (*zero)(en_backend *be, void *dst, size_t bytes);
     en_status (*synchronize)(en_backend *be);
+    int64_t   (*memory_available)(en_backend *be);          /* bytes the device may still give; 0: ask the host      */
+    /* The weights at w (elems floats) change by `upload` and rmsprop_update only, from now on: a backend that computes with
+     * another type keeps its copy of them.  Other weights are converted by the pass that reads them.  elems 0: forget. */
+    en_status (*keep_weights)(en_backend *be, float *w, int64_t elems);
+
+    /* Input travels beside the compute: a slot is what one call of the net reads.  be->slots slots, each in this circle:
+     *     stage (queues the copies)   stage_ready (passes queued from here see them)   stage_done (the slot may be filled again)
+     *     stage_wait (the host memory may be changed) */
+    en_status (*stage)(en_backend *be, int slot, const en_copy *copies, int n);
+    en_status (*stage_ready)(en_backend *be, int slot);
+    en_status (*stage_done)(en_backend *be, int slot);
+    en_status (*stage_wait)(en_backend *be, int slot);
+
+    /* be->captures: what is queued between begin and end is recorded, not done; graph_launch queues all of it again.
+     * Pointers and sizes are fixed by the recording, contents of memory are not.  Nothing between them may wait. */
+    en_status (*capture_begin)(en_backend *be);
+    en_status (*capture_end)(en_backend *be, void **graph);
+    en_status (*graph_launch)(en_backend *be, void *graph);
+    void      (*graph_free)(en_backend *be, void *graph);
+
+    /* Marks 0..EN_MARKS-1 on the way of the queue, also inside a recording; seconds between two, after `synchronize`. */
+    en_status (*mark)(en_backend *be, int i);
+    double    (*elapsed)(en_backend *be, int from, int to);
+
     /* Announces the largest geometry a pass will see (kernel 0: a pointwise pass of n*h*w rows, c -> oc), so that the
      * scratch memory can be taken before the first step; be->scratch_bytes tells how much.  No pass allocates. */
     en_status (*reserve)(en_backend *be, const en_conv_geom *g);
+    /* Bytes that be->workspace must have while a pass of this kind runs (the caller plans it beside the tensors). */
+    size_t    (*workspace_bytes)(en_backend *be, en_work kind, const en_conv_geom *g);
+    /* Floats of en_bn.fold for a pointwise layer, 0: the backend would not use them. */
+    int64_t   (*fold_floats)(en_backend *be, int64_t rows, int64_t ci, int64_t co);
+
+    /* ---- noise and tally ----------------------------------------------------------------------------------------- */
+    /* mask[l,i] = keep[l] < 1 ? (u < keep[l] ? 1/keep[l] : 0) : 1     (layers, n) =     keep (layers), mask: device
+     * with u the uniform of en_rng_at(now->seed, EN_RNG_DROP_PATH, now->step, now->first + i, l)  (arXiv:1603.09382) */
+    en_status (*drop_path_masks)(en_backend *be, const en_now *now, int64_t layers, int64_t n, const float *keep, float *mask);
+    /* mask[i,c] = c < logical ? (u_c < keep ? 1/keep : 0) : 0     (n, c) =
+     * with u_c the c-th uniform of en_rng_at(now->seed, EN_RNG_DROPOUT, now->step, now->first + i, 0) */
+    en_status (*dropout_mask)(en_backend *be, const en_now *now, int64_t n, int64_t c, int64_t logical, float keep, float *mask);
+    /* tally += {stop, failed, bad} of now */
+    en_status (*note)(en_backend *be, const en_now *now, double *tally);
 
     /* ---- batch norm: between the passes ------------------------------------------------------------------------ */
     /* training: total -> mean, rstd, scale, shift (=), running statistics, rows.  An empty group leaves the running
@@ -121,10 +192,10 @@ struct en_backend_ops {
     /* ---- forward --------------------------------------------------------------------------------------------------- */
     /* Dense k x k convolution of normalised images, the stem:
      *     y[n,i,j,o] = sum_{a,b<k, d<3} image[n, i*s-p+a, j*s-p+b, d] * wt[a,b,d,o]          (0 outside the image)
-     *   image (n,h,w,3) f32   wt (k,k,3,oc)   y (n,oh,ow,oc) =   bn->local = sums of y (NULL: none)          g->c == 3 */
-    en_status (*stem_forward)(en_backend *be, const en_conv_geom *g, const float *image, const float *wt, void *y, en_bn *bn);
+     *   image (n,h,w,3)   wt (k,k,3,oc)   y (n,oh,ow,oc) =   bn->local = sums of y (NULL: none)             g->c == 3 */
+    en_status (*stem_forward)(en_backend *be, const en_conv_geom *g, const en_pixels *image, const float *wt, void *y, en_bn *bn);
     /* 1x1 convolution: y[r,o] = sum_i x[r,i] * wt[i,o], r over n*h*w rows.
-     *   x (rows,ci)   wt (ci,co)   y (rows,co) =   bn->local = sums of y (bn NULL: none) */
+     *   x (rows,ci)   wt (ci,co)   y (rows,co) =   bn->local = sums of y (bn NULL: none); bn->fold = for the way back */
     en_status (*pointwise_forward)(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt,
                                    void *y, en_bn *bn);
     /* Depthwise convolution (arXiv:1704.04861, eq. 3) of u = act(bn(x->y)); zeros outside u, that is after bn and act:
@@ -151,10 +222,10 @@ struct en_backend_ops {
     /* Softmax cross-entropy with label smoothing e over the first `classes` of k columns (the rest are padding):
      *     target[j] = (1-e)*[j == label] + e/classes      loss = -sum_j target[j]*log softmax(logits)[j]
      *   dlogits[n,j] = (softmax(logits)[j] - target[j]) * grad_scale, 0 in padding; NULL when only evaluating.
-     *   sums += loss, top-1 and top-5 hits, images.  A hit at K: fewer than K logits are larger than the label's, ties
+     *   labels (n) in device memory.  tally += loss, top-1 and top-5 hits, images (a label out of range: loss NaN).  A hit at K: fewer than K logits are larger than the label's, ties
      *   counted against the lower index; a row with a NaN hits nothing. */
     en_status (*softmax_loss)(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels,
-                              float smoothing, float grad_scale, float *dlogits, en_loss_sums *sums);
+                              float smoothing, float grad_scale, float *dlogits, double *tally);
 
     /* ---- backward -------------------------------------------------------------------------------------------------- */
     /* dx[n,i] = sum_k dlogits[n,k]*wt[i,k] (=)   dwt[i,k] += sum_n x[n,i]*dlogits[n,k]   dbias[k] += sum_n dlogits[n,k] */
@@ -165,7 +236,7 @@ struct en_backend_ops {
     en_status (*pool_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, float *dpooled, const float *mask,
                                const en_operand *x, en_bn *bn);
     /* With dy from en_grad:   dx[r,i] = sum_o dy[r,o]*wt[i,o] + (add ? add[r,i] : 0)  (=)   dwt[i,o] += sum_r x[r,i]*dy[r,o]
-     * dx may be `add` itself. */
+     * dx may be `add` itself.  bn->fold of dy is what forward left for these x and wt, or NULL. */
     en_status (*pointwise_backward)(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt,
                                     const en_grad *dy, const void *add, void *dx, float *dwt);
     /* bn->local = {sum dz, sum dz*(y-mean)} with dz = g * (drop ? drop[image] : 1)            g, y (n,hw,c) */
@@ -174,7 +245,8 @@ struct en_backend_ops {
     /* Back through projection, gate, squeeze-and-excitation and activation.  dy (n,hw,co) from en_grad, u = act(bn(x->y)):
      *     dwt[i,o] += sum u*gate*dy      ds[r,i] = sum_o dy[r,o]*wt[i,o]      dgate = sum_hw ds*u  -> se's gradients, dp
      *     dz[r,i] = (ds*gate + dp/hw) * act'(bn(x->y))  (=, n,hw,ci)     xbn->local = {sum dz, sum dz*(y-mean)}
-     * where xbn is x->bn, writable. */
+     * where xbn is x->bn, writable.  When be->gated, `dz` receives ds and se->dgate receives dp/hw instead: the next pass
+     * forms dz on load (en_grad.gated); the sums are those of dz all the same. */
     en_status (*se_project_backward)(en_backend *be, int64_t n, int64_t hw, int64_t ci, int64_t co, const en_operand *x,
                                      const en_se *se, const float *wt, const en_grad *dy, void *dz, float *dwt, en_bn *xbn);
     /* Back through a depthwise convolution of u = act(bn(x->y)) and through that activation:
@@ -185,16 +257,19 @@ struct en_backend_ops {
     en_status (*depthwise_backward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt,
                                     const en_grad *dy, const void *add, void *dx, float *dwt, en_bn *xbn);
     /* dwt[a,b,d,o] += sum image[...]*dy; the image needs no gradient. */
-    en_status (*stem_backward)(en_backend *be, const en_conv_geom *g, const float *image, const en_grad *dy, float *dwt);
+    en_status (*stem_backward)(en_backend *be, const en_conv_geom *g, const en_pixels *image, const en_grad *dy, float *dwt);
 
     /* ---- optimizer ------------------------------------------------------------------------------------------------- */
     /* Per element of each segment, in this order:  g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);
-     * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w).
-     * *grad_square_sum = sum of grad^2 over all segments, in double: not finite exactly when a gradient is not. */
-    en_status (*rmsprop_update)(en_backend *be, const en_rmsprop *h, const en_segment *segments, int64_t n_segments,
-                                float *w, const float *grad, float *ms, float *mom, float *ema, double *grad_square_sum);
-    /* shadow -= (1 - decay)*(shadow - x): the moving average of what no optimizer touches (running statistics) */
-    en_status (*ema_update)(en_backend *be, int64_t elems, const float *x, float *shadow, float decay);
+     * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w)   (ema NULL: none; lr and
+     * ema_decay from now).  tally[GRAD_SQUARE] = sum of grad^2 over all segments: not finite exactly when a gradient is not.
+     * Nothing but that changes when tally[FAILED] > 0 or tally[LOSS] is not finite.  `segments` is host memory that stays
+     * as it is while it is passed here. */
+    en_status (*rmsprop_update)(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+                                float *w, const float *grad, float *ms, float *mom, float *ema, double *tally);
+    /* shadow -= (1 - ema_decay)*(shadow - x): the moving average of what no optimizer touches (running statistics); under the
+     * same condition */
+    en_status (*ema_update)(en_backend *be, const en_now *now, int64_t elems, const float *x, float *shadow, const double *tally);
 };
 
 struct en_backend {
@@ -205,17 +280,42 @@ struct en_backend {
     en_dtype                     dtype;          /* of activations                                                */
     int                          threads, lanes; /* lanes: partitions of every sum; part of a run's identity      */
     size_t                       scratch_bytes;  /* after `reserve`                                               */
+    bool                         captures;       /* capture_begin works                                           */
+    bool                         gated;          /* se_project_backward leaves ds, see there                      */
+    bool                         u8;             /* wants its images as bytes                                     */
+    int                          slots;          /* of `stage`                                                    */
+    void                        *workspace;      /* set by the caller before a pass: workspace_bytes of it        */
+    char                         device[64];     /* what tells two devices of a host apart: PCI bus id; "" on cpu */
+    /* A host that waits for the device asks this every few milliseconds (NULL: nothing): not EN_OK ends the wait. */
+    en_status                  (*watch)(void *watcher); void *watcher;
     void                        *impl;           /* owned by the backend                                          */
 };
 
-typedef struct { int threads, lanes; const char *isa; } en_backend_config; /* 0 / NULL: choose. lanes 0: = threads */
+typedef enum { EN_PRECISION_AUTO, EN_PRECISION_F32, EN_PRECISION_BF16 } en_precision;   /* auto: f32 on cpu, bf16 on cuda */
+enum { EN_MARKS = 16 };
 
-/* Opens "cpu".  EN_ISA in the environment (avx512, avx2, sse4, generic) overrides the choice, for tests.
- * EN_ENOTSUP when this machine lacks the named instruction set; *out is NULL then. */
+typedef struct {                             /* 0 and NULL: choose                                                 */
+    int threads, lanes; const char *isa;     /* cpu.  lanes 0: = threads                                           */
+    en_precision precision;
+    int local_rank;                          /* cuda: picks the device, local_rank % devices                       */
+    const char *folds;                       /* cuda: "all", "none", or names joined by ',' (kernels/cuda/README.md) */
+} en_backend_config;
+
+/* Opens "cpu" or "cuda"; "auto" takes cuda where there is one.  Environment, for tests: EN_ISA (avx512, avx2, sse4, generic),
+ * EN_FOLDS override the configuration.  EN_ENOTSUP with the reason when this machine cannot; *out is NULL then. */
 en_status en_backend_open(const char *name, const en_backend_config *config, en_backend **out);
 void      en_backend_close(en_backend *be);  /* NULL is fine */
 
+/* Why cuda cannot be opened here, in words ("no driver", ...); NULL when it can. */
+const char *en_cuda_missing(void);
+/* A function of the plugin that holds the cuda backend (plugin.h), NULL where there is none. */
+void *en_cuda_symbol(const char *name);
+
 /* What each instruction-set build is called and whether this machine runs it; NULL after the last. */
 const char *en_backend_isa(int index, bool *runs_here);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

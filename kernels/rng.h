@@ -7,6 +7,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {          /* what the draw is for; part of the counter, so no two purposes share a stream */
     EN_RNG_INIT = 1,    /* initialisers:     when 0,     sample = element / 4, layer = tensor index    */
     EN_RNG_ORDER,       /* epoch permutation: when = epoch                                             */
@@ -30,5 +34,9 @@ uint32_t en_rng_u32(en_rng *r);
 float    en_rng_uniform(en_rng *r);               /* [0, 1), 24 bits                                        */
 uint32_t en_rng_below(en_rng *r, uint32_t n);     /* uniform on 0..n-1, unbiased (Lemire 2019); n > 0       */
 float    en_rng_normal(en_rng *r);                /* N(0, 1), Box-Muller; uses two words                    */
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

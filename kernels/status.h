@@ -14,6 +14,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum {
     EN_OK = 0,
     EN_EINVAL,     /* our own mistake: an argument that no caller should pass          exit 1 */
@@ -52,5 +56,9 @@ void        en_error_clear(void);
          if (status != EN_OK) { en_raise(status, __FILE__, __LINE__, __func__, __VA_ARGS__); goto out; } } while (0)
 #define EN_REQUIRE_OUT(cond, code, ...)                                                                                \
     do { if (!(cond)) { status = en_raise((code), __FILE__, __LINE__, __func__, __VA_ARGS__); goto out; } } while (0)
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
