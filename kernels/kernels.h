@@ -62,10 +62,10 @@ typedef struct {
     float  *dgamma, *dbeta;              /* +=, by bn_backward_local                                                        */
     float  *running_mean, *running_var;  /* updated by bn_finalize                                                          */
     double *local, *total;               /* 2c+1: forward {sum(y-s), sum((y-s)^2), r} with s = running_mean;                */
-                                         /* 2c in backward {sum dz, sum dz*(y-mean)}.  The caller reduces local into total. */
+                                         /* 2c in backward {sum dz, sum dz*(y-mean)}, and r stays.  The caller reduces      */
+                                         /* local into total; alone, both may be the same memory.                           */
     float  *mean, *rstd, *scale, *shift; /* of this batch, or of the running statistics (bn_from_running)                   */
     float  *ga, *gb, *gc;                /* dy = ga*dz + gb*y + gc, by bn_backward_finalize                                 */
-    int64_t rows;                        /* r over the whole group, remembered from bn_finalize                             */
     float  *fold;                        /* NULL, or fold_floats() floats: what pointwise_forward leaves pointwise_backward */
 } en_bn;
 
@@ -126,6 +126,7 @@ typedef struct { int64_t offset, elems; bool decay; } en_segment;
 typedef struct en_backend en_backend;
 
 struct en_backend_ops {
+    void      (*close)(en_backend *be);                                     /* by en_backend_close                       */
     /* ---- memory and order ------------------------------------------------------------------------------------ */
     en_status (*alloc)(en_backend *be, size_t bytes, void **out);           /* zeroed, 64-byte aligned; free by `free`   */
     void      (*free)(en_backend *be, void *p);
@@ -178,14 +179,14 @@ struct en_backend_ops {
     en_status (*note)(en_backend *be, const en_now *now, double *tally);
 
     /* ---- batch norm: between the passes ------------------------------------------------------------------------ */
-    /* training: total -> mean, rstd, scale, shift (=), running statistics, rows.  An empty group leaves the running
+    /* training: total -> mean, rstd, scale, shift (=), running statistics.  An empty group leaves the running
      * statistics alone and normalises with them. */
     en_status (*bn_finalize)(en_backend *be, en_bn *bn);
     /* evaluation: running statistics -> mean, rstd, scale, shift (=) */
     en_status (*bn_from_running)(en_backend *be, en_bn *bn);
     /* before the all-reduce: dbeta += local[0..c), dgamma += rstd*local[c..2c)   (the ranks' shares add up later) */
     en_status (*bn_backward_local)(en_backend *be, en_bn *bn);
-    /* after it: with S1 = total[0..c), S2 = rstd*total[c..2c), r = rows
+    /* after it: with S1 = total[0..c), S2 = rstd*total[c..2c), r = total[2c] (1 when 0)
      *     dy = gamma*rstd*(dz - S1/r - xhat*S2/r)   as   ga = gamma*rstd, gb = -ga*rstd*S2/r, gc = -ga*S1/r - gb*mean */
     en_status (*bn_backward_finalize)(en_backend *be, en_bn *bn);
 

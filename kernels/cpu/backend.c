@@ -41,10 +41,10 @@ const char *en_backend_isa(int index, bool *runs_here)
     return builds[index].name;
 }
 
-en_status en_backend_open(const char *name, const en_backend_config *config, en_backend **out)
+en_status cpu_open(const en_backend_config *config, en_backend **out)
 {
     *out = NULL;
-    EN_REQUIRE(strcmp(name, "cpu") == 0 || strcmp(name, "auto") == 0, EN_ENOTSUP, "no device '%s' in this build: cpu", name);
+    EN_REQUIRE(!config || config->precision != EN_PRECISION_BF16, EN_ENOTSUP, "--precision bf16 needs --device cuda: on a processor activations are fp32");
     const char *isa = config && config->isa ? config->isa : getenv("EN_ISA");
     int pick = -1;
     for (int i = 0; i < N_BUILDS && pick < 0; i++) {
@@ -65,17 +65,16 @@ en_status en_backend_open(const char *name, const en_backend_config *config, en_
     }
     e->lane = lane;
     *be = (en_backend){ .name = "cpu", .isa = builds[pick].name, .ops = builds[pick].ops, .channel_align = CHANNEL_ALIGN, .dtype = EN_F32,
-                        .threads = threads, .lanes = lanes, .impl = e };
+                        .threads = threads, .lanes = lanes, .slots = 1, .impl = e };
     omp_set_dynamic(0);
     *out = be;
     const en_status s = cpu_reserve(be, &(en_conv_geom){ .n = 1, .h = 1, .w = 1, .oh = 1, .ow = 1, .c = 16, .oc = 16, .stride = 1 });
-    if (s != EN_OK) { en_backend_close(be); *out = NULL; }
+    if (s != EN_OK) { cpu_close(be); *out = NULL; }
     return s;
 }
 
-void en_backend_close(en_backend *be)
+void cpu_close(en_backend *be)
 {
-    if (!be) return;
     free(engine(be)->memory);
     free(engine(be)->lane);
     free(engine(be));

@@ -29,6 +29,7 @@ typedef struct {
         double *stats;                    /* 2c partial sums                                                     */
     } *lane;
     void *memory;
+    double marked[EN_MARKS];              /* seconds */
 } cpu_engine;
 
 static inline cpu_engine *engine(en_backend *be) { return be->impl; }

@@ -246,7 +246,7 @@ en_status cpu_depthwise_backward(en_backend *be, const en_conv_geom *g, const en
                              void *dx, float *dwt, en_bn *xbn)
 {
     EN_TRY(check(be, g, x), "depthwise backward");
-    EN_REQUIRE(dy->stored && !dy->drop, EN_EINVAL, "the gradient of a depthwise output is stored");
+    EN_REQUIRE(dy->stored && !dy->drop && !dy->gated, EN_EINVAL, "the gradient of a depthwise output is stored");
     EN_REQUIRE(!xbn == !x->bn && (!add || add != dx), EN_EINVAL, "batch norm of x and its sums belong together; dx may not be `add`");
     const int k = g->kernel, s = g->stride, ring = (k + s - 1) / s, left = k - 1, ki = (k - 3) / 2;
     const int64_t c = g->c, uw = padded_width(g), dw = max64((g->w - 1 + g->pad) / s, g->ow - 1) + 1 + left;

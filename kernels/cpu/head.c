@@ -101,23 +101,22 @@ static int64_t place_of(const float *row, int64_t classes, int32_t label)
 {
     int64_t larger = 0;
     for (int64_t j = 0; j < classes; j++) {
-        if (isnan(row[j])) return classes;
+        if (isnan(row[j])) return INT64_MAX;
         larger += row[j] > row[label] || (row[j] == row[label] && j < label);
     }
     return larger;
 }
 
 en_status cpu_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels, float smoothing,
-                       float grad_scale, float *dlogits, en_loss_sums *sums)
+                       float grad_scale, float *dlogits, double *tally)
 {
     (void)be;
     EN_REQUIRE(classes > 0 && classes <= k, EN_EINVAL, "%lld classes in %lld columns", (long long)classes, (long long)k);
-    for (int64_t m = 0; m < n; m++)
-        EN_REQUIRE(labels[m] >= 0 && labels[m] < classes, EN_EINVAL, "label %d of %lld classes", labels[m], (long long)classes);
     const double spread = (double)smoothing / (double)classes;
     for (int64_t m = 0; m < n; m++) {
         const float *row = logits + m * k;
-        double top = row[0], total = 0, loss = 0;
+        const bool known = labels[m] >= 0 && labels[m] < classes;
+        double top = row[0], total = 0, loss = known ? 0 : NAN;
         for (int64_t j = 1; j < classes; j++)
             if (row[j] > top) top = row[j];
         for (int64_t j = 0; j < classes; j++) total += exp(row[j] - top);
@@ -128,11 +127,11 @@ en_status cpu_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes
             if (dlogits) dlogits[m * k + j] = (float)((exp(log_p) - target) * grad_scale);
         }
         if (dlogits) memset(dlogits + m * k + classes, 0, (size_t)(k - classes) * sizeof *dlogits);
-        const int64_t place = place_of(row, classes, labels[m]);
-        sums->loss += loss;
-        sums->top1 += place < 1;
-        sums->top5 += place < 5;
-        sums->images += 1;
+        const int64_t place = known ? place_of(row, classes, labels[m]) : INT64_MAX;
+        tally[EN_TALLY_LOSS] += loss;
+        tally[EN_TALLY_TOP1] += place < 1;
+        tally[EN_TALLY_TOP5] += place < 5;
+        tally[EN_TALLY_IMAGES] += 1;
     }
     return EN_OK;
 }

@@ -29,7 +29,6 @@ en_status cpu_bn_from_running(en_backend *be, en_bn *bn)
 en_status cpu_bn_finalize(en_backend *be, en_bn *bn)
 {
     const double r = bn->total[2 * bn->c], momentum = bn->momentum;
-    bn->rows = (int64_t)r;
     if (r < 1) return cpu_bn_from_running(be, bn);
     for (int64_t c = 0; c < bn->c; c++) {
         const double d = bn->total[c] / r, mean = bn->running_mean[c] + d;
@@ -56,7 +55,7 @@ en_status cpu_bn_backward_local(en_backend *be, en_bn *bn)
 en_status cpu_bn_backward_finalize(en_backend *be, en_bn *bn)
 {
     (void)be;
-    const double r = bn->rows > 0 ? (double)bn->rows : 1;
+    const double r = bn->total[2 * bn->c] > 0 ? bn->total[2 * bn->c] : 1;
     for (int64_t c = 0; c < bn->c; c++) {
         const double rstd = bn->rstd[c], ga = bn->gamma[c] * rstd, s2 = rstd * bn->total[bn->c + c];
         const double gb = -ga * rstd * s2 / r;

@@ -32,8 +32,8 @@ en_status cpu_bn_finalize(en_backend *, en_bn *);
 en_status cpu_bn_from_running(en_backend *, en_bn *);
 en_status cpu_bn_backward_local(en_backend *, en_bn *);
 en_status cpu_bn_backward_finalize(en_backend *, en_bn *);
-en_status cpu_stem_forward(en_backend *, const en_conv_geom *, const float *, const float *, void *, en_bn *);
-en_status cpu_stem_backward(en_backend *, const en_conv_geom *, const float *, const en_grad *, float *);
+en_status cpu_stem_forward(en_backend *, const en_conv_geom *, const en_pixels *, const float *, void *, en_bn *);
+en_status cpu_stem_backward(en_backend *, const en_conv_geom *, const en_pixels *, const en_grad *, float *);
 en_status cpu_pointwise_forward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, void *, en_bn *);
 en_status cpu_pointwise_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const en_grad *, const void *, void *,
                              float *);
@@ -50,10 +50,10 @@ en_status cpu_pool_forward(en_backend *, int64_t, int64_t, int64_t, const en_ope
 en_status cpu_pool_backward(en_backend *, int64_t, int64_t, int64_t, float *, const float *, const en_operand *, en_bn *);
 en_status cpu_dense_forward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *);
 en_status cpu_dense_backward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *, float *, float *);
-en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const int32_t *, float, float, float *, en_loss_sums *);
-en_status cpu_rmsprop_update(en_backend *, const en_rmsprop *, const en_segment *, int64_t, float *, const float *, float *, float *, float *,
-                         double *);
-en_status cpu_ema_update(en_backend *, int64_t, const float *, float *, float);
+en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const int32_t *, float, float, float *, double *);
+en_status cpu_rmsprop_update(en_backend *, const en_rmsprop *, const en_now *, const en_segment *, int64_t, float *, const float *, float *,
+                             float *, float *, double *);
+en_status cpu_ema_update(en_backend *, const en_now *, int64_t, const float *, float *, const double *);
 
 /* out (rows, c) = dy of rows [row, row + rows), by en_grad's formula */
 void form_gradient(const en_grad *dy, int64_t row, int64_t rows, int64_t c, float *out);

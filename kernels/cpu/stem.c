@@ -6,9 +6,11 @@
 static int64_t unfolded(const en_conv_geom *g) { return ((int64_t)g->kernel * g->kernel * 3 + 7) / 8 * 8; }
 
 /* out (rows, ld): the windows of output positions [row, row + rows), flat over (n, oh, ow) */
-static void unfold(const en_conv_geom *g, const float *image, int64_t row, int64_t rows, int64_t ld, float *out)
+static void unfold(const en_conv_geom *g, const en_pixels *image, int64_t row, int64_t rows, int64_t ld, float *out)
 {
     const int k = g->kernel;
+    float scale[3], shift[3];
+    for (int d = 0; d < 3 && image->u8; d++) scale[d] = 1.f / image->std[d], shift[d] = -image->mean[d] / image->std[d];
     for (int64_t r = row; r < row + rows; r++, out += ld) {
         const int64_t n = r / (g->oh * g->ow), i0 = r / g->ow % g->oh * g->stride - g->pad, j0 = r % g->ow * g->stride - g->pad;
         memset(out, 0, (size_t)ld * sizeof *out);
@@ -16,12 +18,15 @@ static void unfold(const en_conv_geom *g, const float *image, int64_t row, int64
         for (int a = 0; a < k; a++) {
             const int64_t i = i0 + a;
             if (i < 0 || i >= g->h || from >= to) continue;
-            memcpy(out + (a * k + from) * 3, image + ((n * g->h + i) * g->w + j0 + from) * 3, (size_t)((to - from) * 3) * sizeof *out);
+            const int64_t at = ((n * g->h + i) * g->w + j0 + from) * 3, count = (to - from) * 3;
+            float *o = out + (a * k + from) * 3;
+            if (!image->u8) memcpy(o, (const float *)image->data + at, (size_t)count * sizeof *o);
+            else for (int64_t q = 0; q < count; q++) o[q] = (float)((const uint8_t *)image->data)[at + q] * scale[q % 3] + shift[q % 3];
         }
     }
 }
 
-en_status cpu_stem_forward(en_backend *be, const en_conv_geom *g, const float *image, const float *wt, void *y, en_bn *bn)
+en_status cpu_stem_forward(en_backend *be, const en_conv_geom *g, const en_pixels *image, const float *wt, void *y, en_bn *bn)
 {
     EN_REQUIRE(g->c == 3, EN_EINVAL, "the stem reads 3 channels, not %lld", (long long)g->c);
     CPU_ALIGNED(g->oc);
@@ -48,7 +53,7 @@ en_status cpu_stem_forward(en_backend *be, const en_conv_geom *g, const float *i
     return EN_OK;
 }
 
-en_status cpu_stem_backward(en_backend *be, const en_conv_geom *g, const float *image, const en_grad *dy, float *dwt)
+en_status cpu_stem_backward(en_backend *be, const en_conv_geom *g, const en_pixels *image, const en_grad *dy, float *dwt)
 {
     EN_REQUIRE(g->c == 3, EN_EINVAL, "the stem reads 3 channels, not %lld", (long long)g->c);
     CPU_ALIGNED(g->oc);

@@ -3,8 +3,13 @@
 #include "backend.h"
 
 const en_backend_ops ISA(cpu_ops) = {
-    .alloc = cpu_alloc, .free = cpu_free, .upload = cpu_upload, .download = cpu_download, .zero = cpu_zero,
+    .close = cpu_close, .alloc = cpu_alloc, .free = cpu_free, .host_alloc = cpu_alloc, .host_free = cpu_free, .upload = cpu_upload, .download = cpu_download, .zero = cpu_zero,
     .synchronize = cpu_synchronize, .reserve = cpu_reserve,
+    .memory_available = cpu_memory_available, .keep_weights = cpu_keep_weights,
+    .stage = cpu_stage, .stage_ready = cpu_stage_step, .stage_done = cpu_stage_step, .stage_wait = cpu_stage_step,
+    .capture_begin = cpu_capture_begin, .capture_end = cpu_capture_end, .graph_launch = cpu_graph_launch, .graph_free = cpu_graph_free,
+    .mark = cpu_mark, .elapsed = cpu_elapsed, .workspace_bytes = cpu_workspace_bytes, .fold_floats = cpu_fold_floats,
+    .drop_path_masks = cpu_drop_path_masks, .dropout_mask = cpu_dropout_mask, .note = cpu_note,
     .bn_finalize = cpu_bn_finalize, .bn_from_running = cpu_bn_from_running,
     .bn_backward_local = cpu_bn_backward_local, .bn_backward_finalize = cpu_bn_backward_finalize,
     .stem_forward = cpu_stem_forward, .pointwise_forward = cpu_pointwise_forward, .depthwise_forward = cpu_depthwise_forward,

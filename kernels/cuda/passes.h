@@ -5,6 +5,7 @@
 #include "cuda.h"
 
 /* backend.cu */
+void cuda_close(en_backend *be);
 en_status cuda_alloc(en_backend *be, size_t bytes, void **out);
 void cuda_free(en_backend *be, void *p);
 en_status cuda_host_alloc(en_backend *be, size_t bytes, void **out);
