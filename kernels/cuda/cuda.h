@@ -34,6 +34,7 @@ struct gemm_cache;              /* gemm.cu */
 struct weight_copy { const float *w; int64_t elems; bf16 *copy; };
 
 struct cuda_engine {
+    en_dtype     dtype;                         /* be->dtype                                                        */
     int          device, sms;
     size_t       shared_max;                    /* dynamic shared memory a block may ask for                        */
     unsigned     folds;
@@ -89,6 +90,17 @@ size_t scratch_of_stem(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_project(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_head(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_optimizer(const cuda_engine *e);
+
+/* Workspace bytes (be->workspace) and fold floats, for backend.cu */
+size_t  pointwise_workspace(const cuda_engine *e, bool pooled, const en_conv_geom *g);
+size_t  project_workspace(const cuda_engine *e, const en_conv_geom *g);
+size_t  depthwise_workspace(const cuda_engine *e, const en_conv_geom *g);
+int64_t pointwise_fold_floats(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);
+
+/* What some files keep in the engine */
+en_status gemm_open(cuda_engine *e);
+void      gemm_close(cuda_engine *e);           /* also of an engine that gemm_open has not seen */
+void      optimizer_close(cuda_engine *e);
 
 /* ---- two-stage sums (norm.cu) ------------------------------------------------------------------------------------------- */
 
