@@ -100,13 +100,12 @@ typedef struct {
 typedef struct {
     uint64_t seed;
     int64_t  step, first;                /* optimizer step; place of image 0 of this call in the global batch */
-    double   stop, failed, bad;          /* what this rank has to say: added to the tally by `note`           */
+    double   failed;                     /* 1: this rank's input failed, its images are missing; see `note`    */
     float    lr, ema_decay;
 } en_now;
 
 /* What a step leaves behind, doubles in device memory; those before EN_TALLY_SUMS are summed over ranks. */
-enum { EN_TALLY_LOSS, EN_TALLY_TOP1, EN_TALLY_TOP5, EN_TALLY_IMAGES, EN_TALLY_STOP, EN_TALLY_FAILED, EN_TALLY_BAD, EN_TALLY_SUMS,
-       EN_TALLY_GRAD_SQUARE = EN_TALLY_SUMS, EN_TALLY };
+enum { EN_TALLY_LOSS, EN_TALLY_TOP1, EN_TALLY_TOP5, EN_TALLY_IMAGES, EN_TALLY_FAILED, EN_TALLY_SUMS, EN_TALLY_GRAD_SQUARE = EN_TALLY_SUMS, EN_TALLY };
 
 typedef struct {                         /* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc) */
     float rho, momentum, eps;            /* ms starts at 1, mom at 0; eps inside the root; lr inside the accumulator   */
@@ -175,7 +174,7 @@ struct en_backend_ops {
     /* mask[i,c] = c < logical ? (u_c < keep ? 1/keep : 0) : 0     (n, c) =
      * with u_c the c-th uniform of en_rng_at(now->seed, EN_RNG_DROPOUT, now->step, now->first + i, 0) */
     en_status (*dropout_mask)(en_backend *be, const en_now *now, int64_t n, int64_t c, int64_t logical, float keep, float *mask);
-    /* tally += {stop, failed, bad} of now */
+    /* tally[FAILED] += now->failed */
     en_status (*note)(en_backend *be, const en_now *now, double *tally);
 
     /* ---- batch norm: between the passes ------------------------------------------------------------------------ */
@@ -261,6 +260,8 @@ struct en_backend_ops {
     en_status (*stem_backward)(en_backend *be, const en_conv_geom *g, const en_pixels *image, const en_grad *dy, float *dwt);
 
     /* ---- optimizer ------------------------------------------------------------------------------------------------- */
+    /* x *= factor */
+    en_status (*scale)(en_backend *be, int64_t elems, float factor, float *x);
     /* Per element of each segment, in this order:  g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);
      * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w)   (ema NULL: none; lr and
      * ema_decay from now).  tally[GRAD_SQUARE] = sum of grad^2 over all segments: not finite exactly when a gradient is not.

@@ -27,6 +27,7 @@ en_status cpu_graph_launch(en_backend *be, void *graph);
 void      cpu_graph_free(en_backend *be, void *graph);
 en_status cpu_mark(en_backend *be, int i);
 double    cpu_elapsed(en_backend *be, int from, int to);
+en_status cpu_scale(en_backend *be, int64_t elems, float factor, float *x);
 size_t    cpu_workspace_bytes(en_backend *be, en_work kind, const en_conv_geom *g);
 int64_t   cpu_fold_floats(en_backend *be, int64_t rows, int64_t ci, int64_t co);
 

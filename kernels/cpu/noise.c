@@ -25,8 +25,6 @@ en_status cpu_dropout_mask(en_backend *be, const en_now *now, int64_t n, int64_t
 en_status cpu_note(en_backend *be, const en_now *now, double *tally)
 {
     (void)be;
-    tally[EN_TALLY_STOP] += now->stop;
     tally[EN_TALLY_FAILED] += now->failed;
-    tally[EN_TALLY_BAD] += now->bad;
     return EN_OK;
 }

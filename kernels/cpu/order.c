@@ -17,6 +17,13 @@ en_status cpu_stage(en_backend *be, int slot, const en_copy *copies, int n)
     return EN_OK;
 }
 
+en_status cpu_scale(en_backend *be, int64_t elems, float factor, float *x)
+{
+    (void)be;
+    for (int64_t i = 0; i < elems; i++) x[i] *= factor;
+    return EN_OK;
+}
+
 en_status cpu_stage_step(en_backend *be, int slot) { (void)be; (void)slot; return EN_OK; }
 
 en_status cpu_capture_begin(en_backend *be)

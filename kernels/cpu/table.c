@@ -9,7 +9,7 @@ const en_backend_ops ISA(cpu_ops) = {
     .stage = cpu_stage, .stage_ready = cpu_stage_step, .stage_done = cpu_stage_step, .stage_wait = cpu_stage_step,
     .capture_begin = cpu_capture_begin, .capture_end = cpu_capture_end, .graph_launch = cpu_graph_launch, .graph_free = cpu_graph_free,
     .mark = cpu_mark, .elapsed = cpu_elapsed, .workspace_bytes = cpu_workspace_bytes, .fold_floats = cpu_fold_floats,
-    .drop_path_masks = cpu_drop_path_masks, .dropout_mask = cpu_dropout_mask, .note = cpu_note,
+    .drop_path_masks = cpu_drop_path_masks, .dropout_mask = cpu_dropout_mask, .note = cpu_note, .scale = cpu_scale,
     .bn_finalize = cpu_bn_finalize, .bn_from_running = cpu_bn_from_running,
     .bn_backward_local = cpu_bn_backward_local, .bn_backward_finalize = cpu_bn_backward_finalize,
     .stem_forward = cpu_stem_forward, .pointwise_forward = cpu_pointwise_forward, .depthwise_forward = cpu_depthwise_forward,

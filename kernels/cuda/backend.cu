@@ -307,6 +307,19 @@ en_status cuda_zero(en_backend *be, void *dst, size_t bytes)
     return EN_OK;
 }
 
+static __global__ void __launch_bounds__(256) scale_all(int64_t n, float factor, float *x)
+{
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) x[i] *= factor;
+}
+
+en_status cuda_scale(en_backend *be, int64_t elems, float factor, float *x)
+{
+    if (elems <= 0) return EN_OK;
+    scale_all<<<(unsigned)min64(ceil_div(elems, 256), 4096), 256, 0, engine(be)->compute>>>(elems, factor, x);
+    CU_LAUNCHED("scaling %lld values", (long long)elems);
+    return EN_OK;
+}
+
 /* ---- slots -------------------------------------------------------------------------------------------------------------------- */
 
 en_status cuda_stage(en_backend *be, int slot, const en_copy *copies, int n)

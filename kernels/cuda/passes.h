@@ -27,6 +27,7 @@ void cuda_graph_free(en_backend *be, void *graph);
 en_status cuda_mark(en_backend *be, int i);
 double cuda_elapsed(en_backend *be, int from, int to);
 en_status cuda_reserve(en_backend *be, const en_conv_geom *g);
+en_status cuda_scale(en_backend *be, int64_t elems, float factor, float *x);
 size_t cuda_workspace_bytes(en_backend *be, en_work kind, const en_conv_geom *g);
 int64_t cuda_fold_floats(en_backend *be, int64_t rows, int64_t ci, int64_t co);
 

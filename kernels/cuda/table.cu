@@ -17,6 +17,7 @@ const en_backend_ops cuda_ops = {
     .dense_forward = cuda_dense_forward, .softmax_loss = cuda_softmax_loss, .dense_backward = cuda_dense_backward,
     .pool_backward = cuda_pool_backward, .pointwise_backward = cuda_pointwise_backward,
     .residual_backward = cuda_residual_backward, .se_project_backward = cuda_se_project_backward,
-    .depthwise_backward = cuda_depthwise_backward, .stem_backward = cuda_stem_backward, .rmsprop_update = cuda_rmsprop_update,
+    .depthwise_backward = cuda_depthwise_backward, .stem_backward = cuda_stem_backward, .scale = cuda_scale,
+    .rmsprop_update = cuda_rmsprop_update,
     .ema_update = cuda_ema_update,
 };
