@@ -44,6 +44,8 @@ extern const en_normalise en_imagenet_normalise;   /* mean 255*(.485,.456,.406),
 /* Resizes the crop to size x size as TF1's legacy resize_bicubic does (spec 4.2: A = -0.75, no half-pixel shift, no
  * antialias, 1/1024 table), flips, normalises: out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped. */
 void en_resize_bicubic(const en_image *img, const en_crop *crop, int size, const en_normalise *norm, float *out);
+/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255 */
+void en_round_pixels(const float *value, size_t n, uint8_t *out);
 
 /* ---- datasets: a table ----------------------------------------------------------------------------------------- */
 
@@ -95,7 +97,8 @@ int64_t en_shard_max(const en_shard *s);       /* the largest count over ranks a
 typedef struct {
     int64_t  n;                                /* images; may be 0                                                */
     int64_t  first;                            /* position of image 0 in the stream (training), or sample index   */
-    float   *images;                           /* (n, size, size, 3) normalised, borrowed until the next call     */
+    float   *images;                           /* (n, size, size, 3) normalised, borrowed until the next call; or  */
+    uint8_t *bytes;                            /* the same as bytes (en_loader_config.u8); the other one is NULL   */
     int32_t *labels;                           /* (n)                                                             */
     int64_t *samples;                          /* (n) index in the dataset of what was really used                */
     int64_t  epoch;                            /* of image 0                                                      */
@@ -112,6 +115,11 @@ typedef struct {
     double    max_bad_fraction;                /* 0.01: more distinct bad files than this share ends the run      */
     int64_t   max_pixels;                      /* 0: EN_MAX_PIXELS                                                */
     bool      center_crop;                     /* training: the evaluation crop, no flip (--augment none)         */
+    bool      u8;                              /* bytes: the resized value, rounded to nearest and clipped, for a  */
+                                               /* device that normalises on load                                  */
+    void   *(*take)(void *owner, size_t bytes);       /* memory for images (NULL: aligned_alloc), where an upload  */
+    void    (*give_back)(void *owner, void *p);       /* wants memory of its own; called by the opening thread     */
+    void     *owner;
 } en_loader_config;
 
 typedef struct en_loader en_loader;

@@ -41,7 +41,7 @@ typedef struct note {                          /* a bad file, met while an image
 
 typedef struct {
     int64_t  n, first, remaining;
-    float   *images;                           /* owns (most, size, size, 3) */
+    void    *images;                           /* owns (most, size, size, 3) floats, or bytes */
     int32_t *labels;                           /* owns (most)                */
     int64_t *samples;                          /* owns (most); -1: a hole    */
     note   **notes;                            /* owns (most) lists          */
@@ -54,6 +54,7 @@ typedef struct {
     size_t     file_capacity;
     en_image   picture;                        /* owns    */
     size_t     picture_capacity;
+    float     *resized;                        /* owns: one image on its way to bytes; NULL without u8 */
 } worker;
 
 struct en_loader {
@@ -104,7 +105,12 @@ static int64_t stand_in(const en_loader *l, int64_t epoch, int64_t sample, uint3
 
 /* ---- workers ---- */
 
-static en_status make_image(worker *w, int64_t sample, int64_t epoch, float *out)
+static size_t image_bytes(const en_loader_config *c)
+{
+    return (size_t)c->size * (size_t)c->size * 3 * (c->u8 ? 1 : sizeof(float));
+}
+
+static en_status make_image(worker *w, int64_t sample, int64_t epoch, void *out)
 {
     const en_loader_config *c = &w->loader->config;
     const en_dataset *ds = c->dataset;
@@ -115,7 +121,9 @@ static en_status make_image(worker *w, int64_t sample, int64_t epoch, float *out
     const en_crop crop = c->training && !c->center_crop
                        ? en_crop_train(p->w, p->h, p->channels, c->size, c->seed, (uint64_t)epoch, (uint64_t)sample)
                        : en_crop_eval(p->w, p->h, c->size);
-    en_resize_bicubic(p, &crop, c->size, &c->normalise, out);
+    static const en_normalise as_is = { { 0, 0, 0 }, { 1, 1, 1 } };
+    en_resize_bicubic(p, &crop, c->size, c->u8 ? &as_is : &c->normalise, c->u8 ? w->resized : out);
+    if (c->u8) en_round_pixels(w->resized, image_bytes(c), out);
     return EN_OK;
 }
 
@@ -137,13 +145,13 @@ static en_status fill(worker *w, slot *s, int64_t i)
 {
     const en_loader *l = w->loader;
     const en_loader_config *c = &l->config;
-    const int64_t position = s->first + i, image_elems = (int64_t)c->size * c->size * 3, samples = c->dataset->samples;
+    const int64_t position = s->first + i, samples = c->dataset->samples;
     int64_t epoch = 0;
     const int64_t wanted = c->training ? en_sampler_at(c->seed, samples, position, &epoch) : position;
     for (uint32_t k = 0; k <= STAND_INS; k++) {
         const int64_t sample = k == 0 ? wanted : stand_in(l, epoch, wanted, k);
         en_error_clear();
-        const en_status status = make_image(w, sample, epoch, s->images + i * image_elems);
+        const en_status status = make_image(w, sample, epoch, (char *)s->images + (size_t)i * image_bytes(c));
         if (status == EN_OK) {
             s->labels[i] = c->dataset->labels[sample];
             s->samples[i] = sample;
@@ -279,12 +287,12 @@ static en_status read_notes(en_loader *l, slot *s)
 /* Moves the images together; how many there are.  s->n stays what workers read under the mutex. */
 static int64_t close_holes(const en_loader *l, slot *s)
 {
-    const size_t image_elems = (size_t)l->config.size * (size_t)l->config.size * 3;
+    const size_t image = image_bytes(&l->config);
     int64_t kept = 0;
     for (int64_t i = 0; i < s->n; i++) {
         if (s->samples[i] < 0) continue;
         if (kept < i) {
-            memcpy(s->images + (size_t)kept * image_elems, s->images + (size_t)i * image_elems, image_elems * sizeof *s->images);
+            memcpy((char *)s->images + (size_t)kept * image, (char *)s->images + (size_t)i * image, image);
             s->labels[kept] = s->labels[i];
             s->samples[kept] = s->samples[i];
         }
@@ -329,7 +337,8 @@ en_status en_loader_next(en_loader *l, en_batch *out)
         pthread_mutex_unlock(&l->mutex);
         return en_raise(status, __FILE__, __LINE__, __func__, "loading batch %" PRId64, b);
     }
-    *out = (en_batch){ .n = close_holes(l, s), .first = s->first, .images = s->images, .labels = s->labels, .samples = s->samples,
+    *out = (en_batch){ .n = close_holes(l, s), .first = s->first, .images = l->config.u8 ? NULL : s->images,
+                       .bytes = l->config.u8 ? s->images : NULL, .labels = s->labels, .samples = s->samples,
                        .epoch = l->config.training ? s->first / l->config.dataset->samples : 0 };
     l->delivered = b + 1;
     return EN_OK;
@@ -374,12 +383,12 @@ static en_status take_memory(en_loader *l)
     EN_REQUIRE(l->slot && l->worker && l->is_bad, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
     size_t bytes, rounded;
     const size_t most = (size_t)(l->most > 0 ? l->most : 1);
-    EN_REQUIRE(!__builtin_mul_overflow((size_t)c->size * (size_t)c->size * 3 * sizeof(float), most, &bytes)
+    EN_REQUIRE(!__builtin_mul_overflow(image_bytes(c), most, &bytes)
                && !__builtin_add_overflow(bytes, (size_t)63, &rounded),
                EN_ENOMEM, "a batch of %zu images of %d x %d has more bytes than there are addresses", most, c->size, c->size);
     for (int i = 0; i < l->slots; i++) {
         slot *s = &l->slot[i];
-        s->images = aligned_alloc(64, rounded / 64 * 64);
+        s->images = c->take ? c->take(c->owner, rounded / 64 * 64) : aligned_alloc(64, rounded / 64 * 64);
         s->labels = calloc(most, sizeof *s->labels);
         s->samples = calloc(most, sizeof *s->samples);
         s->notes = calloc(most, sizeof *s->notes);
@@ -392,6 +401,10 @@ static en_status take_memory(en_loader *l)
 
 static en_status start_workers(en_loader *l)
 {
+    for (int i = 0; l->config.u8 && i < l->workers; i++) {
+        l->worker[i].resized = malloc(image_bytes(&l->config) * sizeof(float) + sizeof(float));
+        EN_REQUIRE(l->worker[i].resized, EN_ENOMEM, "no memory for an image of %d x %d", l->config.size, l->config.size);
+    }
     EN_REQUIRE(pthread_mutex_init(&l->mutex, NULL) == 0, EN_ENOMEM, "no memory for a mutex");
     if (pthread_cond_init(&l->work, NULL) != 0) {
         pthread_mutex_destroy(&l->mutex);
@@ -458,6 +471,7 @@ void en_loader_close(en_loader *l)
     }
     for (int i = 0; l->worker && i < l->workers; i++) {
         free(l->worker[i].file);
+        free(l->worker[i].resized);
         en_image_free(&l->worker[i].picture);
     }
     for (int i = 0; l->slot && i < l->slots; i++) {
@@ -468,7 +482,8 @@ void en_loader_close(en_loader *l)
                 free(s->notes[k]);
                 s->notes[k] = next;
             }
-        free(s->images);
+        if (s->images && l->config.give_back) l->config.give_back(l->config.owner, s->images);
+        else free(s->images);
         free(s->labels);
         free(s->samples);
         free(s->notes);

@@ -123,3 +123,11 @@ void en_resize_bicubic(const en_image *img, const en_crop *crop, int size, const
         }
     }
 }
+
+void en_round_pixels(const float *value, size_t n, uint8_t *out)
+{
+    for (size_t i = 0; i < n; i++) {
+        const float v = value[i] < 0 ? 0 : value[i] > 255 ? 255 : value[i];
+        out[i] = (uint8_t)lrintf(v);
+    }
+}
