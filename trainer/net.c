@@ -8,6 +8,8 @@
  * norm on load, for later ones the plain output of the block before; in backward its depthwise pass takes the skip. */
 #include "trainer/net.h"
 
+#include "data/data.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,9 +19,12 @@ typedef struct {
     en_se  se;
     float *w_expand, *w_dw, *w_project, *dw_expand, *dw_dw, *dw_project;
     void  *y1, *y2, *y3, *o, *dz1, *dz2, *g;             /* g: the gradient of o */
-    float *drop, *drop_host;                             /* NULL: no stochastic depth here */
+    void  *work_forward, *work_project, *work_depthwise, *work_expand;   /* be->workspace of this block's passes */
     size_t grads_done;                                   /* elements of the arena that are final after this block */
 } block_state;
+
+enum { MAX_SLOTS = 4 };
+typedef struct { int64_t n; void *images; int32_t *labels; en_now *now, *now_host; } input;
 
 struct en_net {
     en_net_config  cfg;
@@ -28,15 +33,19 @@ struct en_net {
     void  *activations, *small;
     en_bn  bn_stem, bn_head;
     float *w_stem, *dw_stem, *w_head, *dw_head, *fc_w, *fc_b, *dfc_w, *dfc_b;
-    float *images;
-    void  *y_stem, *dz_stem, *y_head;
-    float *pooled, *dpooled, *mask, *mask_host, *logits, *dlogits, *logits_host;
+    input  slot[MAX_SLOTS];
+    const input *in;                                     /* of the last forward */
+    void  *y_stem, *dz_stem, *y_head, *work_head;
+    float *pooled, *dpooled, *mask, *logits, *dlogits, *logits_host;
+    float *keep, *drop;                                  /* stochastic depth: (blocks) and masks (blocks, n); NULL: none */
     block_state *blocks;
     float *params, *grads, *stats;
     size_t grads_done_head, grads_done_stem;
-    int64_t n;
     double bn_seconds;
 };
+
+static int slots_of(const en_net_config *c) { return c->slots > 0 ? c->slots : 1; }
+static bool alone(const en_net_config *c)   { return !c->bn_comm || c->bn_comm->world_size == 1; }
 
 static double now(void)
 {
@@ -47,99 +56,14 @@ static double now(void)
 
 /* ---- memory ------------------------------------------------------------------------------------------------------- */
 
-/* Indices of the buffers of a plan: block b's are at base[b] + field. */
-enum { Y1, Y2, Y3, O, DZ1, DZ2, G, PER_BLOCK };
+/* Indices of the buffers of a plan: the four of stem and head, then block b's at base[b] + field. */
+enum { Y_STEM, Y_HEAD, DZ_STEM, WORK_HEAD, FIRST_BLOCK };
+enum { Y1, Y2, Y3, O, DZ1, DZ2, G, WORK_FORWARD, WORK_PROJECT, WORK_DEPTHWISE, WORK_EXPAND, PER_BLOCK };
 
-static size_t tensor_bytes(int64_t n, int64_t h, int64_t w, int64_t c) { return (size_t)n * (size_t)h * (size_t)w * (size_t)c * sizeof(float); }
-
-/* Times: stem 0, block b 1+b, head B+1; back again: head B+2, block b 2B+2-b, stem 2B+3.
- * Plan order: y_stem, y_head, dz_stem, then PER_BLOCK entries a block (size 0 where a block has no such tensor). */
-static en_status plan_activations(const en_net_config *c, en_plan *p)
+static size_t tensor_bytes(const en_net_config *c, int64_t h, int64_t w, int64_t channels)
 {
-    const en_model *m = c->model;
-    const int B = m->n_blocks, back_head = B + 2, back_stem = 2 * B + 3;
-    const int64_t n = c->max_images;
-    const bool train = c->training;
-    en_plan_add(p, tensor_bytes(n, m->stem.oh, m->stem.ow, m->stem.oc_p), 0, train ? back_stem : 1, "y stem");
-    en_plan_add(p, tensor_bytes(n, m->head.h, m->head.w, m->head.co_p), B + 1, train ? back_head : B + 1, "y head");
-    en_plan_add(p, train ? tensor_bytes(n, m->stem.oh, m->stem.ow, m->stem.oc_p) : 0, 2 * B + 2, back_stem, "dz stem");
-    for (int b = 0; b < B; b++) {
-        const en_block *k = &m->blocks[b];
-        const int fwd = 1 + b, bwd = 2 * B + 2 - b, end = train ? bwd : fwd;
-        const size_t in = tensor_bytes(n, k->h, k->w, k->mid_p), mid = tensor_bytes(n, k->oh, k->ow, k->mid_p),
-                     out = tensor_bytes(n, k->oh, k->ow, k->co_p);
-        en_plan_add(p, k->expand ? in : 0, fwd, end, "%s y1", k->name);
-        en_plan_add(p, mid, fwd, end, "%s y2", k->name);
-        en_plan_add(p, out, fwd, end, "%s y3", k->name);
-        en_plan_add(p, out, fwd, train ? bwd - 1 : fwd + 1, "%s o", k->name);      /* read by the next block, both ways */
-        en_plan_add(p, train && k->expand ? in : 0, bwd, bwd, "%s dz1", k->name);
-        en_plan_add(p, train ? mid : 0, bwd, bwd, "%s dz2", k->name);
-        en_plan_add(p, train ? out : 0, bwd - 1, bwd, "%s g", k->name);
-    }
-    return en_plan_place(p);
+    return (size_t)c->max_images * (size_t)h * (size_t)w * (size_t)channels * en_dtype_bytes(c->be->dtype);
 }
-
-/* Hands out pieces of the small arena; with base NULL it only counts. */
-typedef struct { char *base; size_t used; } carver;
-static void *carve(carver *c, size_t bytes)
-{
-    void *p = c->base ? c->base + c->used : NULL;
-    c->used += (bytes + 63) / 64 * 64;
-    return p;
-}
-
-static void carve_bn(carver *c, en_bn *bn, int64_t channels)
-{
-    const size_t f = (size_t)channels * sizeof(float), d = (size_t)(2 * channels + 1) * sizeof(double);
-    bn->local = carve(c, d);
-    bn->total = carve(c, d);
-    float **vector[] = { &bn->mean, &bn->rstd, &bn->scale, &bn->shift, &bn->ga, &bn->gb, &bn->gc };
-    for (size_t i = 0; i < sizeof vector / sizeof *vector; i++) *vector[i] = carve(c, f);
-}
-
-static void carve_small(en_net *net, carver *c)
-{
-    const en_model *m = net->m;
-    const size_t n = (size_t)net->cfg.max_images;
-    net->images = carve(c, n * (size_t)m->stem.h * (size_t)m->stem.w * 3 * sizeof(float));
-    carve_bn(c, &net->bn_stem, m->stem.oc_p);
-    carve_bn(c, &net->bn_head, m->head.co_p);
-    net->pooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
-    net->dpooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
-    net->mask = carve(c, n * (size_t)m->head.co_p * sizeof(float));
-    net->logits = carve(c, n * (size_t)m->classes_p * sizeof(float));
-    net->dlogits = carve(c, n * (size_t)m->classes_p * sizeof(float));
-    for (int b = 0; b < m->n_blocks; b++) {
-        const en_block *k = &m->blocks[b];
-        block_state *s = &net->blocks[b];
-        if (k->expand) carve_bn(c, &s->bn_expand, k->mid_p);
-        carve_bn(c, &s->bn_dw, k->mid_p);
-        carve_bn(c, &s->bn_project, k->co_p);
-        if (k->q > 0) {
-            s->se.q = k->q;
-            s->se.pooled = carve(c, n * (size_t)k->mid_p * sizeof(float));
-            s->se.hidden = carve(c, n * (size_t)k->q * sizeof(float));
-            s->se.gate = carve(c, n * (size_t)k->mid_p * sizeof(float));
-        }
-        if (net->cfg.training && k->drop_path > 0) s->drop = carve(c, n * sizeof(float));
-    }
-}
-
-en_status en_net_plan_make(const en_net_config *c, en_net_plan *out)
-{
-    *out = (en_net_plan){ 0 };
-    block_state *blocks = calloc((size_t)c->model->n_blocks + 1, sizeof *blocks);
-    EN_REQUIRE(blocks, EN_ENOMEM, "no memory for %d blocks", c->model->n_blocks);
-    en_net shape = { .cfg = *c, .m = c->model, .blocks = blocks };
-    carver count = { 0 };
-    carve_small(&shape, &count);
-    out->small_bytes = count.used;
-    free(blocks);
-    EN_TRY(plan_activations(c, &out->activations), "planning %s for %lld images", c->model->name, (long long)c->max_images);
-    return EN_OK;
-}
-
-void en_net_plan_free(en_net_plan *p) { en_plan_free(&p->activations); }
 
 static en_conv_geom stem_geom(const en_model *m, int64_t n)
 {
@@ -157,6 +81,118 @@ static en_conv_geom pw_geom(int64_t n, int64_t h, int64_t w, int64_t ci, int64_t
 {
     return (en_conv_geom){ .n = n, .h = h, .w = w, .c = ci, .oh = h, .ow = w, .oc = co, .kernel = 0, .stride = 1 };
 }
+
+static size_t work_bytes(const en_net_config *c, en_work kind, en_conv_geom g) { return c->be->ops->workspace_bytes(c->be, kind, &g); }
+
+/* Times, three a block each way: stem 0, block b from 1+3b, head H = 1+3B; back: head H+1, then block b, from the last one:
+ * project t, depthwise t+1, expand t+2; the stem at the end. */
+static en_status plan_activations(const en_net_config *c, en_plan *p)
+{
+    const en_model *m = c->model;
+    const int B = m->n_blocks, head = 1 + 3 * B, back_head = head + 1, back_stem = back_head + 1 + 3 * B;
+    const int64_t n = c->max_images;
+    const bool train = c->training;
+    const size_t stem = tensor_bytes(c, m->stem.oh, m->stem.ow, m->stem.oc_p);
+    en_plan_add(p, stem, 0, train ? back_stem : 3, "y stem");
+    en_plan_add(p, tensor_bytes(c, m->head.h, m->head.w, m->head.co_p), head, train ? back_head : head, "y head");
+    en_plan_add(p, train ? stem : 0, back_stem - 2, back_stem, "dz stem");
+    en_plan_add(p, train ? work_bytes(c, EN_WORK_POOLED_BACKWARD, pw_geom(n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p)) : 0, back_head, back_head,
+                "work head");
+    for (int b = 0; b < B; b++) {
+        const en_block *k = &m->blocks[b];
+        const int fwd = 1 + 3 * b, bwd = back_head + 1 + 3 * (B - 1 - b), end = bwd + 2;
+        const size_t in = tensor_bytes(c, k->h, k->w, k->mid_p), mid = tensor_bytes(c, k->oh, k->ow, k->mid_p),
+                     out = tensor_bytes(c, k->oh, k->ow, k->co_p);
+        const en_conv_geom expand = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p), project = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p), dw = dw_geom(k, n);
+        en_plan_add(p, k->expand ? in : 0, fwd, train ? end : fwd + 1, "%s y1", k->name);
+        en_plan_add(p, mid, fwd + 1, train ? bwd + 1 : fwd + 2, "%s y2", k->name);
+        en_plan_add(p, out, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
+        en_plan_add(p, out, fwd + 2, train ? bwd - 1 : fwd + 5, "%s o", k->name);           /* read by the next block, both ways */
+        en_plan_add(p, train && k->expand ? in : 0, bwd + 1, end, "%s dz1", k->name);
+        en_plan_add(p, train ? mid : 0, bwd, bwd + 1, "%s dz2", k->name);
+        en_plan_add(p, train ? out : 0, b == B - 1 ? back_head : bwd - 2, k->skip ? end : bwd, "%s g", k->name);
+        en_plan_add(p, work_bytes(c, EN_WORK_PROJECT, project), fwd + 2, fwd + 2, "%s work", k->name);
+        en_plan_add(p, train ? work_bytes(c, EN_WORK_PROJECT, project) : 0, bwd, bwd, "%s work project", k->name);
+        en_plan_add(p, train ? work_bytes(c, EN_WORK_DEPTHWISE_BACKWARD, dw) : 0, bwd + 1, bwd + 1, "%s work depthwise", k->name);
+        en_plan_add(p, train && k->expand ? work_bytes(c, EN_WORK_POINTWISE_BACKWARD, expand) : 0, end, end, "%s work expand", k->name);
+    }
+    return en_plan_place(p);
+}
+
+/* Hands out pieces of the small arena; with base NULL it only counts. */
+typedef struct { char *base; size_t used; } carver;
+static void *carve(carver *c, size_t bytes)
+{
+    void *p = c->base ? c->base + c->used : NULL;
+    c->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static void carve_bn(carver *c, en_bn *bn, int64_t channels, bool is_alone)
+{
+    const size_t f = (size_t)channels * sizeof(float), d = (size_t)(2 * channels + 1) * sizeof(double);
+    bn->local = carve(c, d);
+    bn->total = is_alone ? bn->local : carve(c, d);
+    float **vector[] = { &bn->mean, &bn->rstd, &bn->scale, &bn->shift, &bn->ga, &bn->gb, &bn->gc };
+    for (size_t i = 0; i < sizeof vector / sizeof *vector; i++) *vector[i] = carve(c, f);
+}
+
+static void carve_small(en_net *net, carver *c)
+{
+    const en_model *m = net->m;
+    const size_t n = (size_t)net->cfg.max_images;
+    const bool train = net->cfg.training, one = alone(&net->cfg);
+    for (int i = 0; i < slots_of(&net->cfg); i++) {
+        net->slot[i].images = carve(c, n * (size_t)m->stem.h * (size_t)m->stem.w * 3 * (net->cfg.be->u8 ? 1 : sizeof(float)));
+        net->slot[i].labels = carve(c, n * sizeof(int32_t));
+        net->slot[i].now = carve(c, sizeof(en_now));
+    }
+    carve_bn(c, &net->bn_stem, m->stem.oc_p, one);
+    carve_bn(c, &net->bn_head, m->head.co_p, one);
+    net->pooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
+    net->dpooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
+    net->mask = carve(c, n * (size_t)m->head.co_p * sizeof(float));
+    net->logits = carve(c, n * (size_t)m->classes_p * sizeof(float));
+    net->dlogits = carve(c, n * (size_t)m->classes_p * sizeof(float));
+    bool drops = false;
+    for (int b = 0; b < m->n_blocks; b++) {
+        const en_block *k = &m->blocks[b];
+        block_state *s = &net->blocks[b];
+        drops |= train && k->drop_path > 0;
+        if (k->expand) {
+            carve_bn(c, &s->bn_expand, k->mid_p, one);
+            const int64_t fold = train ? net->cfg.be->ops->fold_floats(net->cfg.be, (int64_t)n * k->h * k->w, k->ci_p, k->mid_p) : 0;
+            s->bn_expand.fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
+        }
+        carve_bn(c, &s->bn_dw, k->mid_p, one);
+        carve_bn(c, &s->bn_project, k->co_p, one);
+        if (k->q > 0) {
+            s->se.q = k->q;
+            s->se.pooled = carve(c, n * (size_t)k->mid_p * sizeof(float));
+            s->se.hidden = carve(c, n * (size_t)k->q * sizeof(float));
+            s->se.gate = carve(c, n * (size_t)k->mid_p * sizeof(float));
+            s->se.dgate = train && net->cfg.be->gated ? carve(c, n * (size_t)k->mid_p * sizeof(float)) : NULL;
+        }
+    }
+    net->keep = drops ? carve(c, (size_t)m->n_blocks * sizeof(float)) : NULL;
+    net->drop = drops ? carve(c, (size_t)m->n_blocks * n * sizeof(float)) : NULL;
+}
+
+en_status en_net_plan_make(const en_net_config *c, en_net_plan *out)
+{
+    *out = (en_net_plan){ 0 };
+    block_state *blocks = calloc((size_t)c->model->n_blocks + 1, sizeof *blocks);
+    EN_REQUIRE(blocks, EN_ENOMEM, "no memory for %d blocks", c->model->n_blocks);
+    en_net shape = { .cfg = *c, .m = c->model, .blocks = blocks };
+    carver count = { 0 };
+    carve_small(&shape, &count);
+    out->small_bytes = count.used;
+    free(blocks);
+    EN_TRY(plan_activations(c, &out->activations), "planning %s for %lld images", c->model->name, (long long)c->max_images);
+    return EN_OK;
+}
+
+void en_net_plan_free(en_net_plan *p) { en_plan_free(&p->activations); }
 
 static en_status reserve_all(en_net *net)
 {
@@ -177,7 +213,22 @@ static en_status reserve_all(en_net *net)
     }
     g = pw_geom(n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
     EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of the head");
+    g = pw_geom(n, 1, 1, m->head.co_p, m->classes_p);
+    EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of the classifier");
     return EN_OK;
+}
+
+/* How often each block keeps an image: constants, in device memory. */
+static en_status upload_keep(en_net *net)
+{
+    const int B = net->m->n_blocks;
+    if (!net->keep) return EN_OK;
+    float *keep = malloc((size_t)B * sizeof *keep);
+    EN_REQUIRE(keep, EN_ENOMEM, "no memory for %d blocks", B);
+    for (int b = 0; b < B; b++) keep[b] = 1.f - net->m->blocks[b].drop_path;
+    const en_status s = net->be->ops->upload(net->be, net->keep, keep, (size_t)B * sizeof *keep);
+    free(keep);
+    return s;
 }
 
 en_status en_net_open(const en_net_config *c, en_net **out)
@@ -195,9 +246,14 @@ en_status en_net_open(const en_net_config *c, en_net **out)
     net->be = c->be;
     const size_t n = (size_t)c->max_images;
     net->blocks = calloc((size_t)net->m->n_blocks + 1, sizeof *net->blocks);
-    net->mask_host = malloc((n * (size_t)net->m->head.co_p + 1) * sizeof(float));
     net->logits_host = malloc((n * (size_t)net->m->classes_p + 1) * sizeof(float));
-    EN_REQUIRE_OUT(net->blocks && net->mask_host && net->logits_host, EN_ENOMEM, "no memory for a net");
+    EN_REQUIRE_OUT(net->blocks && net->logits_host, EN_ENOMEM, "no memory for a net");
+    EN_REQUIRE_OUT(slots_of(c) <= MAX_SLOTS, EN_EINVAL, "%d slots of input", c->slots);
+    for (int i = 0; i < slots_of(c); i++) {
+        void *p = NULL;
+        EN_TRY_OUT(net->be->ops->host_alloc(net->be, sizeof(en_now), &p), "memory for a net");
+        net->slot[i].now_host = p;
+    }
 
     EN_TRY_OUT(en_net_plan_make(c, &plan), "planning memory");
     EN_TRY_OUT(reserve_all(net), "taking scratch memory");
@@ -207,20 +263,20 @@ en_status en_net_open(const en_net_config *c, en_net **out)
     carve_small(net, &carved);
     const en_plan_buffer *buf = plan.activations.buffer;
 #define AT(i) (buf[i].bytes ? (char *)net->activations + buf[i].offset : NULL)
-    net->y_stem = AT(0);
-    net->y_head = AT(1);
-    net->dz_stem = AT(2);
+    net->y_stem = AT(Y_STEM);
+    net->y_head = AT(Y_HEAD);
+    net->dz_stem = AT(DZ_STEM);
+    net->work_head = AT(WORK_HEAD);
     for (int b = 0; b < net->m->n_blocks; b++) {
         block_state *s = &net->blocks[b];
-        const int at = 3 + b * PER_BLOCK;
+        const int at = FIRST_BLOCK + b * PER_BLOCK;
         s->y1 = AT(at + Y1), s->y2 = AT(at + Y2), s->y3 = AT(at + Y3), s->o = AT(at + O);
         s->dz1 = AT(at + DZ1), s->dz2 = AT(at + DZ2), s->g = AT(at + G);
-        if (s->drop) {
-            s->drop_host = malloc((n + 1) * sizeof(float));
-            EN_REQUIRE_OUT(s->drop_host, EN_ENOMEM, "no memory for a net");
-        }
+        s->work_forward = AT(at + WORK_FORWARD), s->work_project = AT(at + WORK_PROJECT);
+        s->work_depthwise = AT(at + WORK_DEPTHWISE), s->work_expand = AT(at + WORK_EXPAND);
     }
 #undef AT
+    EN_TRY_OUT(upload_keep(net), "stochastic depth");
     en_net_plan_free(&plan);
     *out = net;
     return EN_OK;
@@ -235,9 +291,9 @@ void en_net_close(en_net *net)
     if (!net) return;
     if (net->activations) net->be->ops->free(net->be, net->activations);
     if (net->small) net->be->ops->free(net->be, net->small);
-    for (int b = 0; net->blocks && b < net->m->n_blocks; b++) free(net->blocks[b].drop_host);
+    for (int i = 0; i < MAX_SLOTS; i++)
+        if (net->slot[i].now_host) net->be->ops->host_free(net->be, net->slot[i].now_host);
     free(net->blocks);
-    free(net->mask_host);
     free(net->logits_host);
     free(net);
 }
@@ -306,6 +362,7 @@ void en_net_bind(en_net *net, float *params, float *grads, float *stats)
 
 static en_status sum_over_ranks(en_net *net, en_bn *bn, size_t doubles)
 {
+    if (alone(&net->cfg)) return EN_OK;                       /* local and total are the same memory */
     const double t0 = now();
     EN_TRY(net->cfg.bn_comm->ops->sum_f64(net->cfg.bn_comm, bn->local, bn->total, doubles), "summing batch-norm statistics");
     net->bn_seconds += now() - t0;
@@ -340,31 +397,46 @@ en_status en_net_freeze(en_net *net)
     return EN_OK;
 }
 
-/* ---- noise -------------------------------------------------------------------------------------------------------------- */
+/* ---- input and noise ---------------------------------------------------------------------------------------------------- */
 
-/* Inverted dropout and stochastic depth: 0, or 1/keep.  One draw an image and block; one a feature. */
-static en_status draw_noise(en_net *net, int64_t n, const en_noise *noise)
+en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now_)
 {
     const en_model *m = net->m;
-    for (int b = 0; b < m->n_blocks; b++) {
-        block_state *s = &net->blocks[b];
-        if (!s->drop) continue;
-        const float keep = 1.f - m->blocks[b].drop_path;
-        for (int64_t i = 0; i < n; i++) {
-            en_rng r = en_rng_at(noise->seed, EN_RNG_DROP_PATH, (uint64_t)noise->step, (uint64_t)(noise->first + i), (uint32_t)b);
-            s->drop_host[i] = en_rng_uniform(&r) < keep ? 1.f / keep : 0.f;
-        }
-        EN_TRY(net->be->ops->upload(net->be, s->drop, s->drop_host, (size_t)n * sizeof(float)), "stochastic depth of block %d", b);
-    }
-    if (m->dropout <= 0) return EN_OK;
-    const float keep = 1.f - m->dropout;
-    for (int64_t i = 0; i < n; i++) {
-        en_rng r = en_rng_at(noise->seed, EN_RNG_DROPOUT, (uint64_t)noise->step, (uint64_t)(noise->first + i), 0);
-        for (int64_t c = 0; c < m->head.co_p; c++)
-            net->mask_host[i * m->head.co_p + c] = c >= m->head.co ? 0.f : en_rng_uniform(&r) < keep ? 1.f / keep : 0.f;
-    }
-    EN_TRY(net->be->ops->upload(net->be, net->mask, net->mask_host, (size_t)(n * m->head.co_p) * sizeof(float)), "dropout");
+    EN_REQUIRE(slot >= 0 && slot < slots_of(&net->cfg), EN_EINVAL, "slot %d of %d", slot, slots_of(&net->cfg));
+    EN_REQUIRE(n >= 0 && n <= net->cfg.max_images, EN_EINVAL, "%lld images, planned for %lld", (long long)n, (long long)net->cfg.max_images);
+    input *in = &net->slot[slot];
+    in->n = n;
+    if (now_) *in->now_host = *now_;
+    const size_t pixel = net->be->u8 ? 1 : sizeof(float);
+    const en_copy copies[] = { { in->images, images, (size_t)(n * m->stem.h * m->stem.w * 3) * pixel },
+                               { in->labels, labels, labels ? (size_t)n * sizeof *labels : 0 },
+                               { in->now, in->now_host, now_ ? sizeof *now_ : 0 } };
+    EN_TRY(net->be->ops->stage(net->be, slot, copies, 3), "input of %lld images", (long long)n);
     return EN_OK;
+}
+
+const en_now *en_net_now(const en_net *net, int slot) { return net->slot[slot].now; }
+
+static const float *drop_of(const en_net *net, int b)
+{
+    return net->drop && net->m->blocks[b].drop_path > 0 ? net->drop + (int64_t)b * net->in->n : NULL;
+}
+
+/* Inverted dropout and stochastic depth: 0, or 1/keep.  One draw an image and block; one a feature. */
+static en_status draw_noise(en_net *net)
+{
+    const en_model *m = net->m;
+    const struct en_backend_ops *ops = net->be->ops;
+    if (net->drop) EN_TRY(ops->drop_path_masks(net->be, net->in->now, m->n_blocks, net->in->n, net->keep, net->drop), "stochastic depth");
+    if (m->dropout > 0) EN_TRY(ops->dropout_mask(net->be, net->in->now, net->in->n, m->head.co_p, m->head.co, 1.f - m->dropout, net->mask), "dropout");
+    return EN_OK;
+}
+
+static en_pixels pixels_of(const en_net *net)
+{
+    const en_normalise *by = &en_imagenet_normalise;
+    return (en_pixels){ .data = net->in->images, .u8 = net->be->u8, .mean = { by->mean[0], by->mean[1], by->mean[2] },
+                        .std = { by->std[0], by->std[1], by->std[2] } };
 }
 
 /* ---- forward ------------------------------------------------------------------------------------------------------------- */
@@ -398,25 +470,27 @@ static en_status block_forward(en_net *net, int b, int64_t n)
     }
     EN_TRY(ops->depthwise_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "depthwise");
     EN_TRY(settle(net, &s->bn_dw), "depthwise");
+    net->be->workspace = s->work_forward;
     EN_TRY(ops->se_project_forward(net->be, n, k->oh * k->ow, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, s->y3,
                                    train ? &s->bn_project : NULL), "project");
     EN_TRY(settle(net, &s->bn_project), "project");
-    EN_TRY(ops->residual_forward(net->be, n, k->oh * k->ow, k->co_p, &y3, s->drop, k->skip ? &x : NULL, s->o), "residual");
+    EN_TRY(ops->residual_forward(net->be, n, k->oh * k->ow, k->co_p, &y3, net->cfg.training ? drop_of(net, b) : NULL, k->skip ? &x : NULL, s->o),
+           "residual");
     return EN_OK;
 }
 
-en_status en_net_forward(en_net *net, int64_t n, const float *images, const en_noise *noise)
+en_status en_net_forward(en_net *net, int slot)
 {
     const struct en_backend_ops *ops = net->be->ops;
     const en_model *m = net->m;
     const bool train = net->cfg.training;
-    EN_REQUIRE(n >= 0 && n <= net->cfg.max_images, EN_EINVAL, "%lld images, planned for %lld", (long long)n, (long long)net->cfg.max_images);
-    net->n = n;
-    if (train) EN_TRY(draw_noise(net, n, noise), "drawing masks");
-    EN_TRY(ops->upload(net->be, net->images, images, (size_t)(n * m->stem.h * m->stem.w * 3) * sizeof(float)), "uploading images");
+    net->in = &net->slot[slot];
+    const int64_t n = net->in->n;
+    const en_pixels images = pixels_of(net);
+    if (train) EN_TRY(draw_noise(net), "drawing masks");
 
     const en_conv_geom stem = stem_geom(m, n);
-    EN_TRY(ops->stem_forward(net->be, &stem, net->images, net->w_stem, net->y_stem, train ? &net->bn_stem : NULL), "stem");
+    EN_TRY(ops->stem_forward(net->be, &stem, &images, net->w_stem, net->y_stem, train ? &net->bn_stem : NULL), "stem");
     EN_TRY(settle(net, &net->bn_stem), "stem");
     for (int b = 0; b < m->n_blocks; b++) EN_TRY(block_forward(net, b, n), "forward of %s", m->blocks[b].name);
 
@@ -429,10 +503,10 @@ en_status en_net_forward(en_net *net, int64_t n, const float *images, const en_n
     return EN_OK;
 }
 
-en_status en_net_loss(en_net *net, const int32_t *labels, float smoothing, float grad_scale, en_loss_sums *sums)
+en_status en_net_loss(en_net *net, float smoothing, float grad_scale, double *tally)
 {
-    return net->be->ops->softmax_loss(net->be, net->n, net->m->classes_p, net->m->classes, net->logits, labels, smoothing, grad_scale,
-                                      grad_scale > 0 ? net->dlogits : NULL, sums);
+    return net->be->ops->softmax_loss(net->be, net->in->n, net->m->classes_p, net->m->classes, net->logits, net->in->labels, smoothing, grad_scale,
+                                      grad_scale > 0 ? net->dlogits : NULL, tally);
 }
 
 /* ---- backward ------------------------------------------------------------------------------------------------------------- */
@@ -440,26 +514,32 @@ en_status en_net_loss(en_net *net, const int32_t *labels, float smoothing, float
 static en_status block_backward(en_net *net, int b)
 {
     const struct en_backend_ops *ops = net->be->ops;
-    const en_block *k = &net->m->blocks[b];
+    const en_model *m = net->m;
+    const en_block *k = &m->blocks[b];
     block_state *s = &net->blocks[b];
-    const int64_t n = net->n, hw = k->oh * k->ow;
+    const int64_t n = net->in->n, hw = k->oh * k->ow;
+    const float *drop = drop_of(net, b);
     const en_operand x = input_of(net, b), u1 = depthwise_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act };
     const en_conv_geom g = dw_geom(k, n);
-    const en_grad dy3 = { .stored = s->g, .drop = s->drop, .y = s->y3, .bn = &s->bn_project, .hw = hw },
-                  dy2 = { .stored = s->dz2, .y = s->y2, .bn = &s->bn_dw, .hw = hw },
+    const en_grad dy3 = { .stored = s->g, .drop = drop, .y = s->y3, .bn = &s->bn_project, .hw = hw },
+                  dy2 = { .stored = s->dz2, .gated = net->be->gated, .act = m->act, .gate = k->q > 0 ? s->se.gate : NULL,
+                          .dgate = k->q > 0 ? s->se.dgate : NULL, .y = s->y2, .bn = &s->bn_dw, .hw = hw },
                   dy1 = { .stored = s->dz1, .y = s->y1, .bn = &s->bn_expand, .hw = k->h * k->w };
     const void *skip = k->skip ? s->g : NULL;
     void *dx = b == 0 ? net->dz_stem : net->blocks[b - 1].g;
     en_bn *x_bn = b == 0 ? &net->bn_stem : NULL;
 
-    EN_TRY(ops->residual_backward(net->be, n, hw, k->co_p, s->g, s->drop, s->y3, &s->bn_project), "residual");
+    EN_TRY(ops->residual_backward(net->be, n, hw, k->co_p, s->g, drop, s->y3, &s->bn_project), "residual");
     EN_TRY(settle_backward(net, &s->bn_project), "project");
+    net->be->workspace = s->work_project;
     EN_TRY(ops->se_project_backward(net->be, n, hw, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, &dy3, s->dz2, s->dw_project,
                                     &s->bn_dw), "project");
     EN_TRY(settle_backward(net, &s->bn_dw), "depthwise");
+    net->be->workspace = s->work_depthwise;
     if (k->expand) {
         EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, NULL, s->dz1, s->dw_dw, &s->bn_expand), "depthwise");
         EN_TRY(settle_backward(net, &s->bn_expand), "expand");
+        net->be->workspace = s->work_expand;
         EN_TRY(ops->pointwise_backward(net->be, n * k->h * k->w, k->ci_p, k->mid_p, x.y, s->w_expand, &dy1, skip, dx, s->dw_expand), "expand");
     } else {
         EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "depthwise");
@@ -472,13 +552,15 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
 {
     const struct en_backend_ops *ops = net->be->ops;
     const en_model *m = net->m;
-    const int64_t n = net->n, hw = m->head.h * m->head.w;
+    const int64_t n = net->in->n, hw = m->head.h * m->head.w;
+    const en_pixels images = pixels_of(net);
     const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
     const en_grad dyh = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
 
     EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
     EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, m->dropout > 0 ? net->mask : NULL, &uh, &net->bn_head), "pooling");
     EN_TRY(settle_backward(net, &net->bn_head), "head");
+    net->be->workspace = net->work_head;
     EN_TRY(ops->pointwise_backward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, &dyh, NULL, net->blocks[m->n_blocks - 1].g,
                                    net->dw_head), "head");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_head), "gradients of the head");
@@ -488,7 +570,7 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     }
     const en_conv_geom stem = stem_geom(m, n);
     const en_grad dy0 = { .stored = net->dz_stem, .y = net->y_stem, .bn = &net->bn_stem, .hw = m->stem.oh * m->stem.ow };
-    EN_TRY(ops->stem_backward(net->be, &stem, net->images, &dy0, net->dw_stem), "stem");
+    EN_TRY(ops->stem_backward(net->be, &stem, &images, &dy0, net->dw_stem), "stem");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_stem), "gradients of the stem");
     return EN_OK;
 }
@@ -497,9 +579,9 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
 
 en_status en_net_logits(en_net *net, float *host)
 {
-    const int64_t k = net->m->classes_p, classes = net->m->classes;
-    EN_TRY(net->be->ops->download(net->be, net->logits_host, net->logits, (size_t)(net->n * k) * sizeof(float)), "downloading logits");
-    for (int64_t i = 0; i < net->n; i++) memcpy(host + i * classes, net->logits_host + i * k, (size_t)classes * sizeof *host);
+    const int64_t k = net->m->classes_p, classes = net->m->classes, n = net->in->n;
+    EN_TRY(net->be->ops->download(net->be, net->logits_host, net->logits, (size_t)(n * k) * sizeof(float)), "downloading logits");
+    for (int64_t i = 0; i < n; i++) memcpy(host + i * classes, net->logits_host + i * k, (size_t)classes * sizeof *host);
     return EN_OK;
 }
 
@@ -510,5 +592,15 @@ double en_net_bn_seconds(en_net *net)
     return s;
 }
 
-const float *en_net_drop(const en_net *net, int block) { return net->blocks[block].drop_host; }
-const float *en_net_dropout(const en_net *net)         { return net->m->dropout > 0 ? net->mask_host : NULL; }
+en_status en_net_drop(en_net *net, int block, float *host, bool *has)
+{
+    const float *drop = drop_of(net, block);
+    *has = drop;
+    return drop ? net->be->ops->download(net->be, host, drop, (size_t)net->in->n * sizeof *host) : EN_OK;
+}
+
+en_status en_net_dropout(en_net *net, float *host, bool *has)
+{
+    *has = net->m->dropout > 0;
+    return *has ? net->be->ops->download(net->be, host, net->mask, (size_t)(net->in->n * net->m->head.co_p) * sizeof *host) : EN_OK;
+}

@@ -14,10 +14,11 @@ typedef struct en_net en_net;
 typedef struct {
     en_backend     *be;          /* borrowed                                                                         */
     const en_model *model;       /* borrowed; its channel_align is the backend's                                     */
-    en_comm        *bn_comm;     /* borrowed: the ranks that share batch statistics; NULL when !training             */
+    en_comm        *bn_comm;     /* borrowed: the ranks that share batch statistics, over device memory; NULL: alone */
     int64_t         max_images;  /* n of every call is 0..max_images                                                 */
     bool            training;    /* false: forward with running statistics only, in a fraction of the memory         */
     float           bn_momentum; /* 0: the model's                                                                   */
+    int             slots;       /* of input; 0: 1.  More let the next input travel while a pass computes            */
 } en_net_config;
 
 /* The memory plan of en_net_open: activations as placed, and the rest in bytes. */
@@ -31,29 +32,32 @@ void      en_net_close(en_net *net);                     /* NULL is fine */
 /* grads may be NULL when only evaluating. */
 void en_net_bind(en_net *net, float *params, float *grads, float *stats);
 
-/* What is random in a step: dropout and stochastic depth of images first..first+n-1 of the global batch. */
-typedef struct { uint64_t seed; int64_t step, first; } en_noise;
+/* Queues the input of a pass into a slot: images (n, size, size, 3), normalised floats, or bytes where be->u8; labels (n), NULL
+ * when there is no loss; now, NULL when not training.  The first two stay borrowed until be->ops->stage_wait(slot); the
+ * pass must lie between be->ops->stage_ready(slot) and stage_done(slot). */
+en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now);
+const en_now *en_net_now(const en_net *net, int slot);   /* in device memory */
 
-/* Host images (n, size, size, 3), normalised -> logits.  training: batch statistics over bn_comm, running ones updated;
- * every rank of bn_comm calls it, also with n == 0.  Otherwise running statistics (en_net_freeze first). */
-en_status en_net_forward(en_net *net, int64_t n, const float *images, const en_noise *noise);
+/* The slot's images -> logits.  training: batch statistics over bn_comm, running ones updated; every rank of bn_comm calls it,
+ * also with n == 0.  Otherwise running statistics (en_net_freeze first).  Loss and backward are those of the last forward. */
+en_status en_net_forward(en_net *net, int slot);
 /* Takes scale and shift of every batch norm from the bound running statistics: once after binding, before evaluating. */
 en_status en_net_freeze(en_net *net);
 
-/* Loss over the n images of the last forward: sums += ; with grad_scale > 0 also the gradient of the logits. */
-en_status en_net_loss(en_net *net, const int32_t *labels, float smoothing, float grad_scale, en_loss_sums *sums);
+/* Loss over the n images of the last forward: tally (device) += ; with grad_scale > 0 also the gradient of the logits. */
+en_status en_net_loss(en_net *net, float smoothing, float grad_scale, double *tally);
 
 /* grads += for the last forward and loss.  When `buckets` is set, tells it after each block what is final. */
 en_status en_net_backward(en_net *net, en_buckets *buckets);
 
 en_status en_net_logits(en_net *net, float *host);       /* (n, classes) of the last forward, without padding        */
 
-/* Seconds spent in all-reduces of batch norm since the last call. */
+/* Seconds that the host spent in all-reduces of batch norm since the last call. */
 double    en_net_bn_seconds(en_net *net);
 
-/* For tests: the masks of the last training forward, as host arrays.  drop (n) of a block: NULL when it has none;
- * dropout (n, features physical): NULL when the rate is 0. */
-const float *en_net_drop(const en_net *net, int block);
-const float *en_net_dropout(const en_net *net);
+/* For tests: the masks of the last training forward.  drop (n) of a block; dropout (n, features physical).  *has false: there
+ * are none of this kind. */
+en_status en_net_drop(en_net *net, int block, float *host, bool *has);
+en_status en_net_dropout(en_net *net, float *host, bool *has);
 
 #endif

@@ -15,16 +15,31 @@ typedef struct {                         /* device arenas in en_model's layout; 
     float *stats, *ema_stats;                 /* stat_elems each                                                   */
 } en_arenas;
 
-typedef struct {
+typedef struct en_trainer en_trainer;
+
+/* The images of one micro-step on this rank, in a slot of the net. */
+typedef struct { bool fetched, first, last; int64_t step, micro, n; int slot; } en_piece;
+
+/* One way that a piece can look, and the recording of its work. */
+typedef struct { int64_t n; int slot; bool first, last; int64_t seen; void *graph; } en_recording;
+enum { EN_RECORDINGS = 16 };
+typedef en_status en_step_work(en_trainer *t, const en_piece *p);
+
+struct en_trainer {
     const en_options *o;                 /* borrowed                                                               */
-    en_comm    *comm, *bn_comm;          /* bn_comm may be comm itself                                             */
+    en_comm    *comm;                    /* the ranks: host memory                                                 */
+    en_comm    *tensors, *bn_comm;       /* sums over device memory; bn_comm may be tensors itself                 */
     en_backend *be;
     en_model   *model;
     en_net     *net;
     en_dataset *train_set, *val_set;     /* val_set NULL: no evaluation                                            */
     en_loader  *loader;
     en_arenas   a;
-    float      *stats_mean;              /* owned, host, stat_elems: NULL when batch norm is over all ranks        */
+    double     *tally;                   /* device: EN_TALLY                                                       */
+    bool        recording;               /* the device records the step                                            */
+    en_recording recordings[EN_RECORDINGS];
+    en_piece    piece;                   /* fetched last                                                           */
+    en_batch    batch;                   /* its images, borrowed from the loader                                   */
     en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
     en_buckets *buckets;
     en_schedule schedule;
@@ -33,7 +48,7 @@ typedef struct {
     en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
     char        trouble[2048];           /* this rank's own error in this step, told after the agreement           */
     bool        agreed;                  /* the error at hand is known to all ranks: they leave together           */
-} en_trainer;
+};
 
 typedef struct {                         /* of one step, over all ranks; seconds of this rank                      */
     double loss, top1, lr, grad_norm;
@@ -43,8 +58,12 @@ typedef struct {                         /* of one step, over all ranks; seconds
 
 /* One optimizer step.  EN_OK; EN_EDIVERGED: loss or gradients not finite; EN_EDATA: some rank's input failed
  * (told by that rank).  On an error the weights are those before the step, except for
- * EN_EDIVERGED out of the gradients.  All ranks return at the same step. */
+ * EN_EDIVERGED out of the gradients (running statistics have moved with the forward pass).  All ranks return at the same step. */
 en_status en_train_step(en_trainer *t, en_step_report *r);
+
+/* Does `work` for t->piece on the device (replay.c): queued, not done. */
+en_status en_replay(en_trainer *t, en_step_work *work);
+void      en_replay_close(en_trainer *t);
 
 /* --dump (step_dump.c): tensors of the first step, to hold beside another framework's. */
 en_status en_dump_batch(en_trainer *t, const en_batch *batch);        /* /batch/images, /batch/labels, /logits, /loss       */
