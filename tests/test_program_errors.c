@@ -133,6 +133,21 @@ static void ranks_that_see_other_files(void **state)
     says_once(o, "is it the same, complete copy?");
 }
 
+/* One that sees no validation images would not come to the evaluation, and the others would wait for it. */
+static void ranks_that_see_other_validation_images(void **state)
+{
+    (void)state;
+    static const char *const what[] = { "sees no validation images", "sees other validation files" };
+    shell("cp -r %s %s && rm -r %s/val", data(), at("unvalidated"), at("unvalidated"));
+    shell("cp -r %s %s && rm `find %s/val -name '*.jpg' | head -n 1`", data(), at("half"), at("half"));
+    for (size_t i = 0; i < 2; i++) {
+        const char *dir = at("r-val-%zu", i), *other = i ? at("half") : at("unvalidated");
+        outcome *o = run_how((how){ .ranks = 2, .second = textf(TRAIN " --data %s --run %s", other, dir) }, TRAIN " --data %s --run %s", data(), dir);
+        expect_code(o, 3);
+        says_once(o, what[i]);
+    }
+}
+
 /* ---- bad files among good ones ---------------------------------------------------------------------------------------------- */
 
 static void a_few_bad_files_are_named_and_replaced_alike_on_any_ranks(void **state)
@@ -386,6 +401,7 @@ int main(void)
         cmocka_unit_test(one_class_only),
         cmocka_unit_test(fewer_images_than_ranks),
         cmocka_unit_test(ranks_that_see_other_files),
+        cmocka_unit_test(ranks_that_see_other_validation_images),
         cmocka_unit_test(a_few_bad_files_are_named_and_replaced_alike_on_any_ranks),
         cmocka_unit_test(many_bad_files_end_the_run_with_the_list),
         cmocka_unit_test(bad_files_among_the_validation_images),

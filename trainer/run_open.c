@@ -78,20 +78,41 @@ static en_status open_data(en_run *run)
     return EN_OK;
 }
 
-/* Every rank scanned the folders itself; if one saw other files, its images would not be the others'. */
+static uint64_t hash_text(uint64_t h, const char *p)        /* FNV-1a, the end of the text included */
+{
+    do h = (h ^ (unsigned char)*p) * 1099511628211u;
+    while (*p++);
+    return h;
+}
+
+/* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
+static uint64_t hash_dataset(const en_dataset *ds)
+{
+    uint64_t h = 1469598103934665603u;
+    if (!ds) return 0;
+    for (int64_t c = 0; c < ds->classes; c++) h = hash_text(h, ds->class_names[c]);
+    for (int64_t i = 0; i < ds->samples; i++) {
+        const char *name = strrchr(ds->files[i], '/');
+        h = (hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
+    }
+    return h;
+}
+
+/* Every rank scanned the folders itself.  If one saw other files, its images would not be the others'; if one saw no
+ * validation images, the others would wait for it in the first evaluation. */
 static en_status check_same_data(en_run *run)
 {
     en_trainer *t = &run->t;
-    uint64_t h = 1469598103934665603u;                      /* FNV-1a over labels and the ends of the names */
-    for (int64_t i = 0; i < t->train_set->samples; i++) {
-        const char *name = strrchr(t->train_set->files[i], '/');
-        for (const char *p = name ? name : t->train_set->files[i]; *p; p++) h = (h ^ (unsigned char)*p) * 1099511628211u;
-        h = (h ^ (uint64_t)t->train_set->labels[i]) * 1099511628211u;
-    }
-    uint64_t first = h;
-    EN_TRY(t->comm->ops->broadcast(t->comm, &first, sizeof first, 0), "comparing datasets");
-    EN_REQUIRE(first == h, EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
+    const en_dataset *val = t->val_set;
+    const uint64_t mine[2] = { hash_dataset(t->train_set), hash_dataset(val) };
+    uint64_t first[2] = { mine[0], mine[1] };
+    EN_TRY(t->comm->ops->broadcast(t->comm, first, sizeof first, 0), "comparing datasets");
+    EN_REQUIRE(first[0] == mine[0], EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
                t->train_set->source, t->train_set->samples);
+    EN_REQUIRE(!first[1] == !mine[1], EN_EDATA, "host %s sees %svalidation images and rank 0 sees %s: is it the same, complete copy of %s?", t->comm->host,
+               val ? "" : "no ", val ? "none" : "some", t->train_set->source);
+    EN_REQUIRE(first[1] == mine[1], EN_EDATA, "host %s sees other validation files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?",
+               t->comm->host, val->source, val->samples);
     return EN_OK;
 }
 

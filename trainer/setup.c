@@ -41,7 +41,7 @@ en_status en_agree(en_comm *c, en_status mine)
         if (status[r] != EN_OK) first = r;
     const en_status all = first < 0 ? EN_OK : (en_status)status[first];
     if (status != few) free(status);
-    if (s != EN_OK) return mine != EN_OK ? mine : en_raise(s, __FILE__, __LINE__, __func__, "agreeing with the other ranks");
+    if (s != EN_OK) return en_raise(EN_EPEER, __FILE__, __LINE__, __func__, "agreeing with the other ranks");
     if (all != EN_OK && first != c->rank) en_report_hush();       /* one rank tells it; all leave with its exit code */
     return all;
 }

@@ -52,7 +52,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
                                .max_pixels = t->o->max_pixels };
     const en_status s = en_evaluate(&c, &r);
     en_model_free(model);
-    t->agreed = s != EN_OK;
+    t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;

@@ -68,7 +68,8 @@ typedef struct {
     bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
 } en_eval_config;
 
-/* Every image of the dataset exactly once over all ranks; results are equal on all ranks. */
+/* Every image of the dataset exactly once over all ranks; results are equal on all ranks, and so is an error, but for EN_EPEER:
+ * then a sum over the ranks failed, and the others may know nothing of it. */
 en_status en_evaluate(const en_eval_config *c, en_eval_result *out);
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
@@ -76,7 +77,8 @@ double en_now(void);                     /* monotonic seconds */
 /* Threads for this rank: what the option says, else this host's usable cores / its ranks, at least 1. */
 int en_threads_of(const en_options *o, const en_comm *c);
 /* All ranks learn whether any failed: each returns the status of the lowest rank that did, EN_OK when none did; that rank
- * alone keeps its message, so it is printed once.  Every rank calls it at the same place. */
+ * alone keeps its message, so it is printed once.  EN_EPEER also when the agreement itself failed, whatever the rank's own
+ * status was: the others may not know.  Every rank calls it at the same place. */
 en_status en_agree(en_comm *c, en_status mine);
 /* A checkpoint argument (file, or a run's folder: its best.h5, else the newest whole one) -> path. */
 en_status en_checkpoint_resolve(const char *argument, char path[4096]);
