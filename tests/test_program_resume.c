@@ -77,6 +77,24 @@ static void other_threads_with_the_same_lanes_are_the_same_bits(void **state)
     same_losses(halves, whole, 30, "train");
 }
 
+/* What fits into memory may be another number tomorrow: the checkpoint's counts. */
+static void accumulation_is_kept_without_asking(void **state)
+{
+    (void)state;
+    const char *whole = at("accum-1"), *halves = at("accum-2");
+    run(0, 0, TRAIN " --threads 1 --steps 30 --micro-batch 5 --data %s --run %s", data(), whole);
+    run(75, 0, TRAIN " --threads 1 --steps 30 --micro-batch 5 --stop-after 13 --data %s --run %s", data(), halves);
+    outcome *o = run(75, 0, TRAIN " --threads 1 --steps 30 --stop-after 20 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "= 5 a pass x 2 accumulated x 1 rank") || strstr(o->out, "note  ")) FAIL_RUN(o, "another accumulation than before");
+    run(0, 0, TRAIN " --threads 1 --steps 30 --data %s --run %s", data(), halves);
+    same_bits(checkpoint_of(halves, 30), checkpoint_of(whole, 30));
+    same_losses(halves, whole, 30, "train");
+    o = run(75, 2, TRAIN " --threads 1 --steps 40 --stop-after 31 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "is from 2 accumulated x 1 rank: from here on sums are rounded differently")) FAIL_RUN(o, "it does not say what differs");
+    o = run(75, 0, TRAIN " --threads 1 --steps 40 --stop-after 32 --micro-batch 10 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "is from 2 accumulated x 2 ranks: from here on batch norm is over another number of images")) FAIL_RUN(o, "it does not say what differs");
+}
+
 /* The same images in the same steps: equal but for rounding (see test_program_ranks.c for the bound); another order of
  * images would show in the first loss. */
 static void other_ranks_see_the_same_images(void **state)
@@ -282,6 +300,7 @@ int main(void)
         cmocka_unit_test(on_two_ranks),
         cmocka_unit_test(a_run_that_is_done_does_nothing_more),
         cmocka_unit_test(other_threads_with_the_same_lanes_are_the_same_bits),
+        cmocka_unit_test(accumulation_is_kept_without_asking),
         cmocka_unit_test(other_ranks_see_the_same_images),
         cmocka_unit_test(usr1_alone),
         cmocka_unit_test(term_alone),

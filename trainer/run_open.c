@@ -144,6 +144,8 @@ static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
     return EN_OK;
 }
 
+/* A run that goes on keeps its number of passes a step, whatever memory is free today: batch norm is over the images of a
+ * pass, so another number would be another run. */
 static en_status choose_batch(en_run *run)
 {
     en_trainer *t = &run->t;
@@ -158,10 +160,10 @@ static en_status choose_batch(en_run *run)
                t->train_set->source);
 
     const int64_t per_rank = (global + world - 1) / world, available = en_memory_available() / (t->comm->local_size > 0 ? t->comm->local_size : 1);
-    int64_t micro = o->micro_batch > 0 ? o->micro_batch : per_rank;
-    if (micro > per_rank) micro = per_rank;
-    for (int64_t accum = (per_rank + micro - 1) / micro; ; accum++) {
-        micro = (per_rank + accum - 1) / accum;
+    int64_t first = o->micro_batch > 0 ? (per_rank + o->micro_batch - 1) / o->micro_batch : run->accum_before;
+    if (first > per_rank) first = per_rank;
+    for (int64_t accum = first > 0 ? first : 1; ; accum++) {
+        const int64_t micro = (per_rank + accum - 1) / accum;
         EN_TRY(bytes_for(run, micro, &run->memory_bytes), "choosing the micro-batch");
         const bool fits = available == 0 || (double)run->memory_bytes <= 0.9 * (double)available;
         if (!fits && o->micro_batch == 0 && micro > 1) continue;
@@ -366,6 +368,8 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
+    run->accum_before = info.state.accum;
+    run->world_before = info.state.world_size;
     EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
     EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
@@ -378,6 +382,8 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
     else EN_TRY_OUT(en_agree(comm, start_fresh(t)), "initialising");
     t->state.lanes = t->be->lanes;
+    t->state.accum = t->shard.accum;
+    t->state.world_size = comm->world_size;
     EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
     run->saved_at = run->evaluated_at = en_now();
     if (run->resumed) run->saved_step = t->state.step;
