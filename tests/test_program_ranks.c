@@ -8,6 +8,8 @@
  * (batch_norm_groups). */
 #include "program.h"
 
+#include "kernels/kernels.h"
+
 #include <math.h>
 
 #define B0    "train --image-size 64 --global-batch 32 --lr 0.0003 --steps 20 --threads 1 --checkpoint-every 0"
@@ -138,6 +140,22 @@ static void batch_norm_groups(void **state)
     run(2, 2, SMALL " --data %s --run %s --global-batch 16 --steps 5 --bn-group 3", data(), at("bn-3"));
 }
 
+/* One rank's processor is older than the other's: both compute as the older one can, or their weights would part. */
+static void ranks_of_different_processors_compute_alike(void **state)
+{
+    (void)state;
+    const char *fastest = NULL, *slowest = NULL, *name;
+    bool runs;
+    for (int i = 0; (name = en_backend_isa(i, &runs)); i++)
+        if (runs) slowest = name, fastest = fastest ? fastest : name;
+    if (fastest == slowest) skip();
+    const char *command = textf(SMALL " --data %s --run %s --global-batch 8 --steps 3", data(), at("mixed"));
+    outcome *o = run_how((how){ .ranks = 2, .second = command, .env = { "A=1", textf("EN_ISA=%s", slowest) } }, "%s", command);
+    expect_code(o, 0);
+    if (!strstr(o->out, textf("%s on all ranks: 1 of 2 cannot run %s", slowest, fastest))) FAIL_RUN(o, "it does not say so");
+    is_whole(checkpoint_of(at("mixed"), 3), 3);
+}
+
 /* Every save compares a hash of the weights of all ranks, so each run above has shown them equal.  That the comparison can
  * fail: a rank with another learning rate, as a machine that computes wrongly would be. */
 static void a_rank_with_other_weights_is_found_before_they_are_saved(void **state)
@@ -163,6 +181,7 @@ int main(void)
         cmocka_unit_test(self_and_one_mpi_rank_are_the_same_bits),
         cmocka_unit_test(a_shard_may_have_one_image),
         cmocka_unit_test(batch_norm_groups),
+        cmocka_unit_test(ranks_of_different_processors_compute_alike),
         cmocka_unit_test(a_rank_with_other_weights_is_found_before_they_are_saved),
     };
     return program_main("program_ranks", tests, sizeof tests / sizeof *tests);

@@ -42,6 +42,7 @@ void en_print_header(const en_run *run, void *stream)
     fprintf(f, "  device      %s (%s), %d thread%s a rank, %d lane%s; %.2f GiB a rank; %d host%s\n", t->be->name, t->be->isa, t->be->threads,
             t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)(run->memory_bytes + t->be->scratch_bytes) / 0x1p30,
             t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
+    if (run->narrowed[0]) fprintf(f, "  note        %s\n", run->narrowed);
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),
                              t->val_set ? span_text(&t->o->eval_every, eval) : "never");
     else fprintf(f, "  run         nothing is saved (no --run)\n");

@@ -18,6 +18,7 @@ typedef struct {
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
     uint64_t weights_crc;                    /* of parameters and running statistics at the last save: equal on all ranks */
     bool   resumed;
+    const char *isa; char narrowed[128];     /* what all ranks' processors run, NULL: EN_ISA's; why not a faster one, or ""  */
     int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
     size_t  memory_bytes;                    /* planned, per rank                                                   */

@@ -301,11 +301,50 @@ static en_status open_writer(en_run *run)
     return EN_OK;
 }
 
+/* One program on all ranks, or their kernels need not be the same ones: another architecture lists other names. */
+static en_status check_same_kernels(en_comm *c)
+{
+    uint64_t mine = 1469598103934665603u, first;
+    const char *name;
+    for (int i = 0; (name = en_backend_isa(i, NULL)); i++) mine = hash_text(mine, name);
+    first = mine;
+    EN_TRY(c->ops->broadcast(c, &first, sizeof first, 0), "comparing instruction sets");
+    EN_REQUIRE(first == mine, EN_ENOTSUP, "host %s has another kind of processor than rank 0, or another build of this program: the ranks would not "
+               "compute the same bits; start it on machines of one kind", c->host);
+    return EN_OK;
+}
+
+/* Every rank updates its own copy of the weights, so all must round alike: the fastest instruction set that all have.
+ * EN_ISA of a rank narrows its choice to one; where no set is common then, everyone has asked for his own. */
+static en_status agree_on_isa(en_run *run)
+{
+    enum { MOST = 16 };
+    en_comm *c = run->t.comm;
+    const char *forced = getenv("EN_ISA"), *name;
+    double have[MOST] = { 0 };
+    bool runs;
+    for (int i = 0; i < MOST && (name = en_backend_isa(i, &runs)); i++) have[i] = runs && (!forced || !*forced || strcmp(forced, name) == 0);
+    EN_TRY(c->ops->sum_f64(c, have, have, MOST), "agreeing on the instruction set");
+    int faster = -1;
+    for (int i = 0; i < MOST && (name = en_backend_isa(i, NULL)); i++) {
+        if ((int)have[i] == c->world_size) {
+            run->isa = name;
+            if (faster >= 0)
+                snprintf(run->narrowed, sizeof run->narrowed, "%s on all ranks: %d of %d cannot run %s", name, c->world_size - (int)have[faster],
+                         c->world_size, en_backend_isa(faster, NULL));
+            break;
+        }
+        if (have[i] > 0 && faster < 0) faster = i;
+    }
+    return EN_OK;
+}
+
 static en_status open_device(en_run *run, const en_checkpoint_info *resumed)
 {
     en_trainer *t = &run->t;
     const en_options *o = t->o;
-    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0 };
+    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0,
+                                       .isa = run->isa };
     EN_TRY(en_backend_open(o->device, &config, &t->be), "opening --device %s", o->device);
     EN_TRY(en_model_from_options(o, (int)t->train_set->classes, t->be->channel_align, &t->model), "building --model %s", o->model);
     return EN_OK;
@@ -370,6 +409,8 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
     run->accum_before = info.state.accum;
     run->world_before = info.state.world_size;
+    EN_TRY_OUT(en_agree(comm, check_same_kernels(comm)), "opening the device");
+    EN_TRY_OUT(en_agree(comm, agree_on_isa(run)), "opening the device");
     EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
     EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
