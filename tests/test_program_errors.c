@@ -193,6 +193,11 @@ static void bad_files_among_the_validation_images(void **state)
         expect_code(o, 3);
         says_once(o, "--max-bad 0.01 allows 1");
     }
+    const char *two = data_with_bad("val-two-bad", "val/checker/*00.jpg");                        /* the first rank's, and the last one's */
+    shell("cp %s/val/checker/*00.jpg `ls %s/val/triangles/*01.jpg`", two, two);
+    outcome *o = run_how((how){ .ranks = 4 }, "eval --checkpoint %s --data %s --threads 1", trained("val-4"), two);
+    expect_code(o, 3);
+    says_once(o, "2 of 20 files of");
 }
 
 /* ---- checkpoints -------------------------------------------------------------------------------------------------------------- */

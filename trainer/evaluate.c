@@ -2,6 +2,7 @@
  * and the sums are added once at the end.  Running statistics only, so no rank waits for another in between. */
 #include "trainer/trainer.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +80,17 @@ out:
     return status;
 }
 
+/* A loader knows what its own rank met; the limit is for the dataset. */
+static en_status check_bad(const en_eval_config *c, int64_t bad)
+{
+    const int64_t samples = c->dataset->samples;
+    int64_t allowed = (int64_t)(c->max_bad * (double)samples);
+    if (allowed < 1 && c->max_bad > 0) allowed = 1;
+    EN_REQUIRE(bad <= allowed, EN_EDATA, "%" PRId64 " of %" PRId64 " files of %s cannot be used, and --max-bad %g allows %" PRId64 "; they are named above", bad,
+               samples, c->dataset->source, c->max_bad, allowed);
+    return EN_OK;
+}
+
 en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
 {
     en_comm *comm = c->comm;
@@ -110,6 +122,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     EN_TRY_OUT(en_agree(comm, status), "evaluating %s", c->dataset->source);
     double v[5] = { sums.loss, sums.top1, sums.top5, sums.images, (double)en_loader_bad(loader, NULL) };
     EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
+    EN_TRY_OUT(en_agree(comm, check_bad(c, (int64_t)v[4])), "evaluating %s", c->dataset->source);
     EN_REQUIRE_OUT(v[3] > 0, EN_EDATA, "%s: no image could be decoded", c->dataset->source);
     if (c->want_logits) EN_TRY_OUT(en_agree(comm, write_logits(c, &k)), "writing logits");
     *out = (en_eval_result){ .loss = v[0] / v[3], .top1 = v[1] / v[3], .top5 = v[2] / v[3], .images = (int64_t)v[3], .bad = (int64_t)v[4],
