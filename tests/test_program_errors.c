@@ -200,6 +200,23 @@ static void bad_files_among_the_validation_images(void **state)
     says_once(o, "2 of 20 files of");
 }
 
+static void an_evaluation_that_fails_loses_no_step(void **state)
+{
+    (void)state;
+    const char *dir = data_with_bad("val-late", "val/[c-n]*/*01.jpg");
+    for (int ranks = 0; ranks <= 2; ranks += 2) {
+        size_t n;
+        const char *r = at("val-late-%d", ranks);
+        outcome *o = run(3, ranks, "train " SMALL " --global-batch 10 --steps 12 --eval-every 7 --checkpoint-every 0 --data %s --run %s", dir, r);
+        says_once(o, "--max-bad 0.01 allows 1");
+        is_whole(checkpoint_of(r, 7), 7);
+        run(0, ranks, "train " SMALL " --global-batch 10 --steps 12 --eval-every 7 --checkpoint-every 0 --max-bad 0.5 --data %s --run %s", dir, r);
+        const metric *m = metrics(r, "eval", &n);
+        assert_int_equal(n, 2);
+        assert_int_equal(m[0].step, 7);
+    }
+}
+
 /* ---- checkpoints -------------------------------------------------------------------------------------------------------------- */
 
 static void other_classes_than_the_checkpoint(void **state)
@@ -410,6 +427,7 @@ int main(void)
         cmocka_unit_test(a_few_bad_files_are_named_and_replaced_alike_on_any_ranks),
         cmocka_unit_test(many_bad_files_end_the_run_with_the_list),
         cmocka_unit_test(bad_files_among_the_validation_images),
+        cmocka_unit_test(an_evaluation_that_fails_loses_no_step),
         cmocka_unit_test(other_classes_than_the_checkpoint),
         cmocka_unit_test(another_run_than_the_checkpoint),
         cmocka_unit_test(a_truncated_checkpoint_is_passed_over_and_named),

@@ -77,6 +77,26 @@ static void other_threads_with_the_same_lanes_are_the_same_bits(void **state)
     same_losses(halves, whole, 30, "train");
 }
 
+/* 20 steps an epoch: a request to stop at step 40 comes when an evaluation is due.  It is made first thing afterwards. */
+static void a_stop_does_not_lose_the_evaluation(void **state)
+{
+    (void)state;
+    size_t n;
+    const char *whole = at("owed-0"), *halves = at("owed-1");
+    run(0, 0, TRAIN " --threads 1 --steps 60 --data %s --run %s", data(), whole);
+    run(75, 2, TRAIN " --threads 1 --steps 60 --stop-after 40 --data %s --run %s-2", data(), halves);
+    run(75, 0, TRAIN " --threads 1 --steps 60 --stop-after 40 --data %s --run %s", data(), halves);
+    metrics(halves, "eval", &n);
+    assert_int_equal(n, 1);
+    run(0, 0, TRAIN " --threads 1 --steps 60 --data %s --run %s", data(), halves);
+    run(0, 2, TRAIN " --threads 1 --steps 60 --data %s --run %s-2", data(), halves);
+    same_losses(halves, whole, 3, "eval");
+    metrics(textf("%s-2", halves), "eval", &n);
+    assert_int_equal(n, 3);
+    same_bits(at("owed-0/checkpoints/best.h5"), at("owed-1/checkpoints/best.h5"));
+    same_bits(checkpoint_of(halves, 60), checkpoint_of(whole, 60));
+}
+
 /* What fits into memory may be another number tomorrow: the checkpoint's counts. */
 static void accumulation_is_kept_without_asking(void **state)
 {
@@ -300,6 +320,7 @@ int main(void)
         cmocka_unit_test(on_two_ranks),
         cmocka_unit_test(a_run_that_is_done_does_nothing_more),
         cmocka_unit_test(other_threads_with_the_same_lanes_are_the_same_bits),
+        cmocka_unit_test(a_stop_does_not_lose_the_evaluation),
         cmocka_unit_test(accumulation_is_kept_without_asking),
         cmocka_unit_test(other_ranks_see_the_same_images),
         cmocka_unit_test(usr1_alone),

@@ -85,11 +85,33 @@ static en_status finish_saving(en_run *run)
     return EN_OK;
 }
 
+/* An evaluation that fails (files, memory) ends the run, but not the work since the last save. */
+static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best)
+{
+    en_trainer *t = &run->t;
+    char why[4096];
+    const en_status s = evaluate(run, p, best);
+    t->state.evaluation_owed = s != EN_OK;
+    if (s == EN_OK || !t->agreed) return s;
+    int n = snprintf(why, sizeof why, "%s", en_error_text());
+    if (n >= (int)sizeof why) n = sizeof why - 1;
+    if (n > 0 && why[n - 1] == '\n') why[n - 1] = 0;
+    en_error_clear();
+    EN_TRY(en_run_save(run, false), "saving after an evaluation that failed (%s)", why);
+    t->agreed = true;
+    return en_raise(s, __FILE__, __LINE__, __func__, "%s", why);
+}
+
 static en_status loop(en_run *run, en_progress *p, bool *stopped)
 {
     en_trainer *t = &run->t;
     const bool root = t->comm->rank == 0;
     bool best = false;
+    if (t->val_set && t->state.evaluation_owed) {          /* the request to stop came first */
+        EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
+        t->state.evaluation_owed = false;
+        EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
+    }
     while (t->state.step < t->schedule.total_steps) {
         en_step_report r;
         bool eval, save;
@@ -103,7 +125,8 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "after step %" PRId64, t->state.step);
         EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "after step %" PRId64, t->state.step);
         best = false;
-        if (t->val_set && (eval || end) && !*stopped) EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
+        t->state.evaluation_owed = t->val_set && (eval || end);
+        if (t->state.evaluation_owed && !*stopped) EN_TRY(evaluate_or_save(run, p, &best), "after step %" PRId64, t->state.step);
         if (save || best || end || *stopped) EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
         if (*stopped) break;
     }
