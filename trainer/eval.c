@@ -3,6 +3,7 @@
 #include "trainer/weights.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -39,8 +40,12 @@ static en_status evaluate(const en_options *o, en_comm *comm)
     }
     EN_TRY_OUT(en_agree(comm, mine), "--logits %s", o->logits);
     if (!root) goto out;
-    if (o->json) printf("{\"top1\":%.6f,\"top5\":%.6f,\"loss\":%.6f,\"images\":%" PRId64 "}\n", r.top1, r.top5, r.loss, r.images);
-    else {
+    if (o->json) {
+        char loss[40] = "null";                            /* JSON has no NaN and no infinity */
+        if (isfinite(r.loss)) snprintf(loss, sizeof loss, "%.6f", r.loss);
+        printf("{\"top1\":%.6f,\"top5\":%.6f,\"loss\":%s,\"images\":%" PRId64 ",\"weights\":\"%s\"}\n", r.top1, r.top5, loss, r.images,
+               w.ema ? "ema" : "raw");
+    } else {
         printf("%s, step %" PRId64 ", %s weights, %s at %d px\n", w.path, w.step, w.ema ? "ema" : "raw", w.model->name, w.model->resolution);
         printf("top-1 %.2f%%  top-5 %.2f%%  loss %.4f over %" PRId64 " images of %s in %.1f s", 100 * r.top1, 100 * r.top5, r.loss, r.images, images->source,
                r.seconds);
