@@ -40,7 +40,7 @@ void en_print_header(const en_run *run, void *stream)
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
     fprintf(f, "  device      %s (%s), %d thread%s a rank, %d lane%s; %.2f GiB a rank; %d host%s\n", t->be->name, t->be->isa, t->be->threads,
-            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)(run->memory_bytes + t->be->scratch_bytes) / 0x1p30,
+            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)run->memory_bytes / 0x1p30,
             t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
     if (run->narrowed[0]) fprintf(f, "  note        %s\n", run->narrowed);
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),

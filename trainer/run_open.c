@@ -118,13 +118,20 @@ static en_status check_same_data(en_run *run)
 
 /* ---- batch: global = sum over micro-steps and ranks --------------------------------------------------------------------- */
 
+int64_t en_run_eval_batch(const en_run *run, int64_t micro_batch)
+{
+    const en_options *o = run->t.o;
+    return en_eval_batch(run->t.val_set, run->t.comm, o->eval_batch > 0 ? o->eval_batch : micro_batch);
+}
+
+/* Weights and what belongs to them; rank 0 holds two copies more while it writes a checkpoint (the snapshot and the file's
+ * image), the others one of the weights while they compare them. */
 static size_t state_bytes(const en_run *run)
 {
     const en_model *m = run->t.model;
-    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1;
-    const size_t one = copies * (size_t)m->param_elems + stats * (size_t)m->stat_elems;
-    const size_t snapshot = run->dir[0] && run->t.comm->rank == 0 ? one - (size_t)m->param_elems : 0;
-    return (one + snapshot) * sizeof(float);
+    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
+    const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : p + s;
+    return (one + saving) * sizeof(float);
 }
 
 static en_net_config net_config(const en_run *run, int64_t images)
@@ -133,14 +140,24 @@ static en_net_config net_config(const en_run *run, int64_t images)
                             .bn_momentum = (float)run->t.o->bn_momentum };
 }
 
+static en_status net_bytes(const en_net_config *c, size_t *bytes)
+{
+    en_net_plan plan;
+    EN_TRY(en_net_plan_make(c, &plan), "planning for %" PRId64 " images", c->max_images);
+    const size_t batch = (size_t)c->max_images * (size_t)c->model->resolution * (size_t)c->model->resolution * 3 * sizeof(float);
+    *bytes += plan.activations.bytes + plan.small_bytes + 3 * batch;                        /* two batches decoded ahead, one in use */
+    en_net_plan_free(&plan);
+    return EN_OK;
+}
+
 static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
 {
     const en_net_config c = net_config(run, images);
-    en_net_plan plan;
-    EN_TRY(en_net_plan_make(&c, &plan), "planning for %" PRId64 " images", images);
-    const size_t batch = (size_t)images * (size_t)run->t.model->resolution * (size_t)run->t.model->resolution * 3 * sizeof(float);
-    *bytes = plan.activations.bytes + plan.small_bytes + state_bytes(run) + 3 * batch;      /* two batches decoded ahead, one in use */
-    en_net_plan_free(&plan);
+    *bytes = state_bytes(run) + run->t.be->scratch_bytes;
+    EN_TRY(net_bytes(&c, bytes), "the training");
+    if (!run->t.val_set) return EN_OK;
+    const en_net_config e = { .be = run->t.be, .model = run->eval_model, .max_images = en_run_eval_batch(run, images) };
+    EN_TRY(net_bytes(&e, bytes), "the evaluation");
     return EN_OK;
 }
 
@@ -347,6 +364,9 @@ static en_status open_device(en_run *run, const en_checkpoint_info *resumed)
                                        .isa = run->isa };
     EN_TRY(en_backend_open(o->device, &config, &t->be), "opening --device %s", o->device);
     EN_TRY(en_model_from_options(o, (int)t->train_set->classes, t->be->channel_align, &t->model), "building --model %s", o->model);
+    en_options e = *o;
+    if (o->eval_size > 0) e.image_size = o->eval_size, e.phi = 0, e.width = t->model->width, e.depth = t->model->depth;
+    EN_TRY(en_model_from_options(&e, t->model->classes, t->be->channel_align, &run->eval_model), "--eval-size %" PRId64, o->eval_size);
     return EN_OK;
 }
 
@@ -360,6 +380,7 @@ static en_status open_net(en_run *run)
     EN_TRY(make_segments(t), "the optimizer");
     EN_TRY(en_buckets_open(t->comm, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
+    EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;
 }
 
@@ -450,6 +471,7 @@ void en_run_close(en_run *run)
     free(t->segments);
     free(t->stats_mean);
     en_model_free(t->model);
+    en_model_free(run->eval_model);
     en_backend_close(t->be);
     if (t->bn_comm && t->bn_comm != t->comm) t->bn_comm->ops->close(t->bn_comm);
     en_dataset_close(t->train_set);

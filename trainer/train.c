@@ -23,14 +23,6 @@ static en_status due(en_run *run, const en_span *span, double since, bool *out)
     return EN_OK;
 }
 
-/* A model of the evaluation's size, with the same tensors as the training model. */
-static en_status evaluation_model(const en_trainer *t, en_model **out)
-{
-    en_options o = *t->o;
-    if (o.eval_size > 0) o.image_size = o.eval_size, o.phi = 0, o.width = t->model->width, o.depth = t->model->depth;
-    return en_model_from_options(&o, t->model->classes, t->be->channel_align, out);
-}
-
 /* A line of metrics is not worth a run: said, and forgotten. */
 static void complain(en_progress *p)
 {
@@ -42,16 +34,13 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
 {
     en_trainer *t = &run->t;
     const bool ema = t->a.ema && strcmp(t->o->eval_weights, "ema") == 0;
-    en_model *model = NULL;
     en_eval_result r;
-    EN_TRY(evaluation_model(t, &model), "--eval-size %" PRId64, t->o->eval_size);
-    const en_eval_config c = { .comm = t->comm, .be = t->be, .model = model, .params = ema ? t->a.ema : t->a.params,
+    const en_eval_config c = { .comm = t->comm, .be = t->be, .model = run->eval_model, .params = ema ? t->a.ema : t->a.params,
                                .stats = ema ? t->a.ema_stats : t->a.stats, .dataset = t->val_set,
-                               .batch = t->o->eval_batch > 0 ? t->o->eval_batch : run->micro_batch,
+                               .batch = en_run_eval_batch(run, run->micro_batch),
                                .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .max_bad = t->o->max_bad,
                                .max_pixels = t->o->max_pixels };
     const en_status s = en_evaluate(&c, &r);
-    en_model_free(model);
     t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
     *best = r.top1 > t->state.best_top1;

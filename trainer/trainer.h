@@ -63,7 +63,7 @@ typedef struct {
     en_comm *comm; en_backend *be; const en_model *model;
     float *params, *stats;               /* device arenas                                                          */
     const en_dataset *dataset;
-    int64_t batch; int workers;
+    int64_t batch; int workers;          /* batch: at most, see en_eval_batch                                      */
     double max_bad; int64_t max_pixels;
     bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
 } en_eval_config;
@@ -71,6 +71,9 @@ typedef struct {
 /* Every image of the dataset exactly once over all ranks; results are equal on all ranks, and so is an error, but for EN_EPEER:
  * then a sum over the ranks failed, and the others may know nothing of it. */
 en_status en_evaluate(const en_eval_config *c, en_eval_result *out);
+
+/* Images of one pass: `wanted`, or a rank's share of the dataset when that is less. */
+int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wanted);
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
 double en_now(void);                     /* monotonic seconds */
