@@ -18,11 +18,15 @@ double en_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Cores of this host that may run us: what is online, which an affinity mask narrows.  A launcher that binds each rank to
- * its own cores has already shared them out: then the mask is ours alone. */
+/* OMP_NUM_THREADS, where it begins with a number: of a rank, as everywhere.  Else the cores of this host that may run us:
+ * what is online, which an affinity mask narrows.  A launcher that binds each rank to its own cores has already shared
+ * them out: then the mask is ours alone. */
 int en_threads_of(const en_options *o, const en_comm *c)
 {
     if (o->threads > 0) return (int)o->threads;
+    const char *text = getenv("OMP_NUM_THREADS");
+    const long wanted = text ? strtol(text, NULL, 10) : 0;
+    if (wanted > 0) return wanted < 1024 ? (int)wanted : 1024;
     cpu_set_t set;
     const int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
     const int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : online;

@@ -77,7 +77,7 @@ int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wa
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
 double en_now(void);                     /* monotonic seconds */
-/* Threads for this rank: what the option says, else this host's usable cores / its ranks, at least 1. */
+/* Threads for this rank: what the option says, else OMP_NUM_THREADS, else this host's usable cores / its ranks, at least 1. */
 int en_threads_of(const en_options *o, const en_comm *c);
 /* All ranks learn whether any failed: each returns the status of the lowest rank that did, EN_OK when none did; that rank
  * alone keeps its message, so it is printed once.  EN_EPEER also when the agreement itself failed, whatever the rank's own
