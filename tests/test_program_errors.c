@@ -383,6 +383,18 @@ static void options(void **state)
     refused(2, "which checkpoint?", "--checkpoint FILE.h5", "eval --data %s", data());
 }
 
+/* 75 would make a batch system start it again, from nothing. */
+static void a_stop_without_a_folder_is_no_stop_to_go_on_from(void **state)
+{
+    (void)state;
+    for (int ranks = 0; ranks <= 2; ranks += 2) {
+        outcome *o = run(1, ranks, "train " SMALL " --global-batch 10 --steps 4 --stop-after 2 --data synthetic:20");
+        says_once(o, "stopped on request after step 2 of 4, and nothing was saved");
+        assert_int_equal(count(o->err, "effnet: "), 1);
+    }
+    refused(2, "--run DIR", "where shall checkpoints", TRAIN " --data synthetic-pictures");
+}
+
 static void batches(void **state)
 {
     (void)state;
@@ -437,6 +449,7 @@ int main(void)
         cmocka_unit_test(a_file_limit_while_saving),
         cmocka_unit_test(a_full_disk_while_saving),
         cmocka_unit_test(options),
+        cmocka_unit_test(a_stop_without_a_folder_is_no_stop_to_go_on_from),
         cmocka_unit_test(batches),
         cmocka_unit_test(a_run_that_diverges),
     };

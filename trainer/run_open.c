@@ -399,7 +399,8 @@ static en_status open_loader(en_run *run)
 
 static en_status check_options(const en_options *o, const en_comm *comm)
 {
-    EN_REQUIRE(o->run[0] || strncmp(o->data, "synthetic", 9) == 0, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
+    const bool made_up = strcmp(o->data, "synthetic") == 0 || strncmp(o->data, "synthetic:", 10) == 0;
+    EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
     return EN_OK;

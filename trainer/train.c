@@ -169,6 +169,11 @@ static en_status train(const en_options *o, en_comm *comm)
     if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
     EN_TRY_OUT(status, "training");
     EN_TRY_OUT(en_agree(comm, saved), "saving");
+    if (stopped && !run.dir[0]) {                                           /* 75 promises that the same command goes on */
+        if (!root) en_report_hush();
+        EN_REQUIRE_OUT(false, EN_ENOTSUP, "going on without --run: stopped on request after step %" PRId64 " of %" PRId64 ", and nothing was saved",
+                       t->state.step, t->schedule.total_steps);
+    }
     if (root && run.dir[0])
         printf("%s after step %" PRId64 " of %" PRId64 ": %s\n", stopped ? "stopped on request" : "done", t->state.step, t->schedule.total_steps,
                en_checkpoint_writer_last(run.writer)[0] ? en_checkpoint_writer_last(run.writer) : run.dir);
