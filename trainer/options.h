@@ -88,7 +88,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "basic (crop and flip) or none (evaluation crop)") \
   X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
-  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,inf)",                    \
+  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or minutes between evaluations; 0: only at the end") \

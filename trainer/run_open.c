@@ -294,7 +294,7 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------ */
 
-static void make_schedule(en_trainer *t)
+static en_status make_schedule(en_trainer *t)
 {
     const en_options *o = t->o;
     const double epoch = (double)t->train_set->samples / (double)t->shard.global_batch;
@@ -302,7 +302,11 @@ static void make_schedule(en_trainer *t)
                                                                                               : EN_LR_EXPONENTIAL,
                                  .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
                                  .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs,
-                                 .total_steps = o->steps > 0 ? o->steps : (int64_t)(o->epochs * epoch) };
+                                 .total_steps = o->steps > 0 ? o->steps
+                                                          : (int64_t)(o->epochs * (double)t->train_set->samples / (double)t->shard.global_batch) };
+    EN_REQUIRE(t->schedule.total_steps >= 1, EN_EUSAGE, "--epochs %g of %" PRId64 " images is less than one step of %" PRId64 ": give more --epochs, or a "
+               "smaller --global-batch", o->epochs, t->train_set->samples, t->shard.global_batch);
+    return EN_OK;
 }
 
 static en_status open_writer(en_run *run)
@@ -311,7 +315,9 @@ static en_status open_writer(en_run *run)
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/checkpoints", run->dir);
     EN_TRY(en_snapshot_alloc(t->model, N_SLOTS, slot_names, t->o->ema > 0, &run->snapshot), "memory for snapshots");
-    run->options_text = en_options_text(t->o);
+    en_options as_it_runs = *t->o;                          /* the seed is the checkpoint's, unless it stands on the command line */
+    as_it_runs.seed = (int64_t)t->state.seed;
+    run->options_text = en_options_text(&as_it_runs);
     run->snapshot.class_names = t->train_set->class_names;
     run->snapshot.options = run->options_text;
     EN_TRY(en_checkpoint_writer_open(dir, (int)t->o->keep, &run->snapshot, &run->writer), "starting the checkpoint writer");
@@ -438,8 +444,10 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
-    make_schedule(t);
-    t->state = (en_run_state){ .seed = (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
+    EN_TRY_OUT(en_agree(comm, make_schedule(t)), "choosing the number of steps");
+    EN_REQUIRE_OUT(!o->dump[0] || !run->resumed || info.state.step < t->schedule.total_steps, EN_EUSAGE,
+                   "--dump writes a step, but all %" PRId64 " of %s are done: take another --run, or more --steps", t->schedule.total_steps, run->dir);
+    t->state = (en_run_state){ .seed = run->resumed ? info.state.seed : (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
                                .best_top1 = -1 };
     EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");

@@ -156,6 +156,8 @@ static en_status train(const en_options *o, en_comm *comm)
     const bool root = comm->rank == 0;
     EN_TRY_OUT(en_agree(comm, root ? begin(&run) : EN_OK), "starting");
     if (root) en_progress_open(&progress, &run);
+    const int64_t began = t->state.step;
+    if (t->dump && run.resumed) en_progress_say(&progress, "--dump holds step %" PRId64 ", the first of this start", began + 1);
     if (t->state.step >= t->schedule.total_steps && root)
         en_progress_say(&progress, "all %" PRId64 " steps are done already; --epochs or --steps would add more", t->schedule.total_steps);
 
@@ -174,9 +176,11 @@ static en_status train(const en_options *o, en_comm *comm)
         EN_REQUIRE_OUT(false, EN_ENOTSUP, "going on without --run: stopped on request after step %" PRId64 " of %" PRId64 ", and nothing was saved",
                        t->state.step, t->schedule.total_steps);
     }
-    if (root && run.dir[0])
+    if (root && run.dir[0] && t->state.step == began)
+        printf("nothing was trained: %s is at step %" PRId64 "\n", run.dir, t->state.step);
+    else if (root && run.dir[0])
         printf("%s after step %" PRId64 " of %" PRId64 ": %s\n", stopped ? "stopped on request" : "done", t->state.step, t->schedule.total_steps,
-               en_checkpoint_writer_last(run.writer)[0] ? en_checkpoint_writer_last(run.writer) : run.dir);
+               en_checkpoint_writer_last(run.writer));
     if (root && run.weights_crc)
         printf("weights %016" PRIx64 " (CRC-32C of parameters and of running statistics), the same on %d rank%s\n", run.weights_crc, comm->world_size,
                comm->world_size == 1 ? "" : "s");
