@@ -24,8 +24,10 @@ static en_status evaluate(const en_options *o, en_comm *comm)
     en_dataset *images = NULL;
     en_dump *logits = NULL;
     en_eval_result r;
-    en_status status = EN_OK, mine = en_weights_open(o, comm, &w);
+    en_status status = EN_OK, mine = EN_OK;
     const bool root = comm->rank == 0;
+    EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
+    mine = en_weights_open(o, comm, &w);
     if (mine == EN_OK) mine = open_images(o, &w, &images);
     if (mine == EN_OK && root && o->logits[0]) mine = en_dump_open(o->logits, &logits);
     EN_TRY_OUT(en_agree(comm, mine), "starting");

@@ -430,6 +430,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     snprintf(run->dir, sizeof run->dir, "%s", o->run);
 
     EN_TRY_OUT(en_agree(comm, check_options(o, comm)), "checking the options");
+    EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
     EN_TRY_OUT(en_agree(comm, run->dir[0] && comm->rank == 0 ? open_folder(run) : EN_OK), "opening the run's folder");
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");

@@ -50,6 +50,43 @@ en_status en_agree(en_comm *c, en_status mine)
     return all;
 }
 
+static bool may_differ(const char *line)
+{
+    static const char *const names[] = { "data=", "val=", "checkpoint=", "threads=", "workers=", "log-every=" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strncmp(line, names[i], strlen(names[i])) == 0) return true;
+    return false;
+}
+
+static en_status compare_options(const en_comm *c, const char *mine, const char *first)
+{
+    while (*mine && *first) {                                /* the same options in the same order */
+        const size_t m = strcspn(mine, "\n"), f = strcspn(first, "\n");
+        EN_REQUIRE((m == f && memcmp(mine, first, m) == 0) || may_differ(mine), EN_EUSAGE, "host %s was started with --%.*s, rank 0 with --%.*s: start all "
+                   "ranks with the same options", c->host, (int)(m < 300 ? m : 300), mine, (int)(f < 300 ? f : 300), first);
+        mine += m + (mine[m] == '\n');
+        first += f + (first[f] == '\n');
+    }
+    EN_REQUIRE(!*mine && !*first, EN_EUSAGE, "host %s has another version of this program than rank 0", c->host);
+    return EN_OK;
+}
+
+en_status en_check_same_options(en_comm *c, const en_options *o)
+{
+    if (c->world_size == 1) return EN_OK;
+    char *mine = en_options_text(o), *first = NULL;
+    uint64_t bytes = mine ? strlen(mine) + 1 : 0;
+    en_status status = c->ops->broadcast(c, &bytes, sizeof bytes, 0);
+    if (status == EN_OK && bytes > 0) first = malloc(bytes);
+    if (status == EN_OK) status = en_agree(c, mine && first ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory to compare options"));
+    if (status == EN_OK && c->rank == 0) memcpy(first, mine, bytes);
+    if (status == EN_OK) status = c->ops->broadcast(c, first, bytes, 0);
+    if (status == EN_OK) status = en_agree(c, compare_options(c, mine, first));
+    free(mine);
+    free(first);
+    return status;
+}
+
 en_status en_checkpoint_resolve(const char *argument, char path[4096])
 {
     struct stat st;

@@ -83,6 +83,9 @@ int en_threads_of(const en_options *o, const en_comm *c);
  * alone keeps its message, so it is printed once.  EN_EPEER also when the agreement itself failed, whatever the rank's own
  * status was: the others may not know.  Every rank calls it at the same place. */
 en_status en_agree(en_comm *c, en_status mine);
+/* All ranks were started alike: EN_EUSAGE names the host and the first option that differs from rank 0's.  Folders may lie
+ * elsewhere on each host, and threads differ with it. */
+en_status en_check_same_options(en_comm *c, const en_options *o);
 /* A checkpoint argument (file, or a run's folder: its best.h5, else the newest whole one) -> path. */
 en_status en_checkpoint_resolve(const char *argument, char path[4096]);
 int64_t en_memory_available(void);       /* bytes this process may still take (MemAvailable, cgroup), 0: unknown */
