@@ -353,6 +353,18 @@ static void a_file_limit_while_saving(void **state)
     is_whole(checkpoint_of(dir, 12), 12);
 }
 
+/* Weights that stand still: the second evaluation is no better.  Since the first was not kept, the third is the best again. */
+static void a_best_that_was_not_written_need_not_be_surpassed(void **state)
+{
+    (void)state;
+    const char *still = "train " SMALL " --global-batch 10 --lr 0 --weight-decay 0 --bn-momentum 1e-9 --eval-every 2 --checkpoint-every 2";
+    outcome *o = run_how((how){ .file_limit = 1 << 20 }, "%s --steps 6 --data %s --run %s", still, data(), at("best-1"));
+    expect_code(o, 1);
+    if (count(o->out, "(best so far)") != 2) FAIL_RUN(o, "%d times the best so far instead of 2", count(o->out, "(best so far)"));
+    o = run(0, 0, "%s --steps 6 --data %s --run %s", still, data(), at("best-2"));
+    if (count(o->out, "(best so far)") != 1) FAIL_RUN(o, "%d times the best so far instead of 1", count(o->out, "(best so far)"));
+}
+
 static void a_full_disk_while_saving(void **state)
 {
     (void)state;
@@ -448,6 +460,7 @@ int main(void)
         cmocka_unit_test(foreign_files_as_checkpoints),
         cmocka_unit_test(a_run_directory_that_cannot_be_written),
         cmocka_unit_test(a_file_limit_while_saving),
+        cmocka_unit_test(a_best_that_was_not_written_need_not_be_surpassed),
         cmocka_unit_test(a_full_disk_while_saving),
         cmocka_unit_test(options),
         cmocka_unit_test(a_stop_without_a_folder_is_no_stop_to_go_on_from),

@@ -13,7 +13,8 @@ typedef struct {
     en_snapshot snapshot;                    /* rank 0 only, as the rest below                                      */
     en_checkpoint_writer *writer;
     en_metrics *metrics;
-    bool   save_failed;                      /* the last checkpoint could not be written; told, and tried again     */
+    double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
+    double best_being_written;               /* of the write under way, when it is to become best.h5; else -1       */
     double saved_at, evaluated_at;           /* seconds (en_now), for spans in minutes                              */
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
     uint64_t weights_crc;                    /* of parameters and running statistics at the last save: equal on all ranks */

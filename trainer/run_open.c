@@ -457,6 +457,8 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     t->state.accum = t->shard.accum;
     t->state.world_size = comm->world_size;
     EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
+    run->best_on_disk = t->state.best_top1;
+    run->best_being_written = -1;
     run->saved_at = run->evaluated_at = en_now();
     if (run->resumed) run->saved_step = t->state.step;
 out:

@@ -43,6 +43,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
     const en_status s = en_evaluate(&c, &r);
     t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
+    EN_TRY(t->comm->ops->broadcast(t->comm, &t->state.best_top1, sizeof t->state.best_top1, 0), "sharing the best so far");   /* of best.h5 */
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;
     run->evaluated_at = en_now();
