@@ -187,6 +187,18 @@ static void more_ranks_than_images(void **state)
         assert_int_equal(number_in(json_of(run(0, ranks, "eval --checkpoint %s --data %s --threads 1 --json", trained(), at("few/val"))), "images"), 1);
 }
 
+static void predict_reads_files_as_training_does(void **state)
+{
+    (void)state;
+    shell("truncate -s 2G %s && mkfifo %s", at("large.jpg"), at("pipe.jpg"));
+    outcome *o = run(3, 0, "predict --checkpoint %s --threads 1 --json %s %s %s", trained(), at("large.jpg"), at("pipe.jpg"), at("absent.jpg"));
+    says_once(o, "large.jpg is too large for an image");
+    says_once(o, "pipe.jpg is not a regular file");
+    says_once(o, "absent.jpg cannot be opened");
+    assert_int_equal(number_in(o->out, "refused"), 3);
+    shell("rm %s", at("pipe.jpg"));
+}
+
 /* The header's figure is the run at its fullest: it evaluates while a checkpoint is written.  0.15 GiB more are libraries (0.06)
  * and pictures being decoded. */
 static void memory_is_what_the_header_says(void **state)
@@ -237,6 +249,7 @@ int main(void)
         cmocka_unit_test(a_run_is_named_by_its_folder_too),
         cmocka_unit_test(a_bad_file_is_left_out_and_counted),
         cmocka_unit_test(more_ranks_than_images),
+        cmocka_unit_test(predict_reads_files_as_training_does),
         cmocka_unit_test(memory_is_what_the_header_says),
         cmocka_unit_test(what_is_no_number_hits_nothing_and_is_null),
     };
