@@ -13,6 +13,10 @@
 #include "kernels/rng.h"
 #include "kernels/status.h"
 
+/* The bytes of a regular file as they are now, into *buf (grown with realloc, *capacity follows; owned by the caller).  1 GiB
+ * at most.  EN_EDATA, EN_EIO: the file's fault, with its path. */
+en_status en_file_read(const char *path, uint8_t **buf, size_t *capacity, size_t *n);
+
 /* ---- decode ---------------------------------------------------------------------------------------------------- */
 
 typedef struct { int64_t w, h; uint8_t *rgb; int channels; } en_image;  /* rgb (h,w,3) owned; channels as stored: 1..4 */

@@ -172,11 +172,9 @@ out:
 
 /* ---- the table of operations ---- */
 
-/* The bytes of a file as they are now.  O_NONBLOCK: a pipe with an image's name must not hold up the run. */
-static en_status folder_read(const en_dataset *ds, int64_t i, uint8_t **buf, size_t *capacity, size_t *n)
+/* O_NONBLOCK: a pipe with an image's name must not hold up the run. */
+en_status en_file_read(const char *path, uint8_t **buf, size_t *capacity, size_t *n)
 {
-    EN_REQUIRE(i >= 0 && i < ds->samples, EN_EINVAL, "sample %" PRId64 " of %" PRId64, i, ds->samples);
-    const char *path = ds->files[i];
     en_status status = EN_OK;
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) {
@@ -212,6 +210,12 @@ static en_status folder_read(const en_dataset *ds, int64_t i, uint8_t **buf, siz
 out:
     close(fd);
     return status;
+}
+
+static en_status folder_read(const en_dataset *ds, int64_t i, uint8_t **buf, size_t *capacity, size_t *n)
+{
+    EN_REQUIRE(i >= 0 && i < ds->samples, EN_EINVAL, "sample %" PRId64 " of %" PRId64, i, ds->samples);
+    return en_file_read(ds->files[i], buf, capacity, n);
 }
 
 static void folder_close(en_dataset *ds)

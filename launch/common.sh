@@ -16,7 +16,7 @@ note() { printf '    %s\n' "$*"; }
 die()  { printf '%s%s: %s%s\n' "$red" "$(basename "$0")" "$*" "$plain" >&2; exit 1; }
 usage_error() { printf '%s: %s (%s --help)\n' "$(basename "$0")" "$*" "$0" >&2; exit 2; }
 
-cores() { nproc; }
+cores() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
 
 # Open MPI refuses root, and binds two ranks to one core each: here for whatever calls mpirun without launch/run (ctest).
 mpi_environment() {

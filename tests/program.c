@@ -284,6 +284,16 @@ static int add_words(char **argv, int n, char *text)
     return n;
 }
 
+static int add_program(char **argv, int n, const char *env)
+{
+    if (env) {
+        argv[n++] = "env";
+        argv[n++] = (char *)env;
+    }
+    argv[n++] = EN_PROGRAM;
+    return n;
+}
+
 static job *vstart(how h, const char *fmt, va_list ap)
 {
     static int number;
@@ -295,13 +305,13 @@ static job *vstart(how h, const char *fmt, va_list ap)
         argv[n++] = EN_MPIEXEC_NUMPROC;
         argv[n++] = (char *)(h.second ? "1" : textf("%d", h.ranks));
     }
-    argv[n++] = EN_PROGRAM;
+    n = add_program(argv, n, h.env[0]);
     n = add_words(argv, n, split);
     if (h.second) {
         argv[n++] = ":";
         argv[n++] = EN_MPIEXEC_NUMPROC;
         argv[n++] = "1";
-        argv[n++] = EN_PROGRAM;
+        n = add_program(argv, n, h.env[1]);
         n = add_words(argv, n, keep(strdup(h.second)));
     }
     if (h.operand) argv[n++] = (char *)h.operand;

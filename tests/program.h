@@ -49,6 +49,7 @@ typedef struct {
     int64_t file_limit;         /* > 0: RLIMIT_FSIZE                                                                     */
     const char *operand;        /* one more argument, as it is (spaces and quotes in it)                                 */
     const char *second;         /* options of rank 1 alone (2 ranks), where they differ from rank 0's                    */
+    const char *env[2];         /* with `second`: NAME=value for rank 0, for rank 1                                       */
     bool    patient;            /* a mpirun that was asked to end gives its ranks seconds for it, not none               */
     bool    by_script;          /* launch/run instead of mpirun                                                          */
     double  seconds;            /* 0: 60                                                                                 */

@@ -135,7 +135,7 @@ static inline void fill(en_snapshot *s, int64_t step)
     if (s->ema_params) fill_arena(s->ema_stats, m->stat_elems, key + 3);
     for (int i = 0; i < s->n_slots; i++) fill_arena(s->slot[i], m->param_elems, key + 4 + (uint64_t)i);
     s->state = (en_run_state){ .step = step, .epoch = step / 7, .position = 256 * step, .ema_updates = step, .seed = UINT64_MAX - 5,
-                               .global_batch = 256, .samples = 1281167, .lanes = 12, .best_top1 = 0.125, .seconds = 1.5 * (double)step };
+                               .global_batch = 256, .samples = 1281167, .lanes = 12, .accum = 3, .world_size = 17, .evaluation_owed = step % 2, .best_top1 = 0.125, .seconds = 1.5 * (double)step };
 }
 
 /* Equal logical elements, bit by bit, and zeros in what `got` has as padding. */
@@ -163,6 +163,9 @@ static inline void same_state(const en_run_state *a, const en_run_state *b)
     assert_int_equal(a->global_batch, b->global_batch);
     assert_int_equal(a->samples, b->samples);
     assert_int_equal(a->lanes, b->lanes);
+    assert_int_equal(a->accum, b->accum);
+    assert_int_equal(a->world_size, b->world_size);
+    assert_int_equal(a->evaluation_owed, b->evaluation_owed);
     assert_true(a->best_top1 == b->best_top1 && a->seconds == b->seconds);
 }
 

@@ -202,6 +202,16 @@ static void a_file_that_another_program_changed(void **state)
         H5Fclose(f);
         REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), needed[k]);
     }
+    static const char *const added[] = { "accum", "world_size", "evaluation_owed" };  /* later than the first files of this format       */
+    write_tiny(path("a.h5"));
+    f = open_rw(path("a.h5"));
+    for (size_t k = 0; k < sizeof added / sizeof *added; k++) assert_true(H5Adelete(f, added[k]) >= 0);
+    H5Fclose(f);
+    OK(en_checkpoint_inspect(path("a.h5"), true, &i));
+    assert_int_equal(i.state.accum, 0);
+    assert_int_equal(i.state.world_size, 0);
+    en_checkpoint_info_free(&i);
+
     write_tiny(path("a.h5"));
     f = open_rw(path("a.h5"));
     H5Adelete(f, "step");

@@ -133,6 +133,21 @@ static void ranks_that_see_other_files(void **state)
     says_once(o, "is it the same, complete copy?");
 }
 
+/* One that sees no validation images would not come to the evaluation, and the others would wait for it. */
+static void ranks_that_see_other_validation_images(void **state)
+{
+    (void)state;
+    static const char *const what[] = { "sees no validation images", "sees other validation files" };
+    shell("cp -r %s %s && rm -r %s/val", data(), at("unvalidated"), at("unvalidated"));
+    shell("cp -r %s %s && rm `find %s/val -name '*.jpg' | head -n 1`", data(), at("half"), at("half"));
+    for (size_t i = 0; i < 2; i++) {
+        const char *dir = at("r-val-%zu", i), *other = i ? at("half") : at("unvalidated");
+        outcome *o = run_how((how){ .ranks = 2, .second = textf(TRAIN " --data %s --run %s", other, dir) }, TRAIN " --data %s --run %s", data(), dir);
+        expect_code(o, 3);
+        says_once(o, what[i]);
+    }
+}
+
 /* ---- bad files among good ones ---------------------------------------------------------------------------------------------- */
 
 static void a_few_bad_files_are_named_and_replaced_alike_on_any_ranks(void **state)
@@ -177,6 +192,28 @@ static void bad_files_among_the_validation_images(void **state)
         outcome *o = run_how((how){ .ranks = ranks }, "eval --checkpoint %s --data %s --threads 1", trained(ranks ? "val-2" : "val-0"), dir);
         expect_code(o, 3);
         says_once(o, "--max-bad 0.01 allows 1");
+    }
+    const char *two = data_with_bad("val-two-bad", "val/checker/*00.jpg");                        /* the first rank's, and the last one's */
+    shell("cp %s/val/checker/*00.jpg `ls %s/val/triangles/*01.jpg`", two, two);
+    outcome *o = run_how((how){ .ranks = 4 }, "eval --checkpoint %s --data %s --threads 1", trained("val-4"), two);
+    expect_code(o, 3);
+    says_once(o, "2 of 20 files of");
+}
+
+static void an_evaluation_that_fails_loses_no_step(void **state)
+{
+    (void)state;
+    const char *dir = data_with_bad("val-late", "val/[c-n]*/*01.jpg");
+    for (int ranks = 0; ranks <= 2; ranks += 2) {
+        size_t n;
+        const char *r = at("val-late-%d", ranks);
+        outcome *o = run(3, ranks, "train " SMALL " --global-batch 10 --steps 12 --eval-every 7 --checkpoint-every 0 --data %s --run %s", dir, r);
+        says_once(o, "--max-bad 0.01 allows 1");
+        is_whole(checkpoint_of(r, 7), 7);
+        run(0, ranks, "train " SMALL " --global-batch 10 --steps 12 --eval-every 7 --checkpoint-every 0 --max-bad 0.5 --data %s --run %s", dir, r);
+        const metric *m = metrics(r, "eval", &n);
+        assert_int_equal(n, 2);
+        assert_int_equal(m[0].step, 7);
     }
 }
 
@@ -316,6 +353,18 @@ static void a_file_limit_while_saving(void **state)
     is_whole(checkpoint_of(dir, 12), 12);
 }
 
+/* Weights that stand still: the second evaluation is no better.  Since the first was not kept, the third is the best again. */
+static void a_best_that_was_not_written_need_not_be_surpassed(void **state)
+{
+    (void)state;
+    const char *still = "train " SMALL " --global-batch 10 --lr 0 --weight-decay 0 --bn-momentum 1e-9 --eval-every 2 --checkpoint-every 2";
+    outcome *o = run_how((how){ .file_limit = 1 << 20 }, "%s --steps 6 --data %s --run %s", still, data(), at("best-1"));
+    expect_code(o, 1);
+    if (count(o->out, "(best so far)") != 2) FAIL_RUN(o, "%d times the best so far instead of 2", count(o->out, "(best so far)"));
+    o = run(0, 0, "%s --steps 6 --data %s --run %s", still, data(), at("best-2"));
+    if (count(o->out, "(best so far)") != 1) FAIL_RUN(o, "%d times the best so far instead of 1", count(o->out, "(best so far)"));
+}
+
 static void a_full_disk_while_saving(void **state)
 {
     (void)state;
@@ -346,6 +395,18 @@ static void options(void **state)
     refused(2, "which checkpoint?", "--checkpoint FILE.h5", "eval --data %s", data());
 }
 
+/* 75 would make a batch system start it again, from nothing. */
+static void a_stop_without_a_folder_is_no_stop_to_go_on_from(void **state)
+{
+    (void)state;
+    for (int ranks = 0; ranks <= 2; ranks += 2) {
+        outcome *o = run(1, ranks, "train " SMALL " --global-batch 10 --steps 4 --stop-after 2 --data synthetic:20");
+        says_once(o, "stopped on request after step 2 of 4, and nothing was saved");
+        assert_int_equal(count(o->err, "effnet: "), 1);
+    }
+    refused(2, "--run DIR", "where shall checkpoints", TRAIN " --data synthetic-pictures");
+}
+
 static void batches(void **state)
 {
     (void)state;
@@ -356,6 +417,7 @@ static void batches(void **state)
     o = run(2, 4, "train " SMALL " --global-batch 3 --data %s --run %s", data(), at("r"));
     says_once(o, "--global-batch 3 is less than one image for each of 4 ranks");
     assert_int_equal(count(o->err, "effnet: "), 1);
+    refused(2, "--epochs 0.01 of 200 images is less than one step of 12", "give more --epochs", TRAIN " --epochs 0.01 --data %s --run %s", data(), at("r"));
     refused(2, "--global-batch 5000 is more than the 200 images", "give fewer", "train " SMALL " --global-batch 5000 --data %s --run %s", data(), at("r"));
 }
 
@@ -386,9 +448,11 @@ int main(void)
         cmocka_unit_test(one_class_only),
         cmocka_unit_test(fewer_images_than_ranks),
         cmocka_unit_test(ranks_that_see_other_files),
+        cmocka_unit_test(ranks_that_see_other_validation_images),
         cmocka_unit_test(a_few_bad_files_are_named_and_replaced_alike_on_any_ranks),
         cmocka_unit_test(many_bad_files_end_the_run_with_the_list),
         cmocka_unit_test(bad_files_among_the_validation_images),
+        cmocka_unit_test(an_evaluation_that_fails_loses_no_step),
         cmocka_unit_test(other_classes_than_the_checkpoint),
         cmocka_unit_test(another_run_than_the_checkpoint),
         cmocka_unit_test(a_truncated_checkpoint_is_passed_over_and_named),
@@ -396,8 +460,10 @@ int main(void)
         cmocka_unit_test(foreign_files_as_checkpoints),
         cmocka_unit_test(a_run_directory_that_cannot_be_written),
         cmocka_unit_test(a_file_limit_while_saving),
+        cmocka_unit_test(a_best_that_was_not_written_need_not_be_surpassed),
         cmocka_unit_test(a_full_disk_while_saving),
         cmocka_unit_test(options),
+        cmocka_unit_test(a_stop_without_a_folder_is_no_stop_to_go_on_from),
         cmocka_unit_test(batches),
         cmocka_unit_test(a_run_that_diverges),
     };

@@ -6,6 +6,8 @@
 
 #include <hdf5.h>
 
+#include "trainer/crc32c.h"
+
 #define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1"
 
 /* 200 pictures to train on; 61 to validate, in classes of unequal size, which no number of ranks or batch divides */
@@ -185,6 +187,59 @@ static void more_ranks_than_images(void **state)
         assert_int_equal(number_in(json_of(run(0, ranks, "eval --checkpoint %s --data %s --threads 1 --json", trained(), at("few/val"))), "images"), 1);
 }
 
+static void predict_reads_files_as_training_does(void **state)
+{
+    (void)state;
+    shell("truncate -s 2G %s && mkfifo %s", at("large.jpg"), at("pipe.jpg"));
+    outcome *o = run(3, 0, "predict --checkpoint %s --threads 1 --json %s %s %s", trained(), at("large.jpg"), at("pipe.jpg"), at("absent.jpg"));
+    says_once(o, "large.jpg is too large for an image");
+    says_once(o, "pipe.jpg is not a regular file");
+    says_once(o, "absent.jpg cannot be opened");
+    assert_int_equal(number_in(o->out, "refused"), 3);
+    shell("rm %s", at("pipe.jpg"));
+}
+
+/* The header's figure is the run at its fullest: it evaluates while a checkpoint is written.  0.15 GiB more are libraries (0.06)
+ * and pictures being decoded. */
+static void memory_is_what_the_header_says(void **state)
+{
+    (void)state;
+    if (SANITIZED) skip();
+    outcome *o = run(0, 0, "train --image-size 96 --global-batch 16 --threads 1 --steps 4 --checkpoint-every 2 --eval-every 2 --data %s --run %s", data(), at("memory"));
+    const char *gib = strstr(o->out, " GiB a rank");
+    while (gib && gib > o->out && gib[-1] != ' ') gib--;
+    const double says = gib ? atof(gib) : 0, took = (double)o->max_rss_kib / 0x1p20;
+    print_message("    %.2f GiB planned, %.2f taken\n", says, took);
+    if (!(took <= says + 0.15)) FAIL_RUN(o, "%.2f GiB taken, %.2f planned", took, says);
+    if (!(took >= 0.7 * says)) FAIL_RUN(o, "%.2f GiB taken, %.2f planned", took, says);
+}
+
+/* The classifier's bias becomes NaN, and its checksum the new one. */
+static void ruin(const char *path, const char *dataset)
+{
+    float bias[3] = { NAN, NAN, NAN };
+    const uint32_t crc = en_crc32c(0, bias, sizeof bias);
+    const hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT), set = H5Dopen2(file, dataset, H5P_DEFAULT);
+    const hid_t attr = H5Aopen(set, "crc32c", H5P_DEFAULT);
+    assert_true(H5Dwrite(set, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, bias) >= 0 && H5Awrite(attr, H5T_NATIVE_UINT32, &crc) >= 0);
+    H5Aclose(attr);
+    H5Dclose(set);
+    assert_true(H5Fclose(file) >= 0);
+}
+
+static void what_is_no_number_hits_nothing_and_is_null(void **state)
+{
+    (void)state;
+    run(0, 0, "synth %s --synth-classes 3 --train-per-class 4 --val-per-class 2 --synth-size 32", at("three"));
+    run(0, 0, "train " SMALL " --global-batch 4 --steps 1 --data %s --run %s", at("three"), at("ruined"));
+    const char *path = checkpoint_of(at("ruined"), 1);
+    ruin(path, "/ema/classifier.bias");
+    const char *json = json_of(run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", path, at("three")));
+    if (!strstr(json, "\"top1\":0.000000,\"top5\":0.000000,\"loss\":null,\"images\":6,\"weights\":\"ema\"")) fail_msg("%s", json);
+    json = json_of(run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json --eval-weights raw", path, at("three")));
+    if (!isfinite(number_in(json, "loss")) || !strstr(json, "\"weights\":\"raw\"")) fail_msg("%s", json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +249,9 @@ int main(void)
         cmocka_unit_test(a_run_is_named_by_its_folder_too),
         cmocka_unit_test(a_bad_file_is_left_out_and_counted),
         cmocka_unit_test(more_ranks_than_images),
+        cmocka_unit_test(predict_reads_files_as_training_does),
+        cmocka_unit_test(memory_is_what_the_header_says),
+        cmocka_unit_test(what_is_no_number_hits_nothing_and_is_null),
     };
     return program_main("program_eval", tests, sizeof tests / sizeof *tests);
 }

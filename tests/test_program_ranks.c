@@ -8,6 +8,8 @@
  * (batch_norm_groups). */
 #include "program.h"
 
+#include "kernels/kernels.h"
+
 #include <math.h>
 
 #define B0    "train --image-size 64 --global-batch 32 --lr 0.0003 --steps 20 --threads 1 --checkpoint-every 0"
@@ -138,19 +140,49 @@ static void batch_norm_groups(void **state)
     run(2, 2, SMALL " --data %s --run %s --global-batch 16 --steps 5 --bn-group 3", data(), at("bn-3"));
 }
 
+/* One rank's processor is older than the other's: both compute as the older one can, or their weights would part. */
+static void ranks_of_different_processors_compute_alike(void **state)
+{
+    (void)state;
+    const char *fastest = NULL, *slowest = NULL, *name;
+    bool runs;
+    for (int i = 0; (name = en_backend_isa(i, &runs)); i++)
+        if (runs) slowest = name, fastest = fastest ? fastest : name;
+    if (fastest == slowest) skip();
+    const char *command = textf(SMALL " --data %s --run %s --global-batch 8 --steps 3", data(), at("mixed"));
+    outcome *o = run_how((how){ .ranks = 2, .second = command, .env = { "A=1", textf("EN_ISA=%s", slowest) } }, "%s", command);
+    expect_code(o, 0);
+    if (!strstr(o->out, textf("%s on all ranks: 1 of 2 cannot run %s", slowest, fastest))) FAIL_RUN(o, "it does not say so");
+    is_whole(checkpoint_of(at("mixed"), 3), 3);
+}
+
 /* Every save compares a hash of the weights of all ranks, so each run above has shown them equal.  That the comparison can
- * fail: a rank with another learning rate, as a machine that computes wrongly would be. */
+ * fail: two ranks that round differently, each told by EN_ISA to insist, as a machine that computes wrongly would be. */
 static void a_rank_with_other_weights_is_found_before_they_are_saved(void **state)
 {
     (void)state;
-    const char *dir = at("odd");
-    const char *rest = " --width 0.25 --depth 0.5 --image-size 32 --threads 1 --global-batch 8 --steps 4 --checkpoint-every 0 --warmup-epochs 0";
-    char second[4096];
-    snprintf(second, sizeof second, "train --data %s --run %s --lr 0.002%s", data(), dir, rest);
-    outcome *o = run_how((how){ .ranks = 2, .second = second }, "train --data %s --run %s --lr 0.001%s", data(), dir, rest);
+    bool runs = false;
+    const char *name;
+    for (int i = 0; (name = en_backend_isa(i, &runs)) && strcmp(name, "avx2") != 0; i++) continue;
+    if (!name || !runs) skip();                  /* no second instruction set that rounds otherwise (fused multiply-add) */
+    const char *dir = at("odd"), *command = textf(SMALL " --data %s --run %s --global-batch 8 --steps 4 --warmup-epochs 0", data(), dir);
+    outcome *o = run_how((how){ .ranks = 2, .second = command, .env = { "EN_ISA=avx2", "EN_ISA=generic" } }, "%s", command);
     expect_code(o, 5);
     says_once(o, "rank 1 holds other weights than rank 0 after step 4");
     assert_int_equal(newest_checkpoint(dir), -1);
+}
+
+static void ranks_with_other_options_are_refused(void **state)
+{
+    (void)state;
+    const char *command = textf(SMALL " --data %s --run %s --global-batch 8 --steps 2", data(), at("unlike"));
+    outcome *o = run_how((how){ .ranks = 2, .second = textf("%s --label-smoothing 0.2", command) }, "%s", command);
+    expect_code(o, 2);
+    says_once(o, "was started with --label-smoothing=0.2, rank 0 with --label-smoothing=0.1");
+    assert_false(is_folder(at("unlike")));
+    shell("cp -r %s %s", data(), at("elsewhere"));                /* a host may keep its copy in another place */
+    o = run_how((how){ .ranks = 2, .second = textf(SMALL " --data %s --run %s --global-batch 8 --steps 2 --workers 2", at("elsewhere"), at("unlike")) }, "%s", command);
+    expect_code(o, 0);
 }
 
 int main(void)
@@ -163,6 +195,8 @@ int main(void)
         cmocka_unit_test(self_and_one_mpi_rank_are_the_same_bits),
         cmocka_unit_test(a_shard_may_have_one_image),
         cmocka_unit_test(batch_norm_groups),
+        cmocka_unit_test(ranks_of_different_processors_compute_alike),
+        cmocka_unit_test(ranks_with_other_options_are_refused),
         cmocka_unit_test(a_rank_with_other_weights_is_found_before_they_are_saved),
     };
     return program_main("program_ranks", tests, sizeof tests / sizeof *tests);

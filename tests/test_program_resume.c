@@ -62,6 +62,11 @@ static void a_run_that_is_done_does_nothing_more(void **state)
     size_t m;
     const char *after = read_file(checkpoint_of(dir, 5), &m);
     assert_true(n == m && memcmp(before, after, n) == 0);
+    o = run(0, 0, TRAIN " --threads 1 --steps 3 --data %s --run %s", data(), dir);
+    if (!strstr(o->out, "nothing was trained") || !strstr(o->out, "is at step 5") || strstr(o->out, "step 5 of 3")) FAIL_RUN(o, "it does not say where it is");
+    o = run(2, 0, TRAIN " --threads 1 --steps 5 --data %s --run %s --dump %s", data(), dir, at("none.h5"));
+    says_once(o, "--dump writes a step, but all 5 of");
+    assert_false(exists(at("none.h5")));
     metrics(dir, "train", &n);
     assert_int_equal(n, 5);
 }
@@ -75,6 +80,56 @@ static void other_threads_with_the_same_lanes_are_the_same_bits(void **state)
     run(0, 0, TRAIN " --threads 1 --steps 30 --data %s --run %s", data(), halves);       /* lanes as the checkpoint says */
     same_bits(checkpoint_of(halves, 30), checkpoint_of(whole, 30));
     same_losses(halves, whole, 30, "train");
+}
+
+static void the_seed_is_the_runs(void **state)
+{
+    (void)state;
+    const char *dir = at("seed");
+    run(0, 0, TRAIN " --threads 1 --steps 2 --seed 7 --data %s --run %s", data(), dir);
+    run(0, 0, TRAIN " --threads 1 --steps 4 --data %s --run %s", data(), dir);
+    const char *text = read_file(textf("%s/run.txt", dir), NULL);
+    assert_int_equal(count(text, "\nseed=7\n"), 2);
+    outcome *o = run(0, 0, TRAIN " --threads 1 --steps 5 --data %s --run %s --dump %s", data(), dir, at("step.h5"));
+    if (!strstr(o->out, "--dump holds step 5")) FAIL_RUN(o, "it does not say which step");
+}
+
+/* 20 steps an epoch: a request to stop at step 40 comes when an evaluation is due.  It is made first thing afterwards. */
+static void a_stop_does_not_lose_the_evaluation(void **state)
+{
+    (void)state;
+    size_t n;
+    const char *whole = at("owed-0"), *halves = at("owed-1");
+    run(0, 0, TRAIN " --threads 1 --steps 60 --data %s --run %s", data(), whole);
+    run(75, 2, TRAIN " --threads 1 --steps 60 --stop-after 40 --data %s --run %s-2", data(), halves);
+    run(75, 0, TRAIN " --threads 1 --steps 60 --stop-after 40 --data %s --run %s", data(), halves);
+    metrics(halves, "eval", &n);
+    assert_int_equal(n, 1);
+    run(0, 0, TRAIN " --threads 1 --steps 60 --data %s --run %s", data(), halves);
+    run(0, 2, TRAIN " --threads 1 --steps 60 --data %s --run %s-2", data(), halves);
+    same_losses(halves, whole, 3, "eval");
+    metrics(textf("%s-2", halves), "eval", &n);
+    assert_int_equal(n, 3);
+    same_bits(at("owed-0/checkpoints/best.h5"), at("owed-1/checkpoints/best.h5"));
+    same_bits(checkpoint_of(halves, 60), checkpoint_of(whole, 60));
+}
+
+/* What fits into memory may be another number tomorrow: the checkpoint's counts. */
+static void accumulation_is_kept_without_asking(void **state)
+{
+    (void)state;
+    const char *whole = at("accum-1"), *halves = at("accum-2");
+    run(0, 0, TRAIN " --threads 1 --steps 30 --micro-batch 5 --data %s --run %s", data(), whole);
+    run(75, 0, TRAIN " --threads 1 --steps 30 --micro-batch 5 --stop-after 13 --data %s --run %s", data(), halves);
+    outcome *o = run(75, 0, TRAIN " --threads 1 --steps 30 --stop-after 20 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "= 5 a pass x 2 accumulated x 1 rank") || strstr(o->out, "note  ")) FAIL_RUN(o, "another accumulation than before");
+    run(0, 0, TRAIN " --threads 1 --steps 30 --data %s --run %s", data(), halves);
+    same_bits(checkpoint_of(halves, 30), checkpoint_of(whole, 30));
+    same_losses(halves, whole, 30, "train");
+    o = run(75, 2, TRAIN " --threads 1 --steps 40 --stop-after 31 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "is from 2 accumulated x 1 rank: from here on sums are rounded differently")) FAIL_RUN(o, "it does not say what differs");
+    o = run(75, 0, TRAIN " --threads 1 --steps 40 --stop-after 32 --micro-batch 10 --data %s --run %s", data(), halves);
+    if (!strstr(o->out, "is from 2 accumulated x 2 ranks: from here on batch norm is over another number of images")) FAIL_RUN(o, "it does not say what differs");
 }
 
 /* The same images in the same steps: equal but for rounding (see test_program_ranks.c for the bound); another order of
@@ -282,6 +337,9 @@ int main(void)
         cmocka_unit_test(on_two_ranks),
         cmocka_unit_test(a_run_that_is_done_does_nothing_more),
         cmocka_unit_test(other_threads_with_the_same_lanes_are_the_same_bits),
+        cmocka_unit_test(the_seed_is_the_runs),
+        cmocka_unit_test(a_stop_does_not_lose_the_evaluation),
+        cmocka_unit_test(accumulation_is_kept_without_asking),
         cmocka_unit_test(other_ranks_see_the_same_images),
         cmocka_unit_test(usr1_alone),
         cmocka_unit_test(term_alone),

@@ -23,6 +23,8 @@ en_cli_test(a_full_disk_is_an_error "\"$0\" describe --list > /dev/full; test $?
 en_cli_test(synth_refuses_a_folder_in_use "\"$0\" synth . 2>&1; test $? -eq 2")
 en_cli_test(doctor "\"$0\" doctor --json" PASS_REGULAR_EXPRESSION "\"ranks\": 1, .*\"findings\": \\[")
 en_cli_test(doctor_sees_both_ranks "'${MPIEXEC_EXECUTABLE}' -n 2 \"$0\" doctor" PASS_REGULAR_EXPRESSION "2 ranks on 1 host.*rank 0 .*rank 1 ")
+en_cli_test(threads_are_as_openmp_is_told "OMP_NUM_THREADS=3,2 \"$0\" bench train --width 0.25 --depth 0.5 --image-size 32 --micro-batch 2 --steps 1"
+            PASS_REGULAR_EXPRESSION "3 threads")
 en_cli_test(one_rank_speaks_for_a_wrong_command_line
             "'${MPIEXEC_EXECUTABLE}' -n 3 \"$0\" train --global-bach 8 2>&1 | grep -c 'wrong usage'" PASS_REGULAR_EXPRESSION "^1\n$")
 find_program(TASKSET taskset)

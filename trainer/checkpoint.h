@@ -25,6 +25,9 @@ typedef struct {                             /* what a run is, besides its tenso
     uint64_t seed;
     int64_t global_batch, samples;           /* a resume with other values is refused (the order would change)     */
     int     lanes;                           /* kernels: partition of sums; a resume keeps it for equal bits       */
+    int64_t accum;                           /* passes a step: batch norm is over the images of one; 0: not known  */
+    int     world_size;                      /* ranks that the sums were over; 0: not known                        */
+    bool    evaluation_owed;                 /* one was due after `step` and was not made: a resume begins with it */
     double  best_top1;                       /* -1: none yet                                                       */
     double  seconds;                         /* training time so far                                               */
 } en_run_state;

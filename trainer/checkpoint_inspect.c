@@ -142,6 +142,14 @@ static en_status read_int(en_reader *r, const char *name, int low, int high, int
     return EN_OK;
 }
 
+/* What older versions did not write: `absent` then. */
+static en_status read_added_i64(en_reader *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out)
+{
+    const htri_t there = H5Aexists(r->root, name);
+    *out = absent;
+    return there == 0 ? EN_OK : read_i64(r, name, low, high, out);
+}
+
 static en_status read_f64(en_reader *r, const char *name, double low, double high, double *out)
 {
     EN_PASS_ON(read_attribute(r, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, out));
@@ -179,7 +187,7 @@ static en_status read_short_text(en_reader *r, const char *name, size_t size, ch
 
 static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *datasets)
 {
-    int64_t format, complete, has_ema;
+    int64_t format, complete, has_ema, world_size, owed;
     double dropout, drop_path;
     const htri_t ours = H5Aexists(r->root, "format_version");
     if (ours < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
@@ -202,6 +210,11 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     EN_PASS_ON(read_i64(r, "global_batch", 0, INT64_MAX, &s->global_batch));
     EN_PASS_ON(read_i64(r, "samples", 0, INT64_MAX, &s->samples));
     EN_PASS_ON(read_int(r, "lanes", 0, INT32_MAX, &s->lanes));
+    EN_PASS_ON(read_added_i64(r, "accum", 0, INT32_MAX, 0, &s->accum));
+    EN_PASS_ON(read_added_i64(r, "world_size", 0, INT32_MAX, 0, &world_size));
+    EN_PASS_ON(read_added_i64(r, "evaluation_owed", 0, 1, 0, &owed));
+    s->world_size = (int)world_size;
+    s->evaluation_owed = owed;
     EN_PASS_ON(read_f64(r, "best_top1", -1, 1, &s->best_top1));
     EN_PASS_ON(read_f64(r, "seconds", 0, 1e12, &s->seconds));
     EN_PASS_ON(read_short_text(r, "model", sizeof i->model, i->model));

@@ -5,6 +5,7 @@
  * fewer processors than such ranks must share, whatever the launcher meant. */
 #include "trainer/commands.h"
 #include "trainer/doctor.h"
+#include "trainer/json.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -203,21 +204,10 @@ static void print_text(const en_comm *c, const en_doctor_facts *all, const findi
     if (!w->n) printf("  nothing stands in the way\n");
 }
 
-static void print_quoted(const char *s)
-{
-    putchar('"');
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\') printf("\\%c", *s);
-        else if ((unsigned char)*s < 0x20) printf("\\u%04x", *s);
-        else putchar(*s);
-    }
-    putchar('"');
-}
-
 static void json_text(const char *key, const char *s)
 {
     printf("\"%s\": ", key);
-    print_quoted(s);
+    en_json_print(s);
     printf(", ");
 }
 
@@ -284,7 +274,7 @@ static void print_json(const en_comm *c, const en_doctor_facts *all, const findi
     printf("], \"findings\": [");
     for (int i = 0; i < w->n; i++) {
         if (i) printf(", ");
-        print_quoted(w->text[i]);
+        en_json_print(w->text[i]);
     }
     printf("]}\n");
 }

@@ -3,6 +3,7 @@
 #include "trainer/weights.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,8 +24,10 @@ static en_status evaluate(const en_options *o, en_comm *comm)
     en_dataset *images = NULL;
     en_dump *logits = NULL;
     en_eval_result r;
-    en_status status = EN_OK, mine = en_weights_open(o, comm, &w);
+    en_status status = EN_OK, mine = EN_OK;
     const bool root = comm->rank == 0;
+    EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
+    mine = en_weights_open(o, comm, &w);
     if (mine == EN_OK) mine = open_images(o, &w, &images);
     if (mine == EN_OK && root && o->logits[0]) mine = en_dump_open(o->logits, &logits);
     EN_TRY_OUT(en_agree(comm, mine), "starting");
@@ -39,8 +42,12 @@ static en_status evaluate(const en_options *o, en_comm *comm)
     }
     EN_TRY_OUT(en_agree(comm, mine), "--logits %s", o->logits);
     if (!root) goto out;
-    if (o->json) printf("{\"top1\":%.6f,\"top5\":%.6f,\"loss\":%.6f,\"images\":%" PRId64 "}\n", r.top1, r.top5, r.loss, r.images);
-    else {
+    if (o->json) {
+        char loss[40] = "null";                            /* JSON has no NaN and no infinity */
+        if (isfinite(r.loss)) snprintf(loss, sizeof loss, "%.6f", r.loss);
+        printf("{\"top1\":%.6f,\"top5\":%.6f,\"loss\":%s,\"images\":%" PRId64 ",\"weights\":\"%s\"}\n", r.top1, r.top5, loss, r.images,
+               w.ema ? "ema" : "raw");
+    } else {
         printf("%s, step %" PRId64 ", %s weights, %s at %d px\n", w.path, w.step, w.ema ? "ema" : "raw", w.model->name, w.model->resolution);
         printf("top-1 %.2f%%  top-5 %.2f%%  loss %.4f over %" PRId64 " images of %s in %.1f s", 100 * r.top1, 100 * r.top5, r.loss, r.images, images->source,
                r.seconds);

@@ -2,6 +2,7 @@
  * and the sums are added once at the end.  Running statistics only, so no rank waits for another in between. */
 #include "trainer/trainer.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +80,23 @@ out:
     return status;
 }
 
+/* A loader knows what its own rank met; the limit is for the dataset. */
+static en_status check_bad(const en_eval_config *c, int64_t bad)
+{
+    const int64_t samples = c->dataset->samples;
+    int64_t allowed = (int64_t)(c->max_bad * (double)samples);
+    if (allowed < 1 && c->max_bad > 0) allowed = 1;
+    EN_REQUIRE(bad <= allowed, EN_EDATA, "%" PRId64 " of %" PRId64 " files of %s cannot be used, and --max-bad %g allows %" PRId64 "; they are named above", bad,
+               samples, c->dataset->source, c->max_bad, allowed);
+    return EN_OK;
+}
+
+int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wanted)
+{
+    const int64_t share = (dataset->samples + comm->world_size - 1) / comm->world_size;
+    return wanted < share ? wanted : share > 0 ? share : 1;
+}
+
 en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
 {
     en_comm *comm = c->comm;
@@ -88,8 +106,9 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     en_status status = EN_OK;
     en_loss_sums sums = { 0 };
     const double t0 = en_now();
-    const en_shard shard = { .global_batch = c->batch * comm->world_size, .accum = 1, .rank = comm->rank, .world_size = comm->world_size };
-    const en_net_config net_config = { .be = c->be, .model = c->model, .max_images = c->batch };
+    const int64_t batch = en_eval_batch(c->dataset, comm, c->batch);
+    const en_shard shard = { .global_batch = batch * comm->world_size, .accum = 1, .rank = comm->rank, .world_size = comm->world_size };
+    const en_net_config net_config = { .be = c->be, .model = c->model, .max_images = batch };
     const en_loader_config loader_config = { .dataset = c->dataset, .shard = shard, .size = c->model->resolution, .workers = c->workers,
                                              .ahead = 2, .normalise = en_imagenet_normalise, .max_bad_fraction = c->max_bad,
                                              .max_pixels = c->max_pixels };
@@ -101,15 +120,16 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
         status = en_net_freeze(net);
     }
     for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
-        en_batch batch;
-        status = en_loader_next(loader, &batch);
-        if (status == EN_OK) status = en_net_forward(net, batch.n, batch.images, NULL);
-        if (status == EN_OK) status = en_net_loss(net, batch.labels, 0, 0, &sums);
-        if (status == EN_OK && c->want_logits) status = keep(&k, net, &batch, c->model->classes);
+        en_batch in;
+        status = en_loader_next(loader, &in);
+        if (status == EN_OK) status = en_net_forward(net, in.n, in.images, NULL);
+        if (status == EN_OK) status = en_net_loss(net, in.labels, 0, 0, &sums);
+        if (status == EN_OK && c->want_logits) status = keep(&k, net, &in, c->model->classes);
     }
     EN_TRY_OUT(en_agree(comm, status), "evaluating %s", c->dataset->source);
     double v[5] = { sums.loss, sums.top1, sums.top5, sums.images, (double)en_loader_bad(loader, NULL) };
     EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
+    EN_TRY_OUT(en_agree(comm, check_bad(c, (int64_t)v[4])), "evaluating %s", c->dataset->source);
     EN_REQUIRE_OUT(v[3] > 0, EN_EDATA, "%s: no image could be decoded", c->dataset->source);
     if (c->want_logits) EN_TRY_OUT(en_agree(comm, write_logits(c, &k)), "writing logits");
     *out = (en_eval_result){ .loss = v[0] / v[3], .top1 = v[1] / v[3], .top5 = v[2] / v[3], .images = (int64_t)v[3], .bad = (int64_t)v[4],

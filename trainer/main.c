@@ -24,7 +24,8 @@ static void print_commands(FILE *f)
                "  effnet synth /tmp/shapes\n"
                "  mpirun -n 2 effnet train --data /tmp/shapes --run /tmp/run --image-size 96 --epochs 10\n\n"
                "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused data or checkpoint, 4 diverged, 5 lost or stalled rank,\n"
-               "75 stopped on request with a checkpoint written (the same command goes on from it).\n");
+               "75 stopped on request with a checkpoint written (the same command goes on from it); without --run nothing is written,\n"
+               "and a run that is stopped has failed.\n");
 }
 
 static en_status find_command(const char *name, int *out)

@@ -1,5 +1,7 @@
 #include "trainer/metrics.h"
 
+#include "trainer/json.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -145,12 +147,8 @@ static void put_text(json_line *l, const char *name, const char *value)
 {
     put_name(l, name);
     put(l, "\"");
-    for (const char *p = value ? value : ""; *p; p++) {
-        char c[8] = { *p };
-        if (*p == '"' || *p == '\\') snprintf(c, sizeof c, "\\%c", *p);
-        else if ((unsigned char)*p < 0x20) snprintf(c, sizeof c, "\\u%04x", (unsigned)*p);
-        put(l, c);
-    }
+    char c[EN_JSON_CHAR];
+    for (const char *p = value ? value : ""; *p; p++) put(l, en_json_char(*p, c));
     put(l, "\"");
 }
 

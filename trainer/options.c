@@ -179,7 +179,7 @@ static en_status set(const option *p, const char *text, en_options *o)
     switch (p->type) {
     case TYPE_FLAG: *(bool *)member = true; return EN_OK;
     case TYPE_STR: {
-        if (read_number(text, &end, &real) && !*end && real == floor(real)) number = real;
+        if (*text && !text[strspn(text, "0123456789")]) number = strtold(text, NULL);       /* a word, or digits: no 1e1 */
         const char *meant = nearest_word(p->limits, text, word);
         const bool ok = within(p->limits, text, number);
         EN_REQUIRE(ok || !meant, EN_EUSAGE, "%s %s: did you mean %s? (%s takes %s)", name, text, meant, name, words);

@@ -88,7 +88,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "basic (crop and flip) or none (evaluation crop)") \
   X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
-  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,inf)",                    \
+  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or minutes between evaluations; 0: only at the end") \
@@ -107,7 +107,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH,             "number",  "[0,inf)",                    \
     "seed of everything random") \
   X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "threads", "[0,1024]",                   \
-    "compute threads per rank (0: this host's cores / its ranks)") \
+    "compute threads per rank (0: OMP_NUM_THREADS, else this host's cores / its ranks)") \
   X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
   X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL,                         "threads", "[0,1024]",                   \

@@ -1,49 +1,22 @@
 /* predict.c - `effnet predict FILE...`: classes and probabilities, file by file.  A file that cannot be decoded is named,
  * the others are still predicted, and the exit code says that something was refused. */
-#define _GNU_SOURCE
 #include "trainer/commands.h"
+#include "trainer/json.h"
 #include "trainer/weights.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-static en_status read_file(const char *path, uint8_t **out, size_t *n)
-{
-    en_status status = EN_OK;
-    struct stat st;
-    *out = NULL;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    *n = 0;
-    EN_REQUIRE(fd >= 0, EN_EDATA, "%s cannot be opened: %s", path, strerror(errno));
-    EN_REQUIRE_OUT(fstat(fd, &st) == 0, EN_EDATA, "%s cannot be read: %s", path, strerror(errno));
-    EN_REQUIRE_OUT(S_ISREG(st.st_mode), EN_EDATA, "%s is not a file", path);
-    *out = malloc((size_t)st.st_size + 1);
-    EN_REQUIRE_OUT(*out, EN_ENOMEM, "no memory for %s (%" PRId64 " bytes)", path, (int64_t)st.st_size);
-    for (*n = 0; *n < (size_t)st.st_size;) {
-        const ssize_t got = read(fd, *out + *n, (size_t)st.st_size - *n);
-        if (got < 0 && errno == EINTR) continue;
-        EN_REQUIRE_OUT(got > 0, EN_EDATA, "%s cannot be read: %s", path, got < 0 ? strerror(errno) : "it ended early");
-        *n += (size_t)got;
-    }
-out:
-    close(fd);
-    return status;
-}
 
 /* File -> probabilities over the classes */
 static en_status predict_file(const en_options *o, en_net *net, const en_model *m, const char *path, float *pixels, float *p)
 {
     uint8_t *bytes = NULL;
-    size_t n = 0;
+    size_t capacity = 0, n = 0;
     en_image img = { 0 };
-    en_status status = read_file(path, &bytes, &n);
+    en_status status = en_file_read(path, &bytes, &capacity, &n);
     if (status == EN_OK) status = en_image_decode(path, bytes, n, o->max_pixels, &img);
     free(bytes);
     if (status != EN_OK) return status;
@@ -60,21 +33,10 @@ static en_status predict_file(const en_options *o, en_net *net, const en_model *
     return EN_OK;
 }
 
-static void print_json_string(const char *s)
-{
-    putchar('"');
-    for (; *s; s++) {
-        if (*s == '"' || *s == '\\') printf("\\%c", *s);
-        else if ((unsigned char)*s < 32) printf("\\u%04x", *s);
-        else putchar(*s);
-    }
-    putchar('"');
-}
-
 static void print_top(const en_options *o, const en_weights *w, const char *path, const float *p, bool first)
 {
     const int classes = w->model->classes, top = o->top < classes ? (int)o->top : classes;
-    if (o->json) printf("%s{\"file\":", first ? "" : ","), print_json_string(path), printf(",\"top\":[");
+    if (o->json) printf("%s{\"file\":", first ? "" : ","), en_json_print(path), printf(",\"top\":[");
     else printf("%s\n", path);
     double above = INFINITY;                                 /* the next smaller probability, ties by index */
     int at = -1;
@@ -88,7 +50,7 @@ static void print_top(const en_options *o, const en_weights *w, const char *path
         char number[24];
         snprintf(number, sizeof number, "class %d", best);
         const char *name = w->class_names ? w->class_names[best] : number;
-        if (o->json) printf("%s{\"class\":", k ? "," : ""), print_json_string(name), printf(",\"index\":%d,\"probability\":%.6f}", best, p[best]);
+        if (o->json) printf("%s{\"class\":", k ? "," : ""), en_json_print(name), printf(",\"index\":%d,\"probability\":%.6f}", best, p[best]);
         else printf("  %6.2f%%  %s\n", 100 * p[best], name);
     }
     if (o->json) printf("]}");
@@ -106,11 +68,11 @@ static en_status predict(const en_options *o, en_weights *w)
     en_net_bind(net, w->params, NULL, w->stats);
     EN_TRY_OUT(en_net_freeze(net), "running statistics");
     int refused = 0, done = 0;
-    if (o->json) printf("{\"checkpoint\":"), print_json_string(w->path), printf(",\"predictions\":[");
+    if (o->json) printf("{\"checkpoint\":"), en_json_print(w->path), printf(",\"predictions\":[");
     for (int i = 0; i < o->operands; i++) {
         const en_status s = predict_file(o, net, m, o->operand[i], pixels, p);
         if (s == EN_OK) print_top(o, w, o->operand[i], p, done++ == 0);
-        else if (s == EN_EDATA) {
+        else if (s == EN_EDATA || s == EN_EIO) {
             fflush(stdout);
             fprintf(stderr, "effnet: bad data: %s\n", en_error_message());
             en_error_clear();

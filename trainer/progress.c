@@ -33,11 +33,16 @@ void en_print_header(const en_run *run, void *stream)
     fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
             (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
     if (run->resumed) fprintf(f, ", going on from step %" PRId64 "\n", t->state.step);
+    const bool accum_differs = run->accum_before > 0 && run->accum_before != t->shard.accum;
+    if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))
+        fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,
+                run->world_before == 1 ? "" : "s", accum_differs ? "batch norm is over another number of images" : "sums are rounded differently");
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
     fprintf(f, "  device      %s (%s), %d thread%s a rank, %d lane%s; %.2f GiB a rank; %d host%s\n", t->be->name, t->be->isa, t->be->threads,
-            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)(run->memory_bytes + t->be->scratch_bytes) / 0x1p30,
+            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)run->memory_bytes / 0x1p30,
             t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
+    if (run->narrowed[0]) fprintf(f, "  note        %s\n", run->narrowed);
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),
                              t->val_set ? span_text(&t->o->eval_every, eval) : "never");
     else fprintf(f, "  run         nothing is saved (no --run)\n");

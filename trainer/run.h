@@ -13,13 +13,17 @@ typedef struct {
     en_snapshot snapshot;                    /* rank 0 only, as the rest below                                      */
     en_checkpoint_writer *writer;
     en_metrics *metrics;
-    bool   save_failed;                      /* the last checkpoint could not be written; told, and tried again     */
+    double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
+    double best_being_written;               /* of the write under way, when it is to become best.h5; else -1       */
     double saved_at, evaluated_at;           /* seconds (en_now), for spans in minutes                              */
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
     uint64_t weights_crc;                    /* of parameters and running statistics at the last save: equal on all ranks */
     bool   resumed;
+    const char *isa; char narrowed[128];     /* what all ranks' processors run, NULL: EN_ISA's; why not a faster one, or ""  */
+    int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
-    size_t  memory_bytes;                    /* planned, per rank                                                   */
+    en_model *eval_model;                    /* owned; of --eval-size, with the tensors of t.model                  */
+    size_t  memory_bytes;                    /* of this rank at its fullest: it evaluates while rank 0 writes a checkpoint */
     char   *options_text;
 } en_run;
 
@@ -27,6 +31,7 @@ typedef struct {
  * holds the reason.  On failure the run is closed already. */
 en_status en_run_open(const en_options *o, en_comm *comm, en_run *run);
 void      en_run_close(en_run *run);
+int64_t   en_run_eval_batch(const en_run *run, int64_t micro_batch);   /* images of one pass of the evaluation            */
 
 /* run_resume.c: finds the newest whole checkpoint in DIR/checkpoints on rank 0; state and arenas go to all ranks.
  * *found false: there is none, nothing was changed.  EN_EDATA, EN_EUSAGE when it belongs to another run than the options

@@ -78,32 +78,60 @@ static en_status open_data(en_run *run)
     return EN_OK;
 }
 
-/* Every rank scanned the folders itself; if one saw other files, its images would not be the others'. */
+static uint64_t hash_text(uint64_t h, const char *p)        /* FNV-1a, the end of the text included */
+{
+    do h = (h ^ (unsigned char)*p) * 1099511628211u;
+    while (*p++);
+    return h;
+}
+
+/* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
+static uint64_t hash_dataset(const en_dataset *ds)
+{
+    uint64_t h = 1469598103934665603u;
+    if (!ds) return 0;
+    for (int64_t c = 0; c < ds->classes; c++) h = hash_text(h, ds->class_names[c]);
+    for (int64_t i = 0; i < ds->samples; i++) {
+        const char *name = strrchr(ds->files[i], '/');
+        h = (hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
+    }
+    return h;
+}
+
+/* Every rank scanned the folders itself.  If one saw other files, its images would not be the others'; if one saw no
+ * validation images, the others would wait for it in the first evaluation. */
 static en_status check_same_data(en_run *run)
 {
     en_trainer *t = &run->t;
-    uint64_t h = 1469598103934665603u;                      /* FNV-1a over labels and the ends of the names */
-    for (int64_t i = 0; i < t->train_set->samples; i++) {
-        const char *name = strrchr(t->train_set->files[i], '/');
-        for (const char *p = name ? name : t->train_set->files[i]; *p; p++) h = (h ^ (unsigned char)*p) * 1099511628211u;
-        h = (h ^ (uint64_t)t->train_set->labels[i]) * 1099511628211u;
-    }
-    uint64_t first = h;
-    EN_TRY(t->comm->ops->broadcast(t->comm, &first, sizeof first, 0), "comparing datasets");
-    EN_REQUIRE(first == h, EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
+    const en_dataset *val = t->val_set;
+    const uint64_t mine[2] = { hash_dataset(t->train_set), hash_dataset(val) };
+    uint64_t first[2] = { mine[0], mine[1] };
+    EN_TRY(t->comm->ops->broadcast(t->comm, first, sizeof first, 0), "comparing datasets");
+    EN_REQUIRE(first[0] == mine[0], EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
                t->train_set->source, t->train_set->samples);
+    EN_REQUIRE(!first[1] == !mine[1], EN_EDATA, "host %s sees %svalidation images and rank 0 sees %s: is it the same, complete copy of %s?", t->comm->host,
+               val ? "" : "no ", val ? "none" : "some", t->train_set->source);
+    EN_REQUIRE(first[1] == mine[1], EN_EDATA, "host %s sees other validation files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?",
+               t->comm->host, val->source, val->samples);
     return EN_OK;
 }
 
 /* ---- batch: global = sum over micro-steps and ranks --------------------------------------------------------------------- */
 
+int64_t en_run_eval_batch(const en_run *run, int64_t micro_batch)
+{
+    const en_options *o = run->t.o;
+    return en_eval_batch(run->t.val_set, run->t.comm, o->eval_batch > 0 ? o->eval_batch : micro_batch);
+}
+
+/* Weights and what belongs to them; rank 0 holds two copies more while it writes a checkpoint (the snapshot and the file's
+ * image), the others one of the weights while they compare them. */
 static size_t state_bytes(const en_run *run)
 {
     const en_model *m = run->t.model;
-    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1;
-    const size_t one = copies * (size_t)m->param_elems + stats * (size_t)m->stat_elems;
-    const size_t snapshot = run->dir[0] && run->t.comm->rank == 0 ? one - (size_t)m->param_elems : 0;
-    return (one + snapshot) * sizeof(float);
+    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
+    const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : p + s;
+    return (one + saving) * sizeof(float);
 }
 
 static en_net_config net_config(const en_run *run, int64_t images)
@@ -112,17 +140,29 @@ static en_net_config net_config(const en_run *run, int64_t images)
                             .bn_momentum = (float)run->t.o->bn_momentum };
 }
 
-static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
+static en_status net_bytes(const en_net_config *c, size_t *bytes)
 {
-    const en_net_config c = net_config(run, images);
     en_net_plan plan;
-    EN_TRY(en_net_plan_make(&c, &plan), "planning for %" PRId64 " images", images);
-    const size_t batch = (size_t)images * (size_t)run->t.model->resolution * (size_t)run->t.model->resolution * 3 * sizeof(float);
-    *bytes = plan.activations.bytes + plan.small_bytes + state_bytes(run) + 3 * batch;      /* two batches decoded ahead, one in use */
+    EN_TRY(en_net_plan_make(c, &plan), "planning for %" PRId64 " images", c->max_images);
+    const size_t batch = (size_t)c->max_images * (size_t)c->model->resolution * (size_t)c->model->resolution * 3 * sizeof(float);
+    *bytes += plan.activations.bytes + plan.small_bytes + 3 * batch;                        /* two batches decoded ahead, one in use */
     en_net_plan_free(&plan);
     return EN_OK;
 }
 
+static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
+{
+    const en_net_config c = net_config(run, images);
+    *bytes = state_bytes(run) + run->t.be->scratch_bytes;
+    EN_TRY(net_bytes(&c, bytes), "the training");
+    if (!run->t.val_set) return EN_OK;
+    const en_net_config e = { .be = run->t.be, .model = run->eval_model, .max_images = en_run_eval_batch(run, images) };
+    EN_TRY(net_bytes(&e, bytes), "the evaluation");
+    return EN_OK;
+}
+
+/* A run that goes on keeps its number of passes a step, whatever memory is free today: batch norm is over the images of a
+ * pass, so another number would be another run. */
 static en_status choose_batch(en_run *run)
 {
     en_trainer *t = &run->t;
@@ -137,10 +177,10 @@ static en_status choose_batch(en_run *run)
                t->train_set->source);
 
     const int64_t per_rank = (global + world - 1) / world, available = en_memory_available() / (t->comm->local_size > 0 ? t->comm->local_size : 1);
-    int64_t micro = o->micro_batch > 0 ? o->micro_batch : per_rank;
-    if (micro > per_rank) micro = per_rank;
-    for (int64_t accum = (per_rank + micro - 1) / micro; ; accum++) {
-        micro = (per_rank + accum - 1) / accum;
+    int64_t first = o->micro_batch > 0 ? (per_rank + o->micro_batch - 1) / o->micro_batch : run->accum_before;
+    if (first > per_rank) first = per_rank;
+    for (int64_t accum = first > 0 ? first : 1; ; accum++) {
+        const int64_t micro = (per_rank + accum - 1) / accum;
         EN_TRY(bytes_for(run, micro, &run->memory_bytes), "choosing the micro-batch");
         const bool fits = available == 0 || (double)run->memory_bytes <= 0.9 * (double)available;
         if (!fits && o->micro_batch == 0 && micro > 1) continue;
@@ -254,7 +294,7 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------ */
 
-static void make_schedule(en_trainer *t)
+static en_status make_schedule(en_trainer *t)
 {
     const en_options *o = t->o;
     const double epoch = (double)t->train_set->samples / (double)t->shard.global_batch;
@@ -262,7 +302,11 @@ static void make_schedule(en_trainer *t)
                                                                                               : EN_LR_EXPONENTIAL,
                                  .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
                                  .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs,
-                                 .total_steps = o->steps > 0 ? o->steps : (int64_t)(o->epochs * epoch) };
+                                 .total_steps = o->steps > 0 ? o->steps
+                                                          : (int64_t)(o->epochs * (double)t->train_set->samples / (double)t->shard.global_batch) };
+    EN_REQUIRE(t->schedule.total_steps >= 1, EN_EUSAGE, "--epochs %g of %" PRId64 " images is less than one step of %" PRId64 ": give more --epochs, or a "
+               "smaller --global-batch", o->epochs, t->train_set->samples, t->shard.global_batch);
+    return EN_OK;
 }
 
 static en_status open_writer(en_run *run)
@@ -271,10 +315,50 @@ static en_status open_writer(en_run *run)
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/checkpoints", run->dir);
     EN_TRY(en_snapshot_alloc(t->model, N_SLOTS, slot_names, t->o->ema > 0, &run->snapshot), "memory for snapshots");
-    run->options_text = en_options_text(t->o);
+    en_options as_it_runs = *t->o;                          /* the seed is the checkpoint's, unless it stands on the command line */
+    as_it_runs.seed = (int64_t)t->state.seed;
+    run->options_text = en_options_text(&as_it_runs);
     run->snapshot.class_names = t->train_set->class_names;
     run->snapshot.options = run->options_text;
     EN_TRY(en_checkpoint_writer_open(dir, (int)t->o->keep, &run->snapshot, &run->writer), "starting the checkpoint writer");
+    return EN_OK;
+}
+
+/* One program on all ranks, or their kernels need not be the same ones: another architecture lists other names. */
+static en_status check_same_kernels(en_comm *c)
+{
+    uint64_t mine = 1469598103934665603u, first;
+    const char *name;
+    for (int i = 0; (name = en_backend_isa(i, NULL)); i++) mine = hash_text(mine, name);
+    first = mine;
+    EN_TRY(c->ops->broadcast(c, &first, sizeof first, 0), "comparing instruction sets");
+    EN_REQUIRE(first == mine, EN_ENOTSUP, "host %s has another kind of processor than rank 0, or another build of this program: the ranks would not "
+               "compute the same bits; start it on machines of one kind", c->host);
+    return EN_OK;
+}
+
+/* Every rank updates its own copy of the weights, so all must round alike: the fastest instruction set that all have.
+ * EN_ISA of a rank narrows its choice to one; where no set is common then, everyone has asked for his own. */
+static en_status agree_on_isa(en_run *run)
+{
+    enum { MOST = 16 };
+    en_comm *c = run->t.comm;
+    const char *forced = getenv("EN_ISA"), *name;
+    double have[MOST] = { 0 };
+    bool runs;
+    for (int i = 0; i < MOST && (name = en_backend_isa(i, &runs)); i++) have[i] = runs && (!forced || !*forced || strcmp(forced, name) == 0);
+    EN_TRY(c->ops->sum_f64(c, have, have, MOST), "agreeing on the instruction set");
+    int faster = -1;
+    for (int i = 0; i < MOST && (name = en_backend_isa(i, NULL)); i++) {
+        if ((int)have[i] == c->world_size) {
+            run->isa = name;
+            if (faster >= 0)
+                snprintf(run->narrowed, sizeof run->narrowed, "%s on all ranks: %d of %d cannot run %s", name, c->world_size - (int)have[faster],
+                         c->world_size, en_backend_isa(faster, NULL));
+            break;
+        }
+        if (have[i] > 0 && faster < 0) faster = i;
+    }
     return EN_OK;
 }
 
@@ -282,9 +366,13 @@ static en_status open_device(en_run *run, const en_checkpoint_info *resumed)
 {
     en_trainer *t = &run->t;
     const en_options *o = t->o;
-    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0 };
+    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0,
+                                       .isa = run->isa };
     EN_TRY(en_backend_open(o->device, &config, &t->be), "opening --device %s", o->device);
     EN_TRY(en_model_from_options(o, (int)t->train_set->classes, t->be->channel_align, &t->model), "building --model %s", o->model);
+    en_options e = *o;
+    if (o->eval_size > 0) e.image_size = o->eval_size, e.phi = 0, e.width = t->model->width, e.depth = t->model->depth;
+    EN_TRY(en_model_from_options(&e, t->model->classes, t->be->channel_align, &run->eval_model), "--eval-size %" PRId64, o->eval_size);
     return EN_OK;
 }
 
@@ -298,6 +386,7 @@ static en_status open_net(en_run *run)
     EN_TRY(make_segments(t), "the optimizer");
     EN_TRY(en_buckets_open(t->comm, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
+    EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;
 }
 
@@ -316,7 +405,8 @@ static en_status open_loader(en_run *run)
 
 static en_status check_options(const en_options *o, const en_comm *comm)
 {
-    EN_REQUIRE(o->run[0] || strncmp(o->data, "synthetic", 9) == 0, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
+    const bool made_up = strcmp(o->data, "synthetic") == 0 || strncmp(o->data, "synthetic:", 10) == 0;
+    EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
     return EN_OK;
@@ -340,24 +430,35 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     snprintf(run->dir, sizeof run->dir, "%s", o->run);
 
     EN_TRY_OUT(en_agree(comm, check_options(o, comm)), "checking the options");
+    EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
     EN_TRY_OUT(en_agree(comm, run->dir[0] && comm->rank == 0 ? open_folder(run) : EN_OK), "opening the run's folder");
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
+    run->accum_before = info.state.accum;
+    run->world_before = info.state.world_size;
+    EN_TRY_OUT(en_agree(comm, check_same_kernels(comm)), "opening the device");
+    EN_TRY_OUT(en_agree(comm, agree_on_isa(run)), "opening the device");
     EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
     EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
-    make_schedule(t);
-    t->state = (en_run_state){ .seed = (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
+    EN_TRY_OUT(en_agree(comm, make_schedule(t)), "choosing the number of steps");
+    EN_REQUIRE_OUT(!o->dump[0] || !run->resumed || info.state.step < t->schedule.total_steps, EN_EUSAGE,
+                   "--dump writes a step, but all %" PRId64 " of %s are done: take another --run, or more --steps", t->schedule.total_steps, run->dir);
+    t->state = (en_run_state){ .seed = run->resumed ? info.state.seed : (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
                                .best_top1 = -1 };
     EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
     else EN_TRY_OUT(en_agree(comm, start_fresh(t)), "initialising");
     t->state.lanes = t->be->lanes;
+    t->state.accum = t->shard.accum;
+    t->state.world_size = comm->world_size;
     EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
+    run->best_on_disk = t->state.best_top1;
+    run->best_being_written = -1;
     run->saved_at = run->evaluated_at = en_now();
     if (run->resumed) run->saved_step = t->state.step;
 out:
@@ -382,6 +483,7 @@ void en_run_close(en_run *run)
     free(t->segments);
     free(t->stats_mean);
     en_model_free(t->model);
+    en_model_free(run->eval_model);
     en_backend_close(t->be);
     if (t->bn_comm && t->bn_comm != t->comm) t->bn_comm->ops->close(t->bn_comm);
     en_dataset_close(t->train_set);

@@ -138,7 +138,9 @@ en_status en_run_save(en_run *run, bool best)
         if (en_checkpoint_writer_acquire(run->writer) != EN_OK) {                     /* the write before this one */
             fprintf(stderr, "effnet: a checkpoint could not be written, training goes on: %s", en_error_text());
             en_error_clear();
-        }
+            if (!best) t->state.best_top1 = run->best_on_disk;     /* what was not kept need not be surpassed; evaluate() shares it */
+        } else if (run->best_being_written >= 0) run->best_on_disk = run->best_being_written;
+        run->best_being_written = best ? t->state.best_top1 : -1;
         EN_TRY(ops->download(t->be, h->params, t->a.params, p), "snapshot");
         EN_TRY(ops->download(t->be, h->stats, t->a.stats, s), "snapshot");
         EN_TRY(ops->download(t->be, h->slot[0], t->a.ms, p), "snapshot");

@@ -18,11 +18,15 @@ double en_now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Cores of this host that may run us: what is online, which an affinity mask narrows.  A launcher that binds each rank to
- * its own cores has already shared them out: then the mask is ours alone. */
+/* OMP_NUM_THREADS, where it begins with a number: of a rank, as everywhere.  Else the cores of this host that may run us:
+ * what is online, which an affinity mask narrows.  A launcher that binds each rank to its own cores has already shared
+ * them out: then the mask is ours alone. */
 int en_threads_of(const en_options *o, const en_comm *c)
 {
     if (o->threads > 0) return (int)o->threads;
+    const char *text = getenv("OMP_NUM_THREADS");
+    const long wanted = text ? strtol(text, NULL, 10) : 0;
+    if (wanted > 0) return wanted < 1024 ? (int)wanted : 1024;
     cpu_set_t set;
     const int online = (int)sysconf(_SC_NPROCESSORS_ONLN);
     const int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : online;
@@ -41,9 +45,46 @@ en_status en_agree(en_comm *c, en_status mine)
         if (status[r] != EN_OK) first = r;
     const en_status all = first < 0 ? EN_OK : (en_status)status[first];
     if (status != few) free(status);
-    if (s != EN_OK) return mine != EN_OK ? mine : en_raise(s, __FILE__, __LINE__, __func__, "agreeing with the other ranks");
+    if (s != EN_OK) return en_raise(EN_EPEER, __FILE__, __LINE__, __func__, "agreeing with the other ranks");
     if (all != EN_OK && first != c->rank) en_report_hush();       /* one rank tells it; all leave with its exit code */
     return all;
+}
+
+static bool may_differ(const char *line)
+{
+    static const char *const names[] = { "data=", "val=", "checkpoint=", "threads=", "workers=", "log-every=" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strncmp(line, names[i], strlen(names[i])) == 0) return true;
+    return false;
+}
+
+static en_status compare_options(const en_comm *c, const char *mine, const char *first)
+{
+    while (*mine && *first) {                                /* the same options in the same order */
+        const size_t m = strcspn(mine, "\n"), f = strcspn(first, "\n");
+        EN_REQUIRE((m == f && memcmp(mine, first, m) == 0) || may_differ(mine), EN_EUSAGE, "host %s was started with --%.*s, rank 0 with --%.*s: start all "
+                   "ranks with the same options", c->host, (int)(m < 300 ? m : 300), mine, (int)(f < 300 ? f : 300), first);
+        mine += m + (mine[m] == '\n');
+        first += f + (first[f] == '\n');
+    }
+    EN_REQUIRE(!*mine && !*first, EN_EUSAGE, "host %s has another version of this program than rank 0", c->host);
+    return EN_OK;
+}
+
+en_status en_check_same_options(en_comm *c, const en_options *o)
+{
+    if (c->world_size == 1) return EN_OK;
+    char *mine = en_options_text(o), *first = NULL;
+    uint64_t bytes = mine ? strlen(mine) + 1 : 0;
+    en_status status = c->ops->broadcast(c, &bytes, sizeof bytes, 0);
+    if (status == EN_OK && bytes > 0) first = malloc(bytes);
+    if (status == EN_OK) status = en_agree(c, mine && first ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory to compare options"));
+    if (status == EN_OK && c->rank == 0) memcpy(first, mine, bytes);
+    if (status == EN_OK) status = c->ops->broadcast(c, first, bytes, 0);
+    if (status == EN_OK) status = en_agree(c, compare_options(c, mine, first));
+    free(mine);
+    free(first);
+    return status;
 }
 
 en_status en_checkpoint_resolve(const char *argument, char path[4096])
@@ -74,19 +115,27 @@ static int64_t number_in(const char *path)
     return v;
 }
 
-/* What is free on the host, and what is left of the memory limit of our control group (version 2), whichever is less. */
+/* The number behind `name` on a line of its own. */
+static int64_t number_of(const char *path, const char *name)
+{
+    FILE *f = fopen(path, "r");
+    char line[256];
+    long long v = -1;
+    const size_t n = strlen(name);
+    while (f && v < 0 && fgets(line, sizeof line, f))
+        if (strncmp(line, name, n) != 0 || sscanf(line + n, "%lld", &v) != 1) v = -1;
+    if (f) fclose(f);
+    return v;
+}
+
+/* What is free on the host, and what is left of the memory limit of our control group (version 2), whichever is less.  What
+ * the group holds as a cache of files that nobody uses counts as free: the kernel gives it up before it refuses. */
 int64_t en_memory_available(void)
 {
-    int64_t available = 0;
-    FILE *f = fopen("/proc/meminfo", "r");
-    char line[256];
-    while (f && fgets(line, sizeof line, f)) {
-        long long kib;
-        if (sscanf(line, "MemAvailable: %lld", &kib) == 1) available = kib * 1024;
-    }
-    if (f) fclose(f);
-    char group[512] = "", path[1024];
-    f = fopen("/proc/self/cgroup", "r");
+    const int64_t kib = number_of("/proc/meminfo", "MemAvailable:");
+    int64_t available = kib > 0 ? kib * 1024 : 0;
+    char group[512] = "", path[1024], line[256];
+    FILE *f = fopen("/proc/self/cgroup", "r");
     while (f && fgets(line, sizeof line, f))
         if (strncmp(line, "0::", 3) == 0) snprintf(group, sizeof group, "%s", line + 3), group[strcspn(group, "\n")] = 0;
     if (f) fclose(f);
@@ -94,6 +143,9 @@ int64_t en_memory_available(void)
     const int64_t limit = number_in(path);
     snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", group);
     const int64_t used = number_in(path);
-    if (limit > 0 && used >= 0 && (available == 0 || limit - used < available)) available = limit - used;
-    return available;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.stat", group);
+    const int64_t cached = number_of(path, "inactive_file ");
+    if (limit <= 0 || used < 0) return available;
+    const int64_t left = limit - used + (cached > 0 ? cached : 0);
+    return available == 0 || left < available ? left : available;
 }

@@ -23,14 +23,6 @@ static en_status due(en_run *run, const en_span *span, double since, bool *out)
     return EN_OK;
 }
 
-/* A model of the evaluation's size, with the same tensors as the training model. */
-static en_status evaluation_model(const en_trainer *t, en_model **out)
-{
-    en_options o = *t->o;
-    if (o.eval_size > 0) o.image_size = o.eval_size, o.phi = 0, o.width = t->model->width, o.depth = t->model->depth;
-    return en_model_from_options(&o, t->model->classes, t->be->channel_align, out);
-}
-
 /* A line of metrics is not worth a run: said, and forgotten. */
 static void complain(en_progress *p)
 {
@@ -42,18 +34,16 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
 {
     en_trainer *t = &run->t;
     const bool ema = t->a.ema && strcmp(t->o->eval_weights, "ema") == 0;
-    en_model *model = NULL;
     en_eval_result r;
-    EN_TRY(evaluation_model(t, &model), "--eval-size %" PRId64, t->o->eval_size);
-    const en_eval_config c = { .comm = t->comm, .be = t->be, .model = model, .params = ema ? t->a.ema : t->a.params,
+    const en_eval_config c = { .comm = t->comm, .be = t->be, .model = run->eval_model, .params = ema ? t->a.ema : t->a.params,
                                .stats = ema ? t->a.ema_stats : t->a.stats, .dataset = t->val_set,
-                               .batch = t->o->eval_batch > 0 ? t->o->eval_batch : run->micro_batch,
+                               .batch = en_run_eval_batch(run, run->micro_batch),
                                .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .max_bad = t->o->max_bad,
                                .max_pixels = t->o->max_pixels };
     const en_status s = en_evaluate(&c, &r);
-    en_model_free(model);
-    t->agreed = s != EN_OK;
+    t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
+    EN_TRY(t->comm->ops->broadcast(t->comm, &t->state.best_top1, sizeof t->state.best_top1, 0), "sharing the best so far");   /* of best.h5 */
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;
     run->evaluated_at = en_now();
@@ -85,11 +75,33 @@ static en_status finish_saving(en_run *run)
     return EN_OK;
 }
 
+/* An evaluation that fails (files, memory) ends the run, but not the work since the last save. */
+static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best)
+{
+    en_trainer *t = &run->t;
+    char why[4096];
+    const en_status s = evaluate(run, p, best);
+    t->state.evaluation_owed = s != EN_OK;
+    if (s == EN_OK || !t->agreed) return s;
+    int n = snprintf(why, sizeof why, "%s", en_error_text());
+    if (n >= (int)sizeof why) n = sizeof why - 1;
+    if (n > 0 && why[n - 1] == '\n') why[n - 1] = 0;
+    en_error_clear();
+    EN_TRY(en_run_save(run, false), "saving after an evaluation that failed (%s)", why);
+    t->agreed = true;
+    return en_raise(s, __FILE__, __LINE__, __func__, "%s", why);
+}
+
 static en_status loop(en_run *run, en_progress *p, bool *stopped)
 {
     en_trainer *t = &run->t;
     const bool root = t->comm->rank == 0;
     bool best = false;
+    if (t->val_set && t->state.evaluation_owed) {          /* the request to stop came first */
+        EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
+        t->state.evaluation_owed = false;
+        EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
+    }
     while (t->state.step < t->schedule.total_steps) {
         en_step_report r;
         bool eval, save;
@@ -103,7 +115,8 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "after step %" PRId64, t->state.step);
         EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "after step %" PRId64, t->state.step);
         best = false;
-        if (t->val_set && (eval || end) && !*stopped) EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
+        t->state.evaluation_owed = t->val_set && (eval || end);
+        if (t->state.evaluation_owed && !*stopped) EN_TRY(evaluate_or_save(run, p, &best), "after step %" PRId64, t->state.step);
         if (save || best || end || *stopped) EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
         if (*stopped) break;
     }
@@ -144,6 +157,8 @@ static en_status train(const en_options *o, en_comm *comm)
     const bool root = comm->rank == 0;
     EN_TRY_OUT(en_agree(comm, root ? begin(&run) : EN_OK), "starting");
     if (root) en_progress_open(&progress, &run);
+    const int64_t began = t->state.step;
+    if (t->dump && run.resumed) en_progress_say(&progress, "--dump holds step %" PRId64 ", the first of this start", began + 1);
     if (t->state.step >= t->schedule.total_steps && root)
         en_progress_say(&progress, "all %" PRId64 " steps are done already; --epochs or --steps would add more", t->schedule.total_steps);
 
@@ -157,9 +172,16 @@ static en_status train(const en_options *o, en_comm *comm)
     if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
     EN_TRY_OUT(status, "training");
     EN_TRY_OUT(en_agree(comm, saved), "saving");
-    if (root && run.dir[0])
+    if (stopped && !run.dir[0]) {                                           /* 75 promises that the same command goes on */
+        if (!root) en_report_hush();
+        EN_REQUIRE_OUT(false, EN_ENOTSUP, "going on without --run: stopped on request after step %" PRId64 " of %" PRId64 ", and nothing was saved",
+                       t->state.step, t->schedule.total_steps);
+    }
+    if (root && run.dir[0] && t->state.step == began)
+        printf("nothing was trained: %s is at step %" PRId64 "\n", run.dir, t->state.step);
+    else if (root && run.dir[0])
         printf("%s after step %" PRId64 " of %" PRId64 ": %s\n", stopped ? "stopped on request" : "done", t->state.step, t->schedule.total_steps,
-               en_checkpoint_writer_last(run.writer)[0] ? en_checkpoint_writer_last(run.writer) : run.dir);
+               en_checkpoint_writer_last(run.writer));
     if (root && run.weights_crc)
         printf("weights %016" PRIx64 " (CRC-32C of parameters and of running statistics), the same on %d rank%s\n", run.weights_crc, comm->world_size,
                comm->world_size == 1 ? "" : "s");

@@ -82,21 +82,29 @@ typedef struct {
     en_comm *comm; en_backend *be; const en_model *model;
     float *params, *stats;               /* device arenas                                                          */
     const en_dataset *dataset;
-    int64_t batch; int workers;
+    int64_t batch; int workers;          /* batch: at most, see en_eval_batch                                      */
     double max_bad; int64_t max_pixels;
     bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
 } en_eval_config;
 
-/* Every image of the dataset exactly once over all ranks; results are equal on all ranks. */
+/* Every image of the dataset exactly once over all ranks; results are equal on all ranks, and so is an error, but for EN_EPEER:
+ * then a sum over the ranks failed, and the others may know nothing of it. */
 en_status en_evaluate(const en_eval_config *c, en_eval_result *out);
+
+/* Images of one pass: `wanted`, or a rank's share of the dataset when that is less. */
+int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wanted);
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
 double en_now(void);                     /* monotonic seconds */
-/* Threads for this rank: what the option says, else this host's usable cores / its ranks, at least 1. */
+/* Threads for this rank: what the option says, else OMP_NUM_THREADS, else this host's usable cores / its ranks, at least 1. */
 int en_threads_of(const en_options *o, const en_comm *c);
 /* All ranks learn whether any failed: each returns the status of the lowest rank that did, EN_OK when none did; that rank
- * alone keeps its message, so it is printed once.  Every rank calls it at the same place. */
+ * alone keeps its message, so it is printed once.  EN_EPEER also when the agreement itself failed, whatever the rank's own
+ * status was: the others may not know.  Every rank calls it at the same place. */
 en_status en_agree(en_comm *c, en_status mine);
+/* All ranks were started alike: EN_EUSAGE names the host and the first option that differs from rank 0's.  Folders may lie
+ * elsewhere on each host, and threads differ with it. */
+en_status en_check_same_options(en_comm *c, const en_options *o);
 /* A checkpoint argument (file, or a run's folder: its best.h5, else the newest whole one) -> path. */
 en_status en_checkpoint_resolve(const char *argument, char path[4096]);
 int64_t en_memory_available(void);       /* bytes this process may still take (MemAvailable, cgroup), 0: unknown */

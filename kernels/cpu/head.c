@@ -96,7 +96,7 @@ en_status cpu_dense_backward(en_backend *be, int64_t n, int64_t ci, int64_t k, c
     return EN_OK;
 }
 
-/* Larger logits than the label's, ties going to the lower index.  A NaN anywhere: the label is nowhere. */
+/* Larger logits than the label's, ties going to the lower index.  A NaN anywhere: the label is nowhere, also among few classes. */
 static int64_t place_of(const float *row, int64_t classes, int32_t label)
 {
     int64_t larger = 0;
