@@ -243,7 +243,7 @@ en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now 
 {
     cuda_engine *e = engine(be);
     EN_REQUIRE(((uintptr_t)w | (uintptr_t)grad | (uintptr_t)ms | (uintptr_t)mom | (uintptr_t)ema) % 16 == 0, EN_EINVAL, "an arena does not begin at 16 bytes");
-    const optimizer_table *t;
+    const optimizer_table *t = nullptr;
     EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
     kept_ranges kept = {};
     for (int k = 0; k < KEPT; k++)
