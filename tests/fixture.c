@@ -173,7 +173,7 @@ static int open_all(void)
         snprintf(name, sizeof name, "%s folds %s%s", narrow ? "bf16" : "f32", ways[k].folds, kin < (int)k ? " again" : "");
         if (only && !strstr(name, only)) continue;
         variant *v = add_variant(kin, only ? 0 : ways[k].rank, name);
-        v->folded = strcmp(ways[k].folds, "none") != 0;
+        v->gram = !strcmp(ways[k].folds, "all") || !strcmp(ways[k].folds, "gram");
         if (en_cuda_open(&(en_backend_config){ .precision = ways[k].precision, .folds = ways[k].folds }, &v->be) != EN_OK) return print_error("%s", en_error_text()), -1;
         n_variants++;
         if (ALIGN % v->be->channel_align || (v->be->dtype == EN_BF16) != narrow) return print_error("asked for %s, opened another type\n", name), -1;
@@ -213,6 +213,12 @@ int open_variants(void **state)
     mallopt(M_MMAP_THRESHOLD, 1 << 30);                        /* thousands of short-lived buffers: keep their pages */
     mallopt(M_TRIM_THRESHOLD, 1 << 30);
     return open_all();
+}
+
+bool some_gated(void)
+{
+    for (int i = 0; i < n_variants; i++) if (variants[i].be->gated) return true;
+    return false;
 }
 
 int close_variants(void **state)

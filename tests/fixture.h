@@ -95,7 +95,7 @@ typedef struct variant {
     char name[48];
     int  kin;                                                  /* variants of one kin must give the same bits        */
     int  rank;                                                 /* 0: runs always, 1: not in big problems, 2: in small */
-    bool folded;                                               /* some fold is on                                    */
+    bool gram;                                                 /* takes batch norm's sums of an expansion from x^T x  */
     uint64_t hash; bool ran; void *buffers;
 } variant;
 
@@ -105,6 +105,7 @@ int close_variants(void **state);
  * checks the buffers of the variant it leaves, and after the last one that kin gave equal bits. */
 variant *first(int64_t work);
 variant *next(variant *v);
+bool some_gated(void);                                         /* a variant is be->gated                             */
 static inline bool bf16(const variant *v) { return v->be->dtype == EN_BF16; }
 
 const void *up(variant *v, const void *host, int64_t bytes);   /* an input: must not change; NULL stays NULL         */

@@ -246,13 +246,13 @@ bool oracle_hit(int64_t classes, const float *logits, int32_t label, int at)
     return before < at;
 }
 
-oracle_slot oracle_rmsprop(const en_rmsprop *h, bool decay, double grad, oracle_slot s)
+oracle_slot oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_slot s)
 {
     const double g = grad + (decay ? (double)h->weight_decay * s.w : 0.0);
     s.ms += (g * g - s.ms) * (1.0 - (double)h->rho);
-    s.mom = (double)h->momentum * s.mom + (double)h->lr * g / sqrt(s.ms + (double)h->eps);
+    s.mom = (double)h->momentum * s.mom + (double)now->lr * g / sqrt(s.ms + (double)h->eps);
     s.w -= s.mom;
-    s.ema = oracle_ema(s.ema, s.w, (double)h->ema_decay);
+    s.ema = oracle_ema(s.ema, s.w, (double)now->ema_decay);
     return s;
 }
 

@@ -60,9 +60,9 @@ double oracle_cross_entropy(int64_t classes, const double *logits, int32_t label
 /* Fewer than `at` logits stand before the label's; an equal logit stands before it when its index is lower. */
 bool oracle_hit(int64_t classes, const float *logits, int32_t label, int at);
 
-/* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc, ApplyRMSProp), one element. */
+/* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc, ApplyRMSProp), one element; lr, ema_decay: now. */
 typedef struct { double w, ms, mom, ema; } oracle_slot;
-oracle_slot oracle_rmsprop(const en_rmsprop *h, bool decay, double grad, oracle_slot s);
+oracle_slot oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_slot s);
 double oracle_ema(double shadow, double x, double decay);
 
 #endif

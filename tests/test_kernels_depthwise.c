@@ -15,57 +15,68 @@ static void forward_case(shape s, bool exact, const en_conv_geom *geom)
     if (exact) s.act = EN_ACT_NONE;
     const int64_t cp = phys(s.c);
     const en_conv_geom g = geom ? *geom : oracle_same(s.n, s.h, s.w, cp, cp, s.kernel, s.stride);
-    if (!named("forward", &s, exact, &g)) return;
+    if (!named("forward", &s, exact, &g) || !affordable(s.kernel * s.kernel * s.n * g.oh * g.ow * cp)) return;
     const int64_t taps = (int64_t)s.kernel * s.kernel, nx = s.n * s.h * s.w * cp, ny = s.n * g.oh * g.ow * cp;
     const host_operand x = operand_make(s.n * s.h * s.w, cp, s.c, s.bn, s.act);
     float *wt = random_rows(taps, cp, s.c);
     const host_bn *h = bn_make(cp, s.c);
     if (geom) expect_zeros();                                   /* windows that meet little or nothing of the image */
-    const bounded y = bilinear(oracle_depthwise, &g, operand_value(&x), exactly(wt, taps * cp), ny, taps);
+    const bounded y = stored(bilinear(oracle_depthwise, &g, operand_value(&x), exactly(wt, taps * cp), ny, taps));
     for (variant *v = first(taps * ny + nx); v; v = next(v)) {
         reserve(v, &g);
         en_bn x_bn, bn = bn_up(v, h);
         const en_operand operand = operand_up(v, &x, &x_bn);
-        float *y_dev = OUT_F(v, ny);
+        void *y_dev = out_a(v, ny);
         RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, taps * cp), y_dev, &bn));
-        const float *got = DOWN_F(v, y_dev, ny);
+        const float *got = down_a(v, y_dev, ny);
         check(v, "y", got, y, cp, s.c);
         check_forward_sums(v, &bn, h, got, s.n * g.oh * g.ow);
-        float *again = OUT_F(v, ny);                            /* evaluation wants no sums */
+        void *again = out_a(v, ny);                             /* evaluation wants no sums */
         RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, taps * cp), again, NULL));
-        check(v, "y without sums", DOWN_F(v, again, ny), y, cp, s.c);
+        check(v, "y without sums", down_a(v, again, ny), y, cp, s.c);
     }
 }
 
-static void backward_case(shape s, bool exact, const en_conv_geom *geom)
+static void backward_of_kind(shape s, bool exact, const en_conv_geom *geom, int kind)
 {
     if (exact) s.act = EN_ACT_NONE;
     const int64_t cp = phys(s.c);
     const en_conv_geom g = geom ? *geom : oracle_same(s.n, s.h, s.w, cp, cp, s.kernel, s.stride);
-    if (!named("backward", &s, exact, &g)) return;
+    if (!named(kind == GATED ? "gated backward" : kind == UNGATED ? "ungated backward" : "backward", &s, exact, &g) || !affordable(2 * s.kernel * s.kernel * s.n * g.oh * g.ow * cp)) return;
     const int64_t taps = (int64_t)s.kernel * s.kernel, nx = s.n * s.h * s.w * cp;
     const host_operand x = operand_make(s.n * s.h * s.w, cp, s.c, s.bn, s.act);
     float *wt = random_rows(taps, cp, s.c), *start = random_rows(taps, cp, s.c), *skip_grad = random_rows(s.n * s.h * s.w, cp, s.c);
-    const host_grad d = grad_make(s.n, g.oh * g.ow, cp, s.c, PLAIN);
+    const host_grad d = grad_make(s.n, g.oh * g.ow, cp, s.c, kind);
     if (geom) expect_zeros();
-    const bounded dy = grad_dy(&d);
+    const bounded dy = stored(grad_dy(&d));
     const bounded dwt = accumulated(bilinear(oracle_depthwise_dwt, &g, operand_value(&x), dy, taps * cp, s.n * g.oh * g.ow), start, s.n * g.oh * g.ow);
     bounded dx = bilinear(oracle_depthwise_dx, &g, dy, exactly(wt, taps * cp), nx, taps);
     if (s.add) dx = accumulated(dx, skip_grad, taps);
     if (s.act != EN_ACT_NONE) dx = times(dx, operand_slope(&x));
+    dx = stored(dx);
     for (variant *v = first(2 * taps * s.n * g.oh * g.ow * cp + nx); v; v = next(v)) {
+        if (kind >= GATED && !v->be->gated) continue;
         reserve(v, &g);
+        workspace(v, EN_WORK_DEPTHWISE_BACKWARD, &g);
         en_bn x_bn = { 0 }, grad_bn;
         const en_operand operand = operand_up(v, &x, &x_bn);
         const en_grad grad = grad_up(v, &d, &grad_bn);
-        float *dx_dev = OUT_F(v, nx), *dwt_dev = BOTH_F(v, start, taps * cp);
-        RUN(v, v->be->ops->depthwise_backward(v->be, &g, &operand, UP_F(v, wt, taps * cp), &grad, s.add ? UP_F(v, skip_grad, nx) : NULL,
+        void *dx_dev = out_a(v, nx);
+        float *dwt_dev = BOTH_F(v, start, taps * cp);
+        RUN(v, v->be->ops->depthwise_backward(v->be, &g, &operand, UP_F(v, wt, taps * cp), &grad, s.add ? up_a(v, skip_grad, nx) : NULL,
                                               dx_dev, dwt_dev, s.bn ? &x_bn : NULL));
-        const float *got = DOWN_F(v, dx_dev, nx);
+        const float *got = down_a(v, dx_dev, nx);
         check(v, "dx", got, dx, cp, s.c);
         check(v, "dwt", DOWN_F(v, dwt_dev, taps * cp), dwt, cp, s.c);
         if (s.bn) check_backward_sums(v, &x_bn, x.bn, exactly(got, nx), x.y, s.n * s.h * s.w);
     }
+}
+
+/* The gradient as it comes to most passes; and as se_project_backward leaves it on a backend that is gated. */
+static void backward_case(shape s, bool exact, const en_conv_geom *geom)
+{
+    backward_of_kind(s, exact, geom, PLAIN);
+    for (int kind = GATED; kind <= UNGATED && some_gated(); kind++) backward_of_kind(s, exact, geom, kind);
 }
 
 /* Every depthwise row of B0 and B7, with sides of 5..12; stage 0 reads the stem or, in its later blocks, a plain tensor
@@ -74,8 +85,8 @@ static void each_case(void (*run)(shape, bool, const en_conv_geom *))
 {
     for (int k = 0; k < n_mbconv_rows; k++) {
         const mbconv_row *r = &mbconv_rows[k];
-        const int64_t h = r->mid > 1000 ? 5 + k % 3 : 5 + k % 8;
-        run((shape){ .n = r->mid > 1000 ? 1 : 2, .h = h, .w = h, .c = r->mid, .kernel = r->kernel, .stride = r->stride, .bn = true, .act = EN_ACT_SILU },
+        const int64_t pixel = 2 * r->kernel * r->kernel * r->mid, h = fitting(r->mid > 1000 ? 5 + k % 3 : 5 + k % 8, 8 * pixel);
+        run((shape){ .n = fitting(r->mid > 1000 ? 1 : 2, h * h * pixel), .h = h, .w = h, .c = r->mid, .kernel = r->kernel, .stride = r->stride, .bn = true, .act = EN_ACT_SILU },
             k % 2, NULL);
         if (r->expand == 1)
             run((shape){ .n = 2, .h = 9, .w = 9, .c = r->mid, .kernel = r->kernel, .stride = r->stride, .add = true }, k % 2, NULL);
@@ -130,20 +141,22 @@ static void sums_survive_a_mean_far_above_the_deviation(void **state)
         const en_conv_geom g = oracle_same(n, side, side, c, c, 3, 1);
         host_operand x = operand_make(n * side * side, c, c, true, EN_ACT_SILU);
         for (int64_t i = 0; i < nx; i++) x.y[i] += 100;
+        storable(x.y, nx);
         for (int64_t i = 0; i < c; i++) x.bn->mean[i] += 100, x.bn->running_mean[i] += 100, x.bn->scale[i] = 1, x.bn->shift[i] -= 100;
         float *wt = random_rows(9, c, c), *start = random_rows(9, c, c);
         host_bn *h = bn_make(c, c);
         const host_grad d = grad_make(n, side * side, c, c, PLAIN);
         for (variant *v = first(2 * 9 * nx); v; v = next(v)) {
             reserve(v, &g);
+            workspace(v, EN_WORK_DEPTHWISE_BACKWARD, &g);
             en_bn x_bn, grad_bn, bn = bn_up(v, h);
             const en_operand operand = operand_up(v, &x, &x_bn);
             const en_grad grad = grad_up(v, &d, &grad_bn);
-            float *dx_dev = OUT_F(v, nx), *y_dev = OUT_F(v, nx);
+            void *dx_dev = out_a(v, nx), *y_dev = out_a(v, nx);
             RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, 9 * c), y_dev, &bn));
-            check_forward_sums(v, &bn, h, DOWN_F(v, y_dev, nx), n * side * side);
+            check_forward_sums(v, &bn, h, down_a(v, y_dev, nx), n * side * side);
             RUN(v, v->be->ops->depthwise_backward(v->be, &g, &operand, UP_F(v, wt, 9 * c), &grad, NULL, dx_dev, BOTH_F(v, start, 9 * c), &x_bn));
-            check_backward_sums(v, &x_bn, x.bn, exactly(DOWN_F(v, dx_dev, nx), nx), x.y, n * side * side);
+            check_backward_sums(v, &x_bn, x.bn, exactly(down_a(v, dx_dev, nx), nx), x.y, n * side * side);
         }
     }
     verdict();
@@ -165,9 +178,9 @@ static void an_empty_shard_writes_zero_sums_and_nothing_else(void **state)
             const en_operand operand = operand_up(v, &x, &x_bn);
             const en_grad grad = grad_up(v, &d, &grad_bn);
             float *dwt = BOTH_F(v, wt, 25 * c);
-            RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, 25 * c), OUT_F(v, 0), &bn));
+            RUN(v, v->be->ops->depthwise_forward(v->be, &g, &operand, UP_F(v, wt, 25 * c), out_a(v, 0), &bn));
             check_forward_sums(v, &bn, h, NULL, 0);
-            RUN(v, v->be->ops->depthwise_backward(v->be, &g, &operand, UP_F(v, wt, 25 * c), &grad, NULL, OUT_F(v, 0), dwt, &x_bn));
+            RUN(v, v->be->ops->depthwise_backward(v->be, &g, &operand, UP_F(v, wt, 25 * c), &grad, NULL, out_a(v, 0), dwt, &x_bn));
             check_backward_sums(v, &x_bn, x.bn, exactly(NULL, 0), NULL, 0);
             check_same(v, "dwt", DOWN_F(v, dwt, 25 * c), wt, 25 * c * (int64_t)sizeof *wt);
         }
@@ -188,19 +201,21 @@ static void combinations_that_no_network_has_are_refused_or_right(void **state)
         const host_grad d = grad_make(n, 25, c, c, kind);
         const host_bn *h = bn_make(c, c);
         float *wt = random_rows(9, c, c);
-        const bounded y = bilinear(oracle_depthwise, &g, operand_value(&x), exactly(wt, 9 * c), nx, 9), dy = grad_dy(&d);
-        const bounded dx = times(bilinear(oracle_depthwise_dx, &g, dy, exactly(wt, 9 * c), nx, 9), operand_slope(&x));
+        const bounded y = stored(bilinear(oracle_depthwise, &g, operand_value(&x), exactly(wt, 9 * c), nx, 9)), dy = stored(grad_dy(&d));
+        const bounded dx = stored(times(bilinear(oracle_depthwise_dx, &g, dy, exactly(wt, 9 * c), nx, 9), operand_slope(&x)));
         const bounded dwt = accumulated(bilinear(oracle_depthwise_dwt, &g, operand_value(&x), dy, 9 * c, n * 25), wt, n * 25);
         for (variant *v = first(nx); v; v = next(v)) {
             reserve(v, &g);
+            workspace(v, EN_WORK_DEPTHWISE_BACKWARD, &g);
             en_bn x_bn = { 0 }, grad_bn, bn = bn_up(v, h);
             const en_operand operand = operand_up(v, &x, &x_bn);
             const en_grad grad = grad_up(v, &d, &grad_bn);
-            float *y_dev = OUT_F(v, nx), *dx_dev = OUT_F(v, nx), *dwt_dev = BOTH_F(v, wt, 9 * c);
+            void *y_dev = out_a(v, nx), *dx_dev = out_a(v, nx);
+            float *dwt_dev = BOTH_F(v, wt, 9 * c);
             const float *wt_dev = UP_F(v, wt, 9 * c);
             const en_status f = v->be->ops->depthwise_forward(v->be, &g, &operand, wt_dev, y_dev, &bn);
             const en_status b = v->be->ops->depthwise_backward(v->be, &g, &operand, wt_dev, &grad, NULL, dx_dev, dwt_dev, x.bn ? &x_bn : NULL);
-            const float *y_got = DOWN_F(v, y_dev, nx), *dx_got = DOWN_F(v, dx_dev, nx), *dwt_got = DOWN_F(v, dwt_dev, 9 * c);
+            const float *y_got = down_a(v, y_dev, nx), *dx_got = down_a(v, dx_dev, nx), *dwt_got = DOWN_F(v, dwt_dev, 9 * c);
             if (f == EN_OK) check(v, "y", y_got, y, c, c);
             if (b == EN_OK) check(v, "dx", dx_got, dx, c, c), check(v, "dwt", dwt_got, dwt, c, c);
             if ((f != EN_OK && f != EN_EINVAL) || (b != EN_OK && b != EN_EINVAL)) failed("neither done nor refused: %s", en_error_text());

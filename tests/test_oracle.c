@@ -180,10 +180,11 @@ static void loss_and_activation_gradients_are_difference_quotients(void **state)
 static void rmsprop_takes_the_step_worked_out_by_hand(void **state)
 {
     (void)state;
-    const en_rmsprop h = { .lr = 0.1f, .rho = 0.9f, .momentum = 0.5f, .eps = 0.14f, .weight_decay = 0.5f, .ema_decay = 0.5f };
-    const oracle_slot s = oracle_rmsprop(&h, true, 1.5, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
+    const en_rmsprop h = { .rho = 0.9f, .momentum = 0.5f, .eps = 0.14f, .weight_decay = 0.5f };
+    const en_now now = { .lr = 0.1f, .ema_decay = 0.5f };
+    const oracle_slot s = oracle_rmsprop(&h, &now, true, 1.5, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
     assert_true(fabs(s.ms - 1.3) < 1e-6 && fabs(s.mom - 2. / 3) < 1e-6 && fabs(s.w - 1. / 3) < 1e-6 && fabs(s.ema - 2. / 3) < 1e-6);
-    const oracle_slot t = oracle_rmsprop(&h, false, 2.0, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
+    const oracle_slot t = oracle_rmsprop(&h, &now, false, 2.0, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
     assert_true(t.ms == s.ms && t.w == s.w);                            /* 1.5 + 0.5*1 and 2.0 are the same gradient */
 }
 
