@@ -14,7 +14,7 @@ enum { SMALL_ELEMS = (1 << 20) / sizeof(float), MAX_BUCKETS = EN_SUMS_IN_FLIGHT 
 
 struct en_buckets {
     en_comm *comm;                             /* borrowed                                        */
-    float   *grads;                            /* borrowed                                        */
+    float   *grads;                            /* borrowed; the communicator's memory, not read here */
     int      buckets, begun, waited;           /* buckets [waited, begun) are in flight           */
     size_t   cut[MAX_BUCKETS + 1];             /* bucket i is grads[cut[i] .. cut[i+1])           */
     en_request *request[MAX_BUCKETS];          /* owned by comm                                   */
@@ -75,7 +75,7 @@ en_status en_buckets_wait(en_buckets *b)
     EN_TRY(en_buckets_ready(b, b->cut[b->buckets]), "beginning the last gradient buckets");
     for (; b->waited < b->buckets; b->waited++)
         EN_TRY(b->comm->ops->sum_wait(b->comm, b->request[b->waited]), "waiting for gradient bucket %d of %d", b->waited, b->buckets);
-    b->exposed_s = now_s() - from;
+    b->exposed_s = b->comm->captures ? 0 : now_s() - from;           /* queued: the host waited for nothing */
     return EN_OK;
 }
 

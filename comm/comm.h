@@ -1,8 +1,12 @@
 /* comm.h - ranks: who we are, and the sums that make many ranks one.
  *
- * A communicator is a small table, as a backend is: `self` (one process, no MPI) and `mpi`.  Everything is a sum or a
- * broadcast.  Collectives are called by all ranks in the same order, also by a rank whose shard is empty or whose input
- * failed; that rank says so in the step's agreement instead of leaving (trainer/step.c). */
+ * A communicator is a small table, as a backend is.  Everything is a sum or a broadcast.  Collectives are called by all
+ * ranks in the same order, also by a rank whose shard is empty or whose input failed; that rank says so in the step's
+ * agreement instead of leaving (trainer/step.c).  A run has two of them:
+ *
+ *     control   `self` (one process, no MPI) or `mpi`: sums over host memory                     en_comm_open
+ *     tensor    sums over the backend's memory, in the order of its queue.  On cpu it is the     en_comm_tensor_open
+ *               control communicator itself; on cuda `self`, `nccl`, or `mpi` through host memory */
 #ifndef EN_COMM_H
 #define EN_COMM_H
 
@@ -12,13 +16,16 @@ typedef struct en_comm en_comm;
 typedef struct en_request en_request;          /* one sum in flight; owned by the communicator, reused after wait */
 
 struct en_comm_ops {
-    /* out[i] = sum over ranks of in[i]; blocking; in == out is allowed.  The same bits on every rank. */
+    /* out[i] = sum over ranks of in[i]; in == out is allowed.  The same bits on every rank.  Blocking; where `captures`,
+     * queued: passes queued from here on see the sum, the host does not wait. */
     en_status (*sum_f64)(en_comm *c, const double *in, double *out, size_t n);
-    /* Begins buf[i] = sum over ranks, in place, added in rank order: the same bits on every rank and in every run.  buf is
-     * borrowed until `sum_wait`.  Begun in the same order on all ranks, at most 128 at a time (EN_EINVAL); waited for in any. */
+    /* Begins buf[i] = sum over ranks, in place, added in rank order: the same bits on every rank and in every run (nccl: on
+     * every rank; in every run as far as NCCL chooses alike, README.md).  buf is borrowed until `sum_wait`.  Begun in the same
+     * order on all ranks, at most 128 at a time (EN_EINVAL); waited for in any. */
     en_status (*sum_f32_begin)(en_comm *c, float *buf, size_t n, en_request **out);
     en_status (*sum_wait)(en_comm *c, en_request *r);
-    en_status (*progress)(en_comm *c);         /* lets sums in flight advance; cheap                             */
+    en_status (*progress)(en_comm *c);         /* lets sums in flight advance, notices a peer that failed; cheap */
+    /* these three take host memory on every communicator, and block */
     en_status (*broadcast)(en_comm *c, void *buf, size_t bytes, int root);
     /* out (root only) = the blocks of all ranks, in rank order; every block `bytes` long */
     en_status (*gather)(en_comm *c, const void *in, size_t bytes, void *out, int root);
@@ -29,12 +36,15 @@ struct en_comm_ops {
 };                                             /* every entry is called by the thread that opened the communicator */
 
 struct en_comm {
-    const char               *name;            /* "self", "mpi"                                                */
+    const char               *name;            /* "self", "mpi", "nccl"                                        */
     const struct en_comm_ops *ops;
     int  rank, world_size;
     int  local_rank, local_size;               /* among the ranks of this host                                 */
     int  node, nodes;                          /* hosts numbered by their lowest rank                          */
     char host[64];
+    bool captures;                             /* sums are queued beside the passes, also inside a recording   */
+    char why[256];                             /* a tensor communicator that is not the one hoped for: why     */
+    en_comm *control;                          /* of a tensor communicator, else NULL; borrowed by the world   */
     void *impl;
 };
 
@@ -50,6 +60,24 @@ void      en_comm_close(en_comm *c);
 /* Ends every rank at once with this exit code: for a rank that failed where the others cannot be told. */
 _Noreturn void en_comm_abort(en_comm *c, int exit_code);
 
+/* ---- tensors -------------------------------------------------------------------------------------------------------
+ * Opens the communicator for sums over what be->ops->alloc gave, collectively.  kind is
+ *     "nccl"   NCCL, or the reason why not: EN_EUSAGE when two ranks share a GPU, EN_ENOTSUP when there is no NCCL (or one
+ *              before 2.18), EN_EPEER when it does not come up in time (5 minutes, or half of EFFNET_STALL_S)
+ *     "mpi"    control's sums, through host memory: works everywhere, slowly, and cannot be recorded
+ *     "auto"   nccl where it can, else mpi, and (*out)->why says why
+ * One rank alone needs neither ("auto", "mpi"): a sum from a place into itself is no work.  A backend in host memory gets `control` itself,
+ * whatever the kind; so close it with en_comm_tensor_close.
+ *
+ * nccl sets be->watch: a host that waits for the device hears of a peer that failed, stays away for EFFNET_STALL_S seconds,
+ * or broke the connection: the sums in flight are then given up, every call returns EN_EPEER, and the rank may abort.
+ * Sums in a recording must have been done once outside, with the same sizes (NCCL connects at the first), all that were
+ * begun in it are waited for in it, and recordings are freed before the communicator is closed.  A host that waits for
+ * nothing calls `progress` once a step. */
+en_status en_comm_tensor_open(en_comm *control, en_backend *be, const char *kind, en_comm **out);
+/* Closes `tensor`, unless it is control; before the backend, after communicators split from it.  NULL is fine. */
+void      en_comm_tensor_close(en_comm *control, en_comm *tensor);
+
 /* ---- gradient buckets ----------------------------------------------------------------------------------------------
  * Gradients live in one flat arena, in the order in which backward finishes them.  The arena is cut into buckets, the
  * first about 1 MiB (so that the first sum starts early), then about `bucket_bytes`.  When backward has finished every
@@ -58,8 +86,10 @@ typedef struct en_buckets en_buckets;
 en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_bytes, en_buckets **out);
 void      en_buckets_begin(en_buckets *b);                      /* a new step: nothing is ready                            */
 en_status en_buckets_ready(en_buckets *b, size_t elems_done);   /* grads[0 .. elems_done) are final; begins full buckets   */
-en_status en_buckets_wait(en_buckets *b);                       /* begins what is left, waits for all: grads are sums      */
-double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait            */
+en_status en_buckets_wait(en_buckets *b);                       /* begins what is left, waits for all: grads are sums (on
+                                                                 * the queue, where c->captures)                          */
+double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait; 0 where the
+                                                                 * sums are queued (c->captures): marks tell there        */
 void      en_buckets_close(en_buckets *b);
 
 #endif

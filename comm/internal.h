@@ -11,10 +11,52 @@ _Noreturn void en_comm_abort_mpi(int exit_code);
 
 /* stall.c: every call that waits for other ranks stands between enter and leave */
 void      en_stall_enter(const char *call);
+void      en_stall_enter_for(const char *call, int within_s);        /* a limit of its own, in whole seconds                 */
 void      en_stall_leave(void);
+void      en_stall_alive(void);                                      /* outside of calls: this rank is not the one that hangs */
+en_status en_stall_limit(double *seconds);                           /* of a wait; 0: none                                    */
 en_status en_stall_watch(const en_comm *world);
 void      en_stall_end(void);
 
 enum { EN_SUMS_IN_FLIGHT = 128 };              /* at most this many sums begun and not yet waited for */
+
+/* ---- tensor communicators ------------------------------------------------------------------------------------------ */
+
+/* Through host memory by control's sums; and for a rank without others.  `owns`: closes control with itself, also on failure. */
+en_status en_comm_open_staged(en_comm *control, bool owns, en_backend *be, en_comm **out);
+en_status en_comm_open_alone(en_comm *control, bool owns, en_backend *be, en_comm **out);
+
+/* nccl.c lives in the plugin (en_cuda_symbol): what it needs of this folder comes with the call. */
+struct en_waits {
+    void (*enter)(const char *call, int within_s);
+    void (*leave)(void);
+    void (*alive)(void);
+    double limit_s;                                                  /* 0: none */
+};
+typedef en_status en_nccl_open_fn(en_comm *control, en_backend *be, const struct en_waits *w, en_comm **out);
+typedef void      en_nccl_give_up_fn(en_comm *c);                    /* closes it without the other ranks */
+typedef bool      en_nccl_probe_fn(char *why, size_t size);          /* false: no NCCL that would do, and why, in words */
+en_nccl_open_fn    en_nccl_open;                                     /* collective; the caller tells the ranks of each other's status */
+en_nccl_give_up_fn en_nccl_give_up;
+en_nccl_probe_fn   en_nccl_probe;
+
+/* The host side of a tensor communicator is control's. */
+static inline en_status en_control_broadcast(en_comm *c, void *buf, size_t bytes, int root)
+{
+    return c->control->ops->broadcast(c->control, buf, bytes, root);
+}
+static inline en_status en_control_gather(en_comm *c, const void *in, size_t bytes, void *out, int root)
+{
+    return c->control->ops->gather(c->control, in, bytes, out, root);
+}
+static inline en_status en_control_barrier(en_comm *c) { return c->control->ops->barrier(c->control); }
+
+/* A communicator with control's places. */
+static inline en_comm en_beside(en_comm *control, const char *name, const struct en_comm_ops *ops, void *impl)
+{
+    en_comm c = *control;
+    c.name = name, c.ops = ops, c.impl = impl, c.control = control, c.captures = false, c.why[0] = 0;
+    return c;
+}
 
 #endif

@@ -44,6 +44,7 @@ _Noreturn void en_comm_abort(en_comm *c, int exit_code)
 {
     fflush(stdout);
     fflush(stderr);
+    if (c && c->control) c = c->control;
     if (c && strcmp(c->name, "mpi") == 0) en_comm_abort_mpi(exit_code);
     _exit(exit_code);
 }

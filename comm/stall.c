@@ -7,8 +7,9 @@
  *     outside for 9/10 of `limit` seconds   this rank is the one that others may be waiting for: it says that it is, first,
  *                                           so that the log names the machine to look at
  *
- * The calls only count and name themselves; the clock is the thread's.  It calls no MPI (MPI_THREAD_FUNNELED): it leaves the
- * process, and the launcher ends the others.  The limit is half an hour, because the first rank may list a large data set
+ * The calls only count and name themselves; the clock is the thread's.  A rank whose sums run on a device waits outside of any
+ * call: it shows now and then that it is alive, and keeps the limit itself (nccl.c).  The thread calls no MPI
+ * (MPI_THREAD_FUNNELED): it leaves the process, and the launcher ends the others.  The limit is half an hour, because the first rank may list a large data set
  * on a cold file system while the others wait; EFFNET_STALL_S in the environment is another one, 0 none. */
 #include <pthread.h>
 #include <signal.h>
@@ -25,16 +26,21 @@ enum { DEFAULT_LIMIT_S = 1800 };
 
 static _Atomic(const char *) waiting_in;       /* the call this rank is in, or NULL                       */
 static atomic_ulong changes;                   /* counts entries and exits: no change, no progress        */
+static atomic_int   sooner_s;                  /* a limit of the call's own, 0: the limit                 */
 static struct { pthread_t thread; pthread_mutex_t lock; pthread_cond_t end; bool runs, ending; double limit; char who[96]; } watch =
     { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-void en_stall_enter(const char *call)
+static void enter(const char *call, int within_s)
 {
     atomic_fetch_add_explicit(&changes, 1, memory_order_relaxed);        /* before the call shows: look_on reads the call first */
+    atomic_store_explicit(&sooner_s, within_s, memory_order_relaxed);
     atomic_store_explicit(&waiting_in, call, memory_order_release);
 }
 
-void en_stall_leave(void) { en_stall_enter(NULL); }
+void en_stall_enter(const char *call)                      { enter(call, 0); }
+void en_stall_enter_for(const char *call, int within_s)    { enter(call, within_s); }
+void en_stall_leave(void)                                  { enter(NULL, 0); }
+void en_stall_alive(void) { atomic_fetch_add_explicit(&changes, 1, memory_order_relaxed); }
 
 static void *look_on(void *unused)
 {
@@ -58,9 +64,11 @@ static void *look_on(void *unused)
             since = 0;
             told = false;
         }
-        if (call && since > watch.limit) {
+        const int sooner = atomic_load_explicit(&sooner_s, memory_order_relaxed);
+        const double limit = sooner > 0 && sooner < watch.limit ? sooner : watch.limit;
+        if (call && since > limit) {
             fprintf(stderr, "effnet: [%s] %s: for %.0f s in %s, where another rank did not arrive (EFFNET_STALL_S, %g, is the limit)\n",
-                    watch.who, en_status_name(EN_EPEER), since, call, watch.limit);
+                    watch.who, en_status_name(EN_EPEER), since, call, limit);
             fflush(stderr);
             _exit(en_status_exit_code(EN_EPEER));
         }
@@ -79,13 +87,19 @@ static void *look_on(void *unused)
     return NULL;
 }
 
-en_status en_stall_watch(const en_comm *world)
+en_status en_stall_limit(double *seconds)
 {
     const char *text = getenv("EFFNET_STALL_S");
     char *end;
-    watch.limit = text && *text ? strtod(text, &end) : DEFAULT_LIMIT_S;
-    EN_REQUIRE(!(text && *text) || (*end == '\0' && watch.limit >= 0 && watch.limit <= 1e9), EN_EUSAGE,
+    *seconds = text && *text ? strtod(text, &end) : DEFAULT_LIMIT_S;
+    EN_REQUIRE(!(text && *text) || (*end == '\0' && *seconds >= 0 && *seconds <= 1e9), EN_EUSAGE,
                "EFFNET_STALL_S=%s in the environment is not a number of seconds", text);
+    return EN_OK;
+}
+
+en_status en_stall_watch(const en_comm *world)
+{
+    EN_TRY(en_stall_limit(&watch.limit), "watching for ranks that hang");
     if (watch.limit == 0 || world->world_size == 1 || watch.runs) return EN_OK;
     snprintf(watch.who, sizeof watch.who, "rank %d/%d %s", world->rank, world->world_size, world->host);
 

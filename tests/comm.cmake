@@ -15,6 +15,12 @@ foreach(ranks 1 2 3 4)
   en_mpi_test(test_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm>)
 endforeach()
 
+en_test(test_comm_tensor test_comm_tensor.c LIBS en_comm TIMEOUT 180)
+set_target_properties(test_comm_tensor PROPERTIES ENABLE_EXPORTS ON)     # it plays the plugin: found by dlsym
+foreach(ranks 1 2 3 4)
+  en_mpi_test(test_comm_tensor_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm_tensor>)
+endforeach()
+
 add_executable(test_comm_open test_comm_open.c)
 target_link_libraries(test_comm_open PRIVATE en_warnings en_comm MPI::MPI_C)
 add_test(NAME test_comm_plain_start_is_self COMMAND test_comm_open self)
