@@ -23,7 +23,7 @@ template <typename V, typename F> EN_DEVICE V over_block(V v, V *cell, F combine
 
 /* grid n, one block a row.  Bytes: the row once from DRAM (again from L1), dlogits once.  Nobody leaves before a barrier;
  * threads beyond `classes` carry neutral elements.  counted (n, COUNTED) =; dlogits NULL: not wanted. */
-static __global__ void __launch_bounds__(ROW_THREADS)
+static __global__ void __launch_bounds__(ROW_THREADS, 3)
 row_kernel(int k, int classes, const float *__restrict__ logits, const int32_t *__restrict__ labels, float smoothing, float grad_scale,
            float *__restrict__ dlogits, double *__restrict__ counted)
 {

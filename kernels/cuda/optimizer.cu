@@ -69,7 +69,7 @@ EN_DEVICE void keep_copy4(const kept_ranges &kept, int64_t at, float4 w)
 
 /* grid n_chunks: a chunk a block, QUADS * 5 loads of 16 bytes in flight a thread.  Bytes: 20 read and 18 written a
  * parameter, 4 and 0 where the step does not count.  The last elems % 4 of a chunk go one by one.  squares[chunk] =. */
-template <bool EMA> static __global__ void __launch_bounds__(THREADS, 4)
+template <bool EMA> static __global__ void __launch_bounds__(THREADS, 3)
 update_kernel(const chunk *__restrict__ chunks, rates h, const en_now *now, const double *__restrict__ tally, kept_ranges kept, float *__restrict__ w_,
               const float *__restrict__ grad_, float *__restrict__ ms_, float *__restrict__ mom_, float *__restrict__ ema_, double *__restrict__ squares)
 {
