@@ -108,6 +108,10 @@ enum { SUM_RUN = 256 };
 /* out[i] (=, or += with add) = sum over parts, in order, of partials[part*width + i];  fixed order, double inside */
 en_status collect(en_backend *be, const double *partials, int64_t parts, int64_t width, double *out);
 en_status collect_add(en_backend *be, const float *partials, int64_t parts, int64_t width, float *out);
+/* by batch: out[b][i] (=) = sum over parts of partials[b][part][i] */
+en_status collect_each(en_backend *be, const float *partials, int64_t batches, int64_t parts, int64_t width, float *out);
+/* bn->local = { the 2c sums, rows } in one launch: collect and set_rows together */
+en_status collect_rows(en_backend *be, const double *partials, int64_t parts, en_bn *bn, int64_t rows);
 /* bn->local[2c] = rows; with rows == 0 also all sums = 0 */
 en_status set_rows(en_backend *be, en_bn *bn, int64_t rows);
 /* bn->local = sums of y (rows, c) about running_mean, rows: a sweep over y, for passes whose kernel does not take them */
