@@ -1,7 +1,8 @@
 /* test_kernels_project.c - squeeze-and-excitation with the projection, forward and backward.
  *
  * The gate passes through pooling, two small matrices, silu and the sigmoid; its bound is the sum of what each step does to
- * the one before (fixture.h).  Backward goes the same way back. */
+ * the one before (fixture.h).  Backward goes the same way back.  A backend that is be->gated leaves ds and what the gate's
+ * gradient adds to each row, instead of dz. */
 #include "fixture.h"
 
 typedef struct { int64_t n, hw, ci, co, q; en_act act; int kind; } shape;
@@ -16,7 +17,7 @@ static bool named(const char *pass, const shape *s, bool exact)
 /* Weights of a size that keeps the gate away from its flat ends: sums of c terms of size 1/sqrt(c). */
 static host_se se_make(const shape *s, int64_t cp)
 {
-    host_se e = { .wr = random_rows(s->q, cp, s->ci), .br = random_rows(1, s->q, s->q), .we = random_rows(s->q, cp, s->ci), .be = random_rows(1, cp, s->ci),
+    host_se e = { .wr = random_floats(s->q, cp, s->ci), .br = random_floats(1, s->q, s->q), .we = random_floats(s->q, cp, s->ci), .be = random_floats(1, cp, s->ci),
                   .dwr = random_rows(s->q, cp, s->ci), .dbr = random_rows(1, s->q, s->q), .dwe = random_rows(s->q, cp, s->ci), .dbe = random_rows(1, cp, s->ci) };
     for (int64_t i = 0; i < s->q * cp; i++) e.wr[i] *= (float)(1 / sqrt((double)s->ci)), e.we[i] *= (float)(1.5 / sqrt((double)s->q));
     return e;
@@ -28,7 +29,7 @@ static en_se se_up(variant *v, const shape *s, int64_t cp, const host_se *e, boo
                     .dwr = BOTH_F(v, e->dwr, s->q * cp), .dbr = BOTH_F(v, e->dbr, s->q), .dwe = BOTH_F(v, e->dwe, s->q * cp), .dbe = BOTH_F(v, e->dbe, cp),
                     .pooled = backward ? BOTH_F(v, e->pooled, s->n * cp) : OUT_F(v, s->n * cp),
                     .hidden = backward ? BOTH_F(v, e->hidden, s->n * s->q) : OUT_F(v, s->n * s->q),
-                    .gate = backward ? BOTH_F(v, e->gate, s->n * cp) : OUT_F(v, s->n * cp) };
+                    .gate = backward ? BOTH_F(v, e->gate, s->n * cp) : OUT_F(v, s->n * cp), .dgate = OUT_F(v, s->n * cp) };
 }
 
 typedef struct { bounded pooled, hidden, gate; } gates;
@@ -58,7 +59,7 @@ static float *rounded(bounded x)
 static void forward_case(shape s, bool exact)
 {
     if (exact) s.act = EN_ACT_NONE, s.q = 0;
-    if (!named("forward", &s, exact)) return;
+    if (!named("forward", &s, exact) || !affordable(s.n * s.hw * s.ci * s.co)) return;
     const int64_t cip = phys(s.ci), cop = phys(s.co), rows = s.n * s.hw;
     const en_conv_geom g = oracle_rows(rows, cip, cop);
     const host_operand x = operand_make(rows, cip, s.ci, true, s.act);
@@ -68,25 +69,27 @@ static void forward_case(shape s, bool exact)
     const host_se e = s.q ? se_make(&s, cip) : (host_se){ 0 };
     const bounded u = operand_value(&x);
     const gates k = s.q ? squeeze(&s, cip, &e, u) : (gates){ 0 };
-    const bounded y = bilinear(oracle_conv, &g, s.q ? scaled_rows(u, s.hw, cip, k.gate) : u, exactly(wt, cip * cop), rows * cop, s.ci);
+    const bounded y = stored(bilinear(oracle_conv, &g, stored(s.q ? scaled_rows(u, s.hw, cip, k.gate) : u), exactly(wt, cip * cop), rows * cop, s.ci));
     for (variant *v = first(rows * s.ci * s.co); v; v = next(v)) {
-        reserve(v, &(en_conv_geom){ .n = s.n, .h = s.hw, .w = 1, .c = cip, .oh = s.hw, .ow = 1, .oc = cop });
+        const en_conv_geom rg = { .n = s.n, .h = s.hw, .w = 1, .c = cip, .oh = s.hw, .ow = 1, .oc = cop };
+        reserve(v, &rg);
+        workspace(v, EN_WORK_PROJECT, &rg);
         en_bn x_bn, bn = bn_up(v, h);
         const en_operand operand = operand_up(v, &x, &x_bn);
         const en_se se = s.q ? se_up(v, &s, cip, &e, false) : (en_se){ 0 };
-        float *y_dev = OUT_F(v, rows * cop);
+        void *y_dev = out_a(v, rows * cop);
         RUN(v, v->be->ops->se_project_forward(v->be, s.n, s.hw, cip, cop, &operand, s.q ? &se : NULL, UP_F(v, wt, cip * cop), y_dev, &bn));
         if (s.q) {
             check(v, "pooled", DOWN_F(v, se.pooled, s.n * cip), k.pooled, cip, s.ci);
             check(v, "hidden", DOWN_F(v, se.hidden, s.n * s.q), k.hidden, s.q, s.q);
             check(v, "gate", DOWN_F(v, se.gate, s.n * cip), k.gate, cip, s.ci);
         }
-        const float *got = DOWN_F(v, y_dev, rows * cop);
+        const float *got = down_a(v, y_dev, rows * cop);
         check(v, "y", got, y, cop, s.co);
         check_forward_sums(v, &bn, h, got, rows);
-        float *again = OUT_F(v, rows * cop);                    /* evaluation wants no sums */
+        void *again = out_a(v, rows * cop);                     /* evaluation wants no sums */
         RUN(v, v->be->ops->se_project_forward(v->be, s.n, s.hw, cip, cop, &operand, s.q ? &se : NULL, UP_F(v, wt, cip * cop), again, NULL));
-        check(v, "y without sums", DOWN_F(v, again, rows * cop), y, cop, s.co);
+        check(v, "y without sums", down_a(v, again, rows * cop), y, cop, s.co);
     }
 }
 
@@ -98,7 +101,7 @@ static bounded times_slope(bounded x, const float *at)
 static void backward_case(shape s, bool exact)
 {
     if (exact) s.act = EN_ACT_NONE, s.q = 0;
-    if (!named("backward", &s, exact)) return;
+    if (!named("backward", &s, exact) || !affordable(2 * s.n * s.hw * s.ci * s.co)) return;
     const int64_t cip = phys(s.ci), cop = phys(s.co), rows = s.n * s.hw;
     const en_conv_geom g = oracle_rows(rows, cip, cop), per_image = oracle_rows(s.n, s.q, cip);
     const host_operand x = operand_make(rows, cip, s.ci, true, s.act);
@@ -107,11 +110,11 @@ static void backward_case(shape s, bool exact)
     memset(wt + s.ci * cop, 0, (size_t)((cip - s.ci) * cop) * sizeof *wt);
     memset(start + s.ci * cop, 0, (size_t)((cip - s.ci) * cop) * sizeof *start);
     host_se e = s.q ? se_make(&s, cip) : (host_se){ 0 };
-    const bounded u = operand_value(&x), dy = grad_dy(&d);
+    const bounded u = operand_value(&x), dy = stored(grad_dy(&d));
 
     /* through the projection */
-    const bounded ds = bilinear(oracle_conv_dx, &g, dy, exactly(wt, cip * cop), rows * cip, s.co);
-    bounded gated = u, du = ds, dwr = { 0 }, dbr = { 0 }, dwe = { 0 }, dbe = { 0 };
+    const bounded ds = stored(bilinear(oracle_conv_dx, &g, dy, exactly(wt, cip * cop), rows * cip, s.co));
+    bounded gated = u, du = ds, dgate = { 0 }, dwr = { 0 }, dbr = { 0 }, dwe = { 0 }, dbe = { 0 };
     if (s.q) {                                                  /* what forward kept, rounded to what a float holds */
         const gates k = squeeze(&s, cip, &e, u);
         e.pooled = rounded(k.pooled), e.hidden = rounded(k.hidden), e.gate = rounded(k.gate);
@@ -122,6 +125,7 @@ static void backward_case(shape s, bool exact)
         for (int64_t i = 0; i < dz.n; i++) {
             const double slope_here = gate.v[i] * (1 - gate.v[i]) * (double)s.hw;     /* pooled_rows took the mean */
             dz.v[i] *= slope_here;
+            dz.s[i] *= slope_here;
             dz.e[i] = dz.e[i] * slope_here + 3 * UNIT * fabs(dz.v[i]);
         }
         const bounded act = activated(EN_ACT_SILU, exactly(e.hidden, s.n * s.q));
@@ -134,30 +138,41 @@ static void backward_case(shape s, bool exact)
         dbr = accumulated(bilinear(oracle_conv_dwt, &bias_q, exactly(ones, s.n), dh, s.q, s.n), e.dbr, s.n);
         dbe = accumulated(bilinear(oracle_conv_dwt, &bias_c, exactly(ones, s.n), dz, cip, s.n), e.dbe, s.n);
         /* dp/hw reaches every row of the image */
-        const bounded dp = bilinear(oracle_conv, &per_image, dh, exactly(e.wr, s.q * cip), s.n * cip, s.q);
-        bounded spread = { mem_d(rows * cip), mem_d(rows * cip), rows * cip };
-        for (int64_t i = 0; i < rows * cip; i++) {
-            const int64_t at = i / cip / s.hw * cip + i % cip;
-            spread.v[i] = dp.v[at] / (double)s.hw;
-            spread.e[i] = dp.e[at] / (double)s.hw + 2 * UNIT * fabs(spread.v[i]);
+        dgate = bilinear(oracle_conv, &per_image, dh, exactly(e.wr, s.q * cip), s.n * cip, s.q);
+        for (int64_t i = 0; i < dgate.n; i++) {
+            dgate.v[i] /= (double)s.hw;
+            dgate.s[i] /= (double)s.hw;
+            dgate.e[i] = dgate.e[i] / (double)s.hw + 2 * UNIT * fabs(dgate.v[i]);
         }
-        du = plus(scaled_rows(ds, s.hw, cip, gate), spread);
+        du = plus(scaled_rows(ds, s.hw, cip, gate), spread_rows(dgate, s.hw, cip));
     }
-    const bounded dz = s.act == EN_ACT_NONE ? du : times(du, operand_slope(&x));
-    const bounded dwt = accumulated(bilinear(oracle_conv_dwt, &g, gated, dy, cip * cop, rows), start, rows);
+    const bounded slope_here = operand_slope(&x), dz = stored(s.act == EN_ACT_NONE ? du : times(du, slope_here));
+    const bounded dwt = accumulated(bilinear(oracle_conv_dwt, &g, stored(gated), dy, cip * cop, rows), start, rows);
 
     for (variant *v = first(2 * rows * s.ci * s.co); v; v = next(v)) {
-        reserve(v, &(en_conv_geom){ .n = s.n, .h = s.hw, .w = 1, .c = cip, .oh = s.hw, .ow = 1, .oc = cop });
+        const en_conv_geom rg = { .n = s.n, .h = s.hw, .w = 1, .c = cip, .oh = s.hw, .ow = 1, .oc = cop };
+        reserve(v, &rg);
+        workspace(v, EN_WORK_PROJECT, &rg);
         en_bn x_bn, grad_bn;
         const en_operand operand = operand_up(v, &x, &x_bn);
         const en_grad grad = grad_up(v, &d, &grad_bn);
         const en_se se = s.q ? se_up(v, &s, cip, &e, true) : (en_se){ 0 };
-        float *dz_dev = OUT_F(v, rows * cip), *dwt_dev = BOTH_F(v, start, cip * cop);
+        void *dz_dev = out_a(v, rows * cip);
+        float *dwt_dev = BOTH_F(v, start, cip * cop);
         RUN(v, v->be->ops->se_project_backward(v->be, s.n, s.hw, cip, cop, &operand, s.q ? &se : NULL, UP_F(v, wt, cip * cop), &grad, dz_dev, dwt_dev, &x_bn));
-        const float *got = DOWN_F(v, dz_dev, rows * cip);
-        check(v, "dz", got, dz, cip, s.ci);
+        const float *got = down_a(v, dz_dev, rows * cip);
+        check(v, v->be->gated ? "ds" : "dz", got, v->be->gated ? ds : dz, cip, s.ci);
         check(v, "dwt", DOWN_F(v, dwt_dev, cip * cop), dwt, cop, s.co);
-        check_backward_sums(v, &x_bn, x.bn, exactly(got, rows * cip), x.y, rows);
+        bounded summed = exactly(got, rows * cip);              /* dz as its reader has it */
+        if (v->be->gated) {
+            if (s.q) {
+                const float *dgate_got = DOWN_F(v, se.dgate, s.n * cip);
+                check(v, "dgate", dgate_got, dgate, cip, s.ci);
+                summed = plus(scaled_rows(summed, s.hw, cip, exactly(e.gate, s.n * cip)), spread_rows(exactly(dgate_got, s.n * cip), s.hw, cip));
+            }
+            if (s.act != EN_ACT_NONE) summed = times(summed, slope_here);
+        }
+        check_backward_sums(v, &x_bn, x.bn, summed, x.y, rows);
         if (s.q) {
             check(v, "dwr", DOWN_F(v, se.dwr, s.q * cip), dwr, cip, s.ci);
             check(v, "dbr", DOWN_F(v, se.dbr, s.q), dbr, s.q, s.q);
@@ -172,7 +187,7 @@ static void each_model_case(void (*run)(shape, bool))
     for (int k = 0; k < n_mbconv_rows; k++) {
         const mbconv_row *r = &mbconv_rows[k];
         const int64_t side = r->mid > 2000 ? 3 : r->mid > 600 ? 4 : 5 + k % 4, n = r->mid > 2000 ? 2 : 3;
-        run((shape){ .n = n, .hw = side * side, .ci = r->mid, .co = r->co, .q = r->q, .act = EN_ACT_SILU, .kind = k % 2 ? DROP : PLAIN }, false);
+        run((shape){ .n = n, .hw = fitting(side * side, 2 * n * r->mid * r->co), .ci = r->mid, .co = r->co, .q = r->q, .act = EN_ACT_SILU, .kind = k % 2 ? DROP : PLAIN }, false);
     }
 }
 
@@ -217,9 +232,9 @@ static void an_empty_shard_writes_zero_sums_and_nothing_else(void **state)
             const en_grad grad = grad_up(v, &d, &grad_bn);
             const en_se se = se_up(v, &s, cip, &e, true);
             float *dwt = BOTH_F(v, wt, cip * cop);
-            RUN(v, v->be->ops->se_project_forward(v->be, 0, s.hw, cip, cop, &operand, &se, UP_F(v, wt, cip * cop), OUT_F(v, 0), &bn));
+            RUN(v, v->be->ops->se_project_forward(v->be, 0, s.hw, cip, cop, &operand, &se, UP_F(v, wt, cip * cop), out_a(v, 0), &bn));
             check_forward_sums(v, &bn, h, NULL, 0);
-            RUN(v, v->be->ops->se_project_backward(v->be, 0, s.hw, cip, cop, &operand, &se, UP_F(v, wt, cip * cop), &grad, OUT_F(v, 0), dwt, &x_bn));
+            RUN(v, v->be->ops->se_project_backward(v->be, 0, s.hw, cip, cop, &operand, &se, UP_F(v, wt, cip * cop), &grad, out_a(v, 0), dwt, &x_bn));
             check_backward_sums(v, &x_bn, x.bn, exactly(NULL, 0), NULL, 0);
             check_same(v, "dwt", DOWN_F(v, dwt, cip * cop), wt, cip * cop * (int64_t)sizeof *wt);
             check_same(v, "dwr", DOWN_F(v, se.dwr, s.q * cip), e.dwr, s.q * cip * (int64_t)sizeof(float));
