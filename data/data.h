@@ -48,7 +48,8 @@ extern const en_normalise en_imagenet_normalise;   /* mean 255*(.485,.456,.406),
 /* Resizes the crop to size x size as TF1's legacy resize_bicubic does (spec 4.2: A = -0.75, no half-pixel shift, no
  * antialias, 1/1024 table), flips, normalises: out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped. */
 void en_resize_bicubic(const en_image *img, const en_crop *crop, int size, const en_normalise *norm, float *out);
-/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255 */
+/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255; out may
+ * be the memory of value */
 void en_round_pixels(const float *value, size_t n, uint8_t *out);
 
 /* ---- datasets: a table ----------------------------------------------------------------------------------------- */

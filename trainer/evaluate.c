@@ -104,14 +104,15 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     en_loader *loader = NULL;
     kept k = { 0 };
     en_status status = EN_OK;
-    en_loss_sums sums = { 0 };
-    const double t0 = en_now();
+    void *tally = NULL;
+    double sums[EN_TALLY] = { 0 };
+    const double t0 = en_seconds();
     const int64_t batch = en_eval_batch(c->dataset, comm, c->batch);
     const en_shard shard = { .global_batch = batch * comm->world_size, .accum = 1, .rank = comm->rank, .world_size = comm->world_size };
     const en_net_config net_config = { .be = c->be, .model = c->model, .max_images = batch };
     const en_loader_config loader_config = { .dataset = c->dataset, .shard = shard, .size = c->model->resolution, .workers = c->workers,
                                              .ahead = 2, .normalise = en_imagenet_normalise, .max_bad_fraction = c->max_bad,
-                                             .max_pixels = c->max_pixels };
+                                             .max_pixels = c->max_pixels, .u8 = c->be->u8 };
     *out = (en_eval_result){ 0 };
     status = en_net_open(&net_config, &net);
     if (status == EN_OK) status = en_loader_open(&loader_config, &loader);
@@ -119,22 +120,26 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
         en_net_bind(net, c->params, NULL, c->stats);
         status = en_net_freeze(net);
     }
+    if (status == EN_OK) status = c->be->ops->alloc(c->be, sizeof sums, &tally);
     for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
         en_batch in;
         status = en_loader_next(loader, &in);
-        if (status == EN_OK) status = en_net_forward(net, in.n, in.images, NULL);
-        if (status == EN_OK) status = en_net_loss(net, in.labels, 0, 0, &sums);
+        if (status == EN_OK) status = en_net_input(net, in.n, in.bytes ? (const void *)in.bytes : in.images, in.labels);
+        if (status == EN_OK) status = en_net_forward(net, 0);
+        if (status == EN_OK) status = en_net_loss(net, 0, 0, tally);
         if (status == EN_OK && c->want_logits) status = keep(&k, net, &in, c->model->classes);
     }
+    if (status == EN_OK) status = c->be->ops->download(c->be, sums, tally, sizeof sums);
     EN_TRY_OUT(en_agree(comm, status), "evaluating %s", c->dataset->source);
-    double v[5] = { sums.loss, sums.top1, sums.top5, sums.images, (double)en_loader_bad(loader, NULL) };
+    double v[5] = { sums[EN_TALLY_LOSS], sums[EN_TALLY_TOP1], sums[EN_TALLY_TOP5], sums[EN_TALLY_IMAGES], (double)en_loader_bad(loader, NULL) };
     EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
     EN_TRY_OUT(en_agree(comm, check_bad(c, (int64_t)v[4])), "evaluating %s", c->dataset->source);
     EN_REQUIRE_OUT(v[3] > 0, EN_EDATA, "%s: no image could be decoded", c->dataset->source);
     if (c->want_logits) EN_TRY_OUT(en_agree(comm, write_logits(c, &k)), "writing logits");
     *out = (en_eval_result){ .loss = v[0] / v[3], .top1 = v[1] / v[3], .top5 = v[2] / v[3], .images = (int64_t)v[3], .bad = (int64_t)v[4],
-                             .seconds = en_now() - t0 };
+                             .seconds = en_seconds() - t0 };
 out:
+    if (tally) c->be->ops->free(c->be, tally);
     en_loader_close(loader);
     en_net_close(net);
     free(k.logits);

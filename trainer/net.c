@@ -415,6 +415,18 @@ en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, con
     return EN_OK;
 }
 
+en_status en_net_input(en_net *net, int64_t n, const void *images, const int32_t *labels)
+{
+    const struct en_backend_ops *ops = net->be->ops;
+    EN_TRY(ops->stage_done(net->be, 0), "the input before this");
+    EN_TRY(en_net_stage(net, 0, n, images, labels, NULL), "input");
+    EN_TRY(ops->stage_ready(net->be, 0), "input");
+    EN_TRY(ops->stage_wait(net->be, 0), "input");
+    return EN_OK;
+}
+
+bool en_net_reads_bytes(const en_net *net) { return net->be->u8; }
+
 const en_now *en_net_now(const en_net *net, int slot) { return net->slot[slot].now; }
 
 static const float *drop_of(const en_net *net, int b)

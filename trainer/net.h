@@ -36,6 +36,9 @@ void en_net_bind(en_net *net, float *params, float *grads, float *stats);
  * when there is no loss; now, NULL when not training.  The first two stay borrowed until be->ops->stage_wait(slot); the
  * pass must lie between be->ops->stage_ready(slot) and stage_done(slot). */
 en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now);
+/* The same for a caller without steps: into slot 0, and the host may change the memory at once. */
+en_status en_net_input(en_net *net, int64_t n, const void *images, const int32_t *labels);
+bool      en_net_reads_bytes(const en_net *net);
 const en_now *en_net_now(const en_net *net, int slot);   /* in device memory */
 
 /* The slot's images -> logits.  training: batch statistics over bn_comm, running ones updated; every rank of bn_comm calls it,

@@ -21,9 +21,12 @@ static en_status predict_file(const en_options *o, en_net *net, const en_model *
     free(bytes);
     if (status != EN_OK) return status;
     const en_crop crop = en_crop_eval(img.w, img.h, m->resolution);
-    en_resize_bicubic(&img, &crop, m->resolution, &en_imagenet_normalise, pixels);
+    const bool u8 = en_net_reads_bytes(net);
+    en_resize_bicubic(&img, &crop, m->resolution, u8 ? &(en_normalise){ .std = { 1, 1, 1 } } : &en_imagenet_normalise, pixels);
+    if (u8) en_round_pixels(pixels, (size_t)m->resolution * (size_t)m->resolution * 3, (uint8_t *)pixels);      /* in place: bytes trail floats */
     en_image_free(&img);
-    EN_TRY(en_net_forward(net, 1, pixels, NULL), "predicting %s", path);
+    EN_TRY(en_net_input(net, 1, pixels, NULL), "predicting %s", path);
+    EN_TRY(en_net_forward(net, 0), "predicting %s", path);
     EN_TRY(en_net_logits(net, p), "predicting %s", path);
     float top = p[0];
     double total = 0;

@@ -39,9 +39,12 @@ void en_print_header(const en_run *run, void *stream)
                 run->world_before == 1 ? "" : "s", accum_differs ? "batch norm is over another number of images" : "sums are rounded differently");
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
-    fprintf(f, "  device      %s (%s), %d thread%s a rank, %d lane%s; %.2f GiB a rank; %d host%s\n", t->be->name, t->be->isa, t->be->threads,
-            t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s", (double)run->memory_bytes / 0x1p30,
-            t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
+    fprintf(f, "  device      %s (%s), %s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32");
+    if (run->device_memory > 0) fprintf(f, ", sums by %s, steps %s", t->tensors->name, t->recording ? "recorded and replayed" : "not recorded");
+    else fprintf(f, ", %d thread%s a rank, %d lane%s", t->be->threads, t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s");
+    fprintf(f, "; %.2f GiB a rank; %d host%s\n", (double)run->memory_bytes / 0x1p30, t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
+    if (run->device_why[0]) fprintf(f, "  note        %s\n", run->device_why);
+    if (t->tensors->why[0]) fprintf(f, "  note        %s\n", t->tensors->why);
     if (run->narrowed[0]) fprintf(f, "  note        %s\n", run->narrowed);
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),
                              t->val_set ? span_text(&t->o->eval_every, eval) : "never");
@@ -58,7 +61,7 @@ static bool terminal(const en_run *run)
 
 void en_progress_open(en_progress *p, const en_run *run)
 {
-    *p = (en_progress){ .live = terminal(run), .log_every = run->t.o->log_every, .began = en_now(), .last = en_now(),
+    *p = (en_progress){ .live = terminal(run), .log_every = run->t.o->log_every, .began = en_seconds(), .last = en_seconds(),
                         .began_step = run->t.state.step };
 }
 
@@ -78,7 +81,7 @@ void en_progress_step(en_progress *p, const en_run *run, const en_step_report *r
     p->top1 += w * (r->top1 - p->top1);
     p->images_per_s += w * (rate - p->images_per_s);
     p->data_share += w * (r->data_s / r->step_s - p->data_share);
-    const double now = en_now();
+    const double now = en_seconds();
     const bool last = t->state.step >= t->schedule.total_steps;
     if (p->shown++ > 0 && !last && now - p->last < (p->live ? 0.2 : p->log_every)) return;
     p->last = now;

@@ -15,7 +15,7 @@ static en_recording *recording_of(en_trainer *t, const en_piece *p)
     return NULL;
 }
 
-static en_status record(en_trainer *t, const en_piece *p, en_step_work *work, void **graph)
+static en_status record(en_trainer *t, const en_piece *p, en_work_fn *work, void **graph)
 {
     EN_TRY(t->be->ops->capture_begin(t->be), "recording");
     const en_status s = work(t, p);
@@ -25,7 +25,7 @@ static en_status record(en_trainer *t, const en_piece *p, en_step_work *work, vo
     return EN_OK;
 }
 
-en_status en_replay(en_trainer *t, en_step_work *work)
+en_status en_replay(en_trainer *t, en_work_fn *work)
 {
     const struct en_backend_ops *ops = t->be->ops;
     const en_piece *p = &t->piece;

@@ -15,11 +15,13 @@ typedef struct {
     en_metrics *metrics;
     double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
     double best_being_written;               /* of the write under way, when it is to become best.h5; else -1       */
-    double saved_at, evaluated_at;           /* seconds (en_now), for spans in minutes                              */
+    double saved_at, evaluated_at;           /* seconds (en_seconds), for spans in minutes                              */
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
     uint64_t weights_crc;                    /* of parameters and running statistics at the last save: equal on all ranks */
     bool   resumed;
     const char *isa; char narrowed[128];     /* what all ranks' processors run, NULL: EN_ISA's; why not a faster one, or ""  */
+    char   device_why[600];                  /* why this device, when auto chose it                                 */
+    int64_t device_memory;                   /* that this rank may take of a device with memory of its own; 0: it has none */
     int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
     en_model *eval_model;                    /* owned; of --eval-size, with the tensors of t.model                  */
@@ -31,6 +33,9 @@ typedef struct {
  * holds the reason.  On failure the run is closed already. */
 en_status en_run_open(const en_options *o, en_comm *comm, en_run *run);
 void      en_run_close(en_run *run);
+/* run_device.c: run->t.be, tensors, bn_comm, model and run->eval_model.  Collective, agreed. */
+en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed /* NULL: none */);
+void      en_run_close_device(en_run *run);
 int64_t   en_run_eval_batch(const en_run *run, int64_t micro_batch);   /* images of one pass of the evaluation            */
 
 /* run_resume.c: finds the newest whole checkpoint in DIR/checkpoints on rank 0; state and arenas go to all ranks.

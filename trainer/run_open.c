@@ -78,22 +78,15 @@ static en_status open_data(en_run *run)
     return EN_OK;
 }
 
-static uint64_t hash_text(uint64_t h, const char *p)        /* FNV-1a, the end of the text included */
-{
-    do h = (h ^ (unsigned char)*p) * 1099511628211u;
-    while (*p++);
-    return h;
-}
-
 /* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
 static uint64_t hash_dataset(const en_dataset *ds)
 {
-    uint64_t h = 1469598103934665603u;
+    uint64_t h = EN_HASH_START;
     if (!ds) return 0;
-    for (int64_t c = 0; c < ds->classes; c++) h = hash_text(h, ds->class_names[c]);
+    for (int64_t c = 0; c < ds->classes; c++) h = en_hash_text(h, ds->class_names[c]);
     for (int64_t i = 0; i < ds->samples; i++) {
         const char *name = strrchr(ds->files[i], '/');
-        h = (hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
+        h = (en_hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
     }
     return h;
 }
@@ -124,28 +117,30 @@ int64_t en_run_eval_batch(const en_run *run, int64_t micro_batch)
     return en_eval_batch(run->t.val_set, run->t.comm, o->eval_batch > 0 ? o->eval_batch : micro_batch);
 }
 
-/* Weights and what belongs to them; rank 0 holds two copies more while it writes a checkpoint (the snapshot and the file's
- * image), the others one of the weights while they compare them. */
+/* Weights and what belongs to them.  On the host, rank 0 holds two copies more while it writes a checkpoint (the snapshot and
+ * the file's image), the others one of the weights while they compare them. */
 static size_t state_bytes(const en_run *run)
 {
     const en_model *m = run->t.model;
     const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
     const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : p + s;
+    if (run->device_memory > 0) return one * sizeof(float) + (run->t.be->dtype == EN_F32 ? 0 : p * en_dtype_bytes(run->t.be->dtype));
     return (one + saving) * sizeof(float);
 }
 
 static en_net_config net_config(const en_run *run, int64_t images)
 {
     return (en_net_config){ .be = run->t.be, .model = run->t.model, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
-                            .bn_momentum = (float)run->t.o->bn_momentum };
+                            .bn_momentum = (float)run->t.o->bn_momentum, .slots = run->t.be->slots };
 }
 
-static en_status net_bytes(const en_net_config *c, size_t *bytes)
+static en_status net_bytes(const en_run *run, const en_net_config *c, size_t *bytes)
 {
     en_net_plan plan;
     EN_TRY(en_net_plan_make(c, &plan), "planning for %" PRId64 " images", c->max_images);
     const size_t batch = (size_t)c->max_images * (size_t)c->model->resolution * (size_t)c->model->resolution * 3 * sizeof(float);
-    *bytes += plan.activations.bytes + plan.small_bytes + 3 * batch;                        /* two batches decoded ahead, one in use */
+    *bytes += plan.activations.bytes + plan.small_bytes;
+    if (run->device_memory <= 0) *bytes += 3 * batch;                                       /* two batches decoded ahead, one in use */
     en_net_plan_free(&plan);
     return EN_OK;
 }
@@ -154,10 +149,10 @@ static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
 {
     const en_net_config c = net_config(run, images);
     *bytes = state_bytes(run) + run->t.be->scratch_bytes;
-    EN_TRY(net_bytes(&c, bytes), "the training");
+    EN_TRY(net_bytes(run, &c, bytes), "the training");
     if (!run->t.val_set) return EN_OK;
     const en_net_config e = { .be = run->t.be, .model = run->eval_model, .max_images = en_run_eval_batch(run, images) };
-    EN_TRY(net_bytes(&e, bytes), "the evaluation");
+    EN_TRY(net_bytes(run, &e, bytes), "the evaluation");
     return EN_OK;
 }
 
@@ -176,7 +171,7 @@ static en_status choose_batch(en_run *run)
     EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s: give fewer", global, samples,
                t->train_set->source);
 
-    const int64_t per_rank = (global + world - 1) / world, available = en_memory_available() / (t->comm->local_size > 0 ? t->comm->local_size : 1);
+    const int64_t per_rank = (global + world - 1) / world, available = run->device_memory > 0 ? run->device_memory : en_memory_available() / t->comm->local_size;
     int64_t first = o->micro_batch > 0 ? (per_rank + o->micro_batch - 1) / o->micro_batch : run->accum_before;
     if (first > per_rank) first = per_rank;
     for (int64_t accum = first > 0 ? first : 1; ; accum++) {
@@ -210,19 +205,6 @@ static en_status agree_on_batch(en_run *run)
     return EN_OK;
 }
 
-/* --bn-group: all, node, or a number of consecutive ranks */
-static en_status choose_bn_group(en_trainer *t)
-{
-    const char *g = t->o->bn_group;
-    t->bn_comm = t->comm;
-    if (strcmp(g, "all") == 0 || t->comm->world_size == 1) return EN_OK;
-    const long k = strcmp(g, "node") == 0 ? 0 : strtol(g, NULL, 10);
-    EN_REQUIRE(k <= t->comm->world_size, EN_EUSAGE, "--bn-group %ld is more than the %d ranks there are", k, t->comm->world_size);
-    t->bn_comm = NULL;
-    EN_TRY(t->comm->ops->split(t->comm, k ? t->comm->rank / (int)k : t->comm->node, &t->bn_comm), "--bn-group %s", g);
-    return EN_OK;
-}
-
 /* ---- model, arenas -------------------------------------------------------------------------------------------------------- */
 
 static en_status take_arenas(en_trainer *t)
@@ -236,10 +218,10 @@ static en_status take_arenas(en_trainer *t)
         if (want[i].bytes) EN_TRY(t->be->ops->alloc(t->be, want[i].bytes, &out), "weights and their optimizer");
         *want[i].arena = out;
     }
-    if (t->bn_comm != t->comm) {
-        t->stats_mean = malloc(s);
-        EN_REQUIRE(t->stats_mean, EN_ENOMEM, "no memory for %zu bytes of running statistics", s);
-    }
+    void *tally = NULL;
+    EN_TRY(t->be->ops->alloc(t->be, EN_TALLY * sizeof(double), &tally), "the tally");
+    t->tally = tally;
+    EN_TRY(t->be->ops->keep_weights(t->be, t->a.params, t->model->param_elems), "weights in the storage type");
     return EN_OK;
 }
 
@@ -324,58 +306,6 @@ static en_status open_writer(en_run *run)
     return EN_OK;
 }
 
-/* One program on all ranks, or their kernels need not be the same ones: another architecture lists other names. */
-static en_status check_same_kernels(en_comm *c)
-{
-    uint64_t mine = 1469598103934665603u, first;
-    const char *name;
-    for (int i = 0; (name = en_backend_isa(i, NULL)); i++) mine = hash_text(mine, name);
-    first = mine;
-    EN_TRY(c->ops->broadcast(c, &first, sizeof first, 0), "comparing instruction sets");
-    EN_REQUIRE(first == mine, EN_ENOTSUP, "host %s has another kind of processor than rank 0, or another build of this program: the ranks would not "
-               "compute the same bits; start it on machines of one kind", c->host);
-    return EN_OK;
-}
-
-/* Every rank updates its own copy of the weights, so all must round alike: the fastest instruction set that all have.
- * EN_ISA of a rank narrows its choice to one; where no set is common then, everyone has asked for his own. */
-static en_status agree_on_isa(en_run *run)
-{
-    enum { MOST = 16 };
-    en_comm *c = run->t.comm;
-    const char *forced = getenv("EN_ISA"), *name;
-    double have[MOST] = { 0 };
-    bool runs;
-    for (int i = 0; i < MOST && (name = en_backend_isa(i, &runs)); i++) have[i] = runs && (!forced || !*forced || strcmp(forced, name) == 0);
-    EN_TRY(c->ops->sum_f64(c, have, have, MOST), "agreeing on the instruction set");
-    int faster = -1;
-    for (int i = 0; i < MOST && (name = en_backend_isa(i, NULL)); i++) {
-        if ((int)have[i] == c->world_size) {
-            run->isa = name;
-            if (faster >= 0)
-                snprintf(run->narrowed, sizeof run->narrowed, "%s on all ranks: %d of %d cannot run %s", name, c->world_size - (int)have[faster],
-                         c->world_size, en_backend_isa(faster, NULL));
-            break;
-        }
-        if (have[i] > 0 && faster < 0) faster = i;
-    }
-    return EN_OK;
-}
-
-static en_status open_device(en_run *run, const en_checkpoint_info *resumed)
-{
-    en_trainer *t = &run->t;
-    const en_options *o = t->o;
-    const en_backend_config config = { .threads = en_threads_of(o, t->comm), .lanes = o->lanes > 0 ? (int)o->lanes : resumed ? resumed->state.lanes : 0,
-                                       .isa = run->isa };
-    EN_TRY(en_backend_open(o->device, &config, &t->be), "opening --device %s", o->device);
-    EN_TRY(en_model_from_options(o, (int)t->train_set->classes, t->be->channel_align, &t->model), "building --model %s", o->model);
-    en_options e = *o;
-    if (o->eval_size > 0) e.image_size = o->eval_size, e.phi = 0, e.width = t->model->width, e.depth = t->model->depth;
-    EN_TRY(en_model_from_options(&e, t->model->classes, t->be->channel_align, &run->eval_model), "--eval-size %" PRId64, o->eval_size);
-    return EN_OK;
-}
-
 static en_status open_net(en_run *run)
 {
     en_trainer *t = &run->t;
@@ -384,11 +314,21 @@ static en_status open_net(en_run *run)
     EN_TRY(en_net_open(&c, &t->net), "taking memory");
     en_net_bind(t->net, t->a.params, t->a.grads, t->a.stats);
     EN_TRY(make_segments(t), "the optimizer");
-    EN_TRY(en_buckets_open(t->comm, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
+    EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
     EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;
 }
+
+static void *take_images(void *owner, size_t bytes)
+{
+    en_backend *be = owner;
+    void *p = NULL;
+    if (be->ops->host_alloc(be, bytes, &p) != EN_OK) en_error_clear();             /* the loader says what it has no memory for */
+    return p;
+}
+
+static void give_images_back(void *owner, void *p) { ((en_backend *)owner)->ops->host_free(owner, p); }
 
 static en_status open_loader(en_run *run)
 {
@@ -396,7 +336,8 @@ static en_status open_loader(en_run *run)
     const en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->model->resolution,
                                  .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .ahead = 2, .seed = t->state.seed, .training = true,
                                  .center_crop = strcmp(t->o->augment, "none") == 0, .normalise = en_imagenet_normalise, .first_step = t->state.step,
-                                 .max_bad_fraction = t->o->max_bad, .max_pixels = t->o->max_pixels };
+                                 .max_bad_fraction = t->o->max_bad, .max_pixels = t->o->max_pixels,
+                                 .u8 = t->be->u8, .take = take_images, .give_back = give_images_back, .owner = t->be };
     EN_TRY(en_loader_open(&c, &t->loader), "starting the loader");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(en_metrics_open(run->dir, run->resumed ? t->state.step : -1, &run->metrics), "metrics");
     if (t->o->dump[0] && t->comm->rank == 0) EN_TRY(en_dump_open(t->o->dump, &t->dump), "--dump");
@@ -427,6 +368,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     *run = (en_run){ .lock_fd = -1, .saved_step = -1 };
     t->o = o;
     t->comm = comm;
+    t->piece.slot = -1;
     snprintf(run->dir, sizeof run->dir, "%s", o->run);
 
     EN_TRY_OUT(en_agree(comm, check_options(o, comm)), "checking the options");
@@ -438,10 +380,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
     run->accum_before = info.state.accum;
     run->world_before = info.state.world_size;
-    EN_TRY_OUT(en_agree(comm, check_same_kernels(comm)), "opening the device");
-    EN_TRY_OUT(en_agree(comm, agree_on_isa(run)), "opening the device");
-    EN_TRY_OUT(en_agree(comm, open_device(run, run->resumed ? &info : NULL)), "opening the device");
-    EN_TRY_OUT(en_agree(comm, choose_bn_group(t)), "batch-norm groups");
+    EN_TRY_OUT(en_run_open_device(run, run->resumed ? &info : NULL), "opening the device");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
@@ -459,7 +398,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
     run->best_on_disk = t->state.best_top1;
     run->best_being_written = -1;
-    run->saved_at = run->evaluated_at = en_now();
+    run->saved_at = run->evaluated_at = en_seconds();
     if (run->resumed) run->saved_step = t->state.step;
 out:
     en_checkpoint_info_free(&info);
@@ -470,22 +409,23 @@ out:
 void en_run_close(en_run *run)
 {
     en_trainer *t = &run->t;
+    if (t->be) t->be->ops->synchronize(t->be);                                   /* nobody takes memory from a pass */
     en_loader_close(t->loader);
     en_checkpoint_writer_close(run->writer);
     en_snapshot_free(&run->snapshot);
     en_metrics_close(run->metrics);
     en_dump_discard(t->dump);
+    if (t->be) en_replay_close(t);
     en_buckets_close(t->buckets);
     en_net_close(t->net);
-    float *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.ema_stats };
+    if (t->a.params) t->be->ops->keep_weights(t->be, t->a.params, 0);
+    void *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.ema_stats, t->tally };
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         if (arenas[i]) t->be->ops->free(t->be, arenas[i]);
     free(t->segments);
-    free(t->stats_mean);
     en_model_free(t->model);
     en_model_free(run->eval_model);
-    en_backend_close(t->be);
-    if (t->bn_comm && t->bn_comm != t->comm) t->bn_comm->ops->close(t->bn_comm);
+    en_run_close_device(run);
     en_dataset_close(t->train_set);
     en_dataset_close(t->val_set);
     if (run->lock_fd >= 0) close(run->lock_fd);

@@ -162,6 +162,6 @@ en_status en_run_save(en_run *run, bool best)
         EN_TRY(status, "saving step %" PRId64, t->state.step);
     }
     run->saved_step = t->state.step;
-    run->saved_at = en_now();
+    run->saved_at = en_seconds();
     return EN_OK;
 }

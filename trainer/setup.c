@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-double en_now(void)
+double en_seconds(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -32,6 +32,20 @@ int en_threads_of(const en_options *o, const en_comm *c)
     const int usable = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : online;
     const int mine = usable < online ? usable : usable / (c->local_size > 0 ? c->local_size : 1);
     return mine > 0 ? mine : 1;
+}
+
+en_backend_config en_config_of(const en_options *o, const en_comm *c)
+{
+    return (en_backend_config){ .threads = en_threads_of(o, c), .lanes = (int)o->lanes, .local_rank = c->local_rank,
+                                .precision = strcmp(o->precision, "bf16") == 0 ? EN_PRECISION_BF16 : strcmp(o->precision, "fp32") == 0 ? EN_PRECISION_F32
+                                                                                                       : EN_PRECISION_AUTO };
+}
+
+uint64_t en_hash_text(uint64_t h, const char *p)
+{
+    do h = (h ^ (unsigned char)*p) * 1099511628211u;
+    while (*p++);
+    return h;
 }
 
 en_status en_agree(en_comm *c, en_status mine)

@@ -1,7 +1,7 @@
 /* step.c - the training step.  Read this file first: it is the program in 60 lines.
  *
  * The loss is the mean over the global batch, so the gradient of each logit is divided by global_batch and ranks *sum*.
- * What a micro-step does is queued by `work`, which never waits: a device that can records it once and replays it from then
+ * What a micro-step does is queued by en_step_work, which never waits: a device that can records it once and replays it from then
  * on, while the host fetches the next images.  What changes from step to step travels with them (en_now), and the step's
  * results come back in one small tally.
  *
@@ -17,36 +17,34 @@
 enum { BEGUN, FORWARD, BACKWARD, SUMMED, UPDATED };                     /* marks on the device's way */
 
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r);
-static en_status work(en_trainer *t, const en_piece *p);
 static en_status agree_to_stop(en_trainer *t, en_step_report *r);
-static en_status settle(en_trainer *t, en_step_report *r);
 
 en_status en_train_step(en_trainer *t, en_step_report *r)
 {
     const int64_t step = t->state.step, accum = t->shard.accum;
     *r = (en_step_report){ .lr = en_lr_at(&t->schedule, step) };
-    const double t0 = en_now();
+    const double t0 = en_seconds();
     if (t->dump) EN_TRY(en_dump_arenas(t, "/before", t->a.params, t->a.stats), "step %" PRId64 ": dump", step);
     for (int64_t micro = 0; micro < accum; micro++) {
         EN_TRY(fetch(t, step, micro, r),                      "step %" PRId64 ": input", step);  /* images, labels, now: on their way to a slot */
-        EN_TRY(en_replay(t, work),                            "step %" PRId64, step);            /* forward, loss, backward; after the last: sums, update */
+        EN_TRY(en_replay(t, en_step_work),                            "step %" PRId64, step);            /* forward, loss, backward; after the last: sums, update */
         if (t->be->slots > 1 && !t->dump)                                                       /* the device is at work: fetch what comes next  */
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }
     EN_TRY(agree_to_stop(t, r),                               "step %" PRId64, step);
-    EN_TRY(settle(t, r),                                      "step %" PRId64, step);            /* waits: loss, hits, norm of the gradient */
+    EN_TRY(en_step_settle(t, r),                                      "step %" PRId64, step);            /* waits: loss, hits, norm of the gradient */
     if (t->dump) EN_TRY(en_dump_finish(t),                    "step %" PRId64 ": dump", step);
 
     t->state.step++;
     t->state.position += t->shard.global_batch;
     t->state.epoch = t->state.position / t->state.samples;
-    r->step_s = en_now() - t0;
+    r->step_s = en_seconds() - t0;
     t->state.seconds += r->step_s;
     return EN_OK;
 }
 
 /* Everything here is queued; pointers and sizes are those of the piece, numbers that change lie in its slot's `now`. */
-static en_status work(en_trainer *t, const en_piece *p)
+en_status en_step_work(en_trainer *t, const en_piece *p)
 {
     const struct en_backend_ops *ops = t->be->ops;
     en_backend *be = t->be;
@@ -92,7 +90,7 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
 {
     en_piece *p = &t->piece;
     if (step >= t->schedule.total_steps || (p->fetched && p->step == step && p->micro == micro)) return EN_OK;
-    const double t0 = en_now();
+    const double t0 = en_seconds();
     if (p->slot >= 0) EN_TRY(t->be->ops->stage_wait(t->be, p->slot), "the input before this");     /* the loader takes its memory back */
     t->batch = (en_batch){ .first = step * t->shard.global_batch };
     if (!t->trouble[0] && en_loader_next(t->loader, &t->batch) != EN_OK) {
@@ -105,7 +103,7 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     const en_now now = { .seed = t->state.seed, .step = step, .first = t->batch.first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
                          .lr = (float)en_lr_at(&t->schedule, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
     EN_TRY(en_net_stage(t->net, p->slot, t->batch.n, t->batch.images, t->batch.labels, &now), "staging");
-    r->data_s += en_now() - t0;
+    r->data_s += en_seconds() - t0;
     return EN_OK;
 }
 
@@ -118,7 +116,7 @@ static en_status agree_to_stop(en_trainer *t, en_step_report *r)
 }
 
 /* What the step came to: the same tally on all ranks, so the same verdict. */
-static en_status settle(en_trainer *t, en_step_report *r)
+en_status en_step_settle(en_trainer *t, en_step_report *r)
 {
     double v[EN_TALLY];
     EN_TRY(t->be->ops->download(t->be, v, t->tally, sizeof v), "waiting for the step");

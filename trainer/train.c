@@ -15,7 +15,7 @@
 static en_status due(en_run *run, const en_span *span, double since, bool *out)
 {
     en_trainer *t = &run->t;
-    *out = en_span_due(span, t->state.step, t->schedule.steps_per_epoch, (en_now() - since) / 60);
+    *out = en_span_due(span, t->state.step, t->schedule.steps_per_epoch, (en_seconds() - since) / 60);
     if (span->unit != EN_SPAN_MINUTES || span->count <= 0) return EN_OK;
     int8_t flag = *out;
     EN_TRY(t->comm->ops->broadcast(t->comm, &flag, sizeof flag, 0), "asking rank 0 for the time");
@@ -46,7 +46,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
     EN_TRY(t->comm->ops->broadcast(t->comm, &t->state.best_top1, sizeof t->state.best_top1, 0), "sharing the best so far");   /* of best.h5 */
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;
-    run->evaluated_at = en_now();
+    run->evaluated_at = en_seconds();
     if (t->comm->rank != 0) return EN_OK;
     const double epoch = (double)t->state.position / (double)t->state.samples;
     en_progress_say(p, "evaluation after epoch %.2f (step %" PRId64 ", %s weights): top-1 %.2f%%  top-5 %.2f%%  loss %.4f  %" PRId64 " images in %.1f s%s",

@@ -23,7 +23,7 @@ typedef struct { bool fetched, first, last; int64_t step, micro, n; int slot; } 
 /* One way that a piece can look, and the recording of its work. */
 typedef struct { int64_t n; int slot; bool first, last; int64_t seen; void *graph; } en_recording;
 enum { EN_RECORDINGS = 16 };
-typedef en_status en_step_work(en_trainer *t, const en_piece *p);
+typedef en_status en_work_fn(en_trainer *t, const en_piece *p);
 
 struct en_trainer {
     const en_options *o;                 /* borrowed                                                               */
@@ -61,8 +61,11 @@ typedef struct {                         /* of one step, over all ranks; seconds
  * EN_EDIVERGED out of the gradients (running statistics have moved with the forward pass).  All ranks return at the same step. */
 en_status en_train_step(en_trainer *t, en_step_report *r);
 
+/* Its two halves on the device: what is queued for a piece, and the wait for what the step came to. */
+en_status en_step_work(en_trainer *t, const en_piece *p);
+en_status en_step_settle(en_trainer *t, en_step_report *r);
 /* Does `work` for t->piece on the device (replay.c): queued, not done. */
-en_status en_replay(en_trainer *t, en_step_work *work);
+en_status en_replay(en_trainer *t, en_work_fn *work);
 void      en_replay_close(en_trainer *t);
 
 /* --dump (step_dump.c): tensors of the first step, to hold beside another framework's. */
@@ -95,8 +98,9 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out);
 int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wanted);
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
-double en_now(void);                     /* monotonic seconds */
+double en_seconds(void);                     /* monotonic seconds */
 /* Threads for this rank: what the option says, else OMP_NUM_THREADS, else this host's usable cores / its ranks, at least 1. */
+en_backend_config en_config_of(const en_options *o, const en_comm *c);    /* --threads, --lanes, --precision */
 int en_threads_of(const en_options *o, const en_comm *c);
 /* All ranks learn whether any failed: each returns the status of the lowest rank that did, EN_OK when none did; that rank
  * alone keeps its message, so it is printed once.  EN_EPEER also when the agreement itself failed, whatever the rank's own
@@ -107,6 +111,9 @@ en_status en_agree(en_comm *c, en_status mine);
 en_status en_check_same_options(en_comm *c, const en_options *o);
 /* A checkpoint argument (file, or a run's folder: its best.h5, else the newest whole one) -> path. */
 en_status en_checkpoint_resolve(const char *argument, char path[4096]);
+/* FNV-1a over a text, its end included: h of the text before, or EN_HASH_START. */
+#define EN_HASH_START 1469598103934665603u
+uint64_t en_hash_text(uint64_t h, const char *p);
 int64_t en_memory_available(void);       /* bytes this process may still take (MemAvailable, cgroup), 0: unknown */
 
 #endif

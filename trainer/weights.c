@@ -20,7 +20,7 @@ en_status en_weights_open(const en_options *o, const en_comm *c, en_weights *w)
     *w = (en_weights){ 0 };
     en_snapshot s = { 0 };
     en_status status = EN_OK;
-    const en_backend_config config = { .threads = en_threads_of(o, c) };
+    const en_backend_config config = en_config_of(o, c);
     EN_TRY_OUT(en_checkpoint_resolve(o->checkpoint, w->path), "--checkpoint");
     EN_TRY_OUT(en_checkpoint_inspect(w->path, true, &w->info), "opening %s", w->path);
     EN_TRY_OUT(en_backend_open(o->device, &config, &w->be), "opening --device %s", o->device);
