@@ -1,5 +1,7 @@
 #include "net_help.h"
 
+#include "data/data.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -94,13 +96,40 @@ int partner(const en_model *m, int tensor)
 
 #define OK(call) do { en_error_clear(); if ((call) != EN_OK) fail_msg("%s: %s", #call, en_error_text()); } while (0)
 
+#ifdef EN_TEST_CUDA
+const int net_align = 8;
+const char *net_device(int k, net_way *way)
+{
+    static const char *const folds[] = { "all", "none" };
+    if (k >= 2) return NULL;
+    way->device = "cuda", way->folds = folds[k], way->precision = EN_PRECISION_F32;
+    return k == 0 ? "cuda fp32, folds" : "cuda fp32, no folds";
+}
+#else
+const int net_align = 16;
+const char *net_device(int k, net_way *way)
+{
+    bool runs;
+    for (int i = 0; en_backend_isa(i, &runs); i++) {
+        if (!runs || k-- > 0) continue;
+        way->device = "cpu", way->isa = en_backend_isa(i, &runs);
+        return way->isa;
+    }
+    return NULL;
+}
+#endif
+
 net_result net_run(const en_model *m, const net_way *way, double *const *tensors, int64_t n, const double *images, const int32_t *labels)
 {
     net_result r = { .logits = calloc((size_t)(n * m->classes + 1), sizeof(double)), .answers = oracle_tensors(m) };
     en_backend *be = NULL;
     en_comm *comm = NULL;
     en_net *net = NULL;
-    OK(en_backend_open("cpu", &(en_backend_config){ .threads = way->threads, .lanes = way->lanes, .isa = way->isa }, &be));
+    net_way first = { 0 };
+    if (!way->device) net_device(0, &first);
+    const net_way *on = way->device ? way : &first;
+    OK(en_backend_open(on->device, &(en_backend_config){ .threads = way->threads, .lanes = way->lanes, .isa = on->isa, .folds = on->folds,
+                                                         .precision = on->precision }, &be));
     OK(en_comm_open(&comm));
     OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training }, &net));
 
@@ -108,7 +137,10 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
     float *params = calloc(p, sizeof *params), *stats = calloc(s, sizeof *stats), *floats = calloc(pixels + 1, sizeof *floats);
     void *params_dev, *grads_dev, *stats_dev;
     to_arenas(m, tensors, params, stats);
+    uint8_t *bytes = calloc(pixels + 1, 1);
     for (size_t i = 0; i < pixels; i++) floats[i] = (float)images[i];
+    for (size_t i = 0; i < pixels; i++)                     /* where the backend reads bytes, images are multiples that bytes can say */
+        bytes[i] = (uint8_t)lrint(fmin(255, fmax(0, images[i] * (double)en_imagenet_normalise.std[i % 3] + (double)en_imagenet_normalise.mean[i % 3])));
     OK(be->ops->alloc(be, p * sizeof(float), &params_dev));
     OK(be->ops->alloc(be, p * sizeof(float), &grads_dev));
     OK(be->ops->alloc(be, s * sizeof(float), &stats_dev));
@@ -117,15 +149,20 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
     en_net_bind(net, params_dev, grads_dev, stats_dev);
     if (!way->training) OK(en_net_freeze(net));
 
-    en_loss_sums sums = { 0 };
+    double sums[EN_TALLY] = { 0 };
+    void *tally;
+    OK(be->ops->alloc(be, sizeof sums, &tally));
     for (int pass = 0; pass < way->passes; pass++) {
-        sums = (en_loss_sums){ 0 };
-        OK(en_net_forward(net, n, floats, &way->noise));
-        OK(en_net_loss(net, labels, 0.1f, way->training && n ? 1.f / (float)n : way->training, &sums));
+        OK(be->ops->zero(be, tally, sizeof sums));
+        OK(be->ops->stage_done(be, 0));
+        OK(en_net_stage(net, 0, n, be->u8 ? (const void *)bytes : floats, labels, &way->now));
+        OK(be->ops->stage_ready(be, 0));
+        OK(en_net_forward(net, 0));
+        OK(en_net_loss(net, 0.1f, way->training && n ? 1.f / (float)n : way->training, tally));
         if (way->training) OK(en_net_backward(net, NULL));
     }
-    OK(be->ops->synchronize(be));
-    r.loss = sums.loss, r.top1 = sums.top1, r.images = sums.images;
+    OK(be->ops->download(be, sums, tally, sizeof sums));
+    r.loss = sums[EN_TALLY_LOSS], r.top1 = sums[EN_TALLY_TOP1], r.images = sums[EN_TALLY_IMAGES];
     float *logits = calloc((size_t)(n * m->classes + 1), sizeof *logits);
     OK(en_net_logits(net, logits));
     for (int64_t i = 0; i < n * m->classes; i++) r.logits[i] = (double)logits[i];
@@ -135,19 +172,23 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
     from_arenas(m, params, stats, r.answers);
 
     if (way->training) {
-        const float *mask = en_net_dropout(net);
-        if (mask) {
+        bool has;
+        float *mask = calloc((size_t)(n * m->head.co_p + 1), sizeof *mask);
+        OK(en_net_dropout(net, mask, &has));
+        if (has) {
             r.dropout = calloc((size_t)(n * m->head.co + 1), sizeof *r.dropout);
             for (int64_t i = 0; i < n * m->head.co; i++) r.dropout[i] = (double)mask[i / m->head.co * m->head.co_p + i % m->head.co];
         }
         r.drop = calloc((size_t)m->n_blocks + 1, sizeof *r.drop);
         for (int k = 0; k < m->n_blocks; k++) {
-            const float *drop = en_net_drop(net, k);
-            if (!drop) continue;
+            OK(en_net_drop(net, k, mask, &has));
+            if (!has) continue;
             r.drop[k] = calloc((size_t)n + 1, sizeof **r.drop);
-            for (int64_t i = 0; i < n; i++) r.drop[k][i] = (double)drop[i];
+            for (int64_t i = 0; i < n; i++) r.drop[k][i] = (double)mask[i];
         }
+        free(mask);
     }
+    be->ops->free(be, tally), free(bytes);
     be->ops->free(be, params_dev), be->ops->free(be, grads_dev), be->ops->free(be, stats_dev);
     free(params), free(stats), free(floats);
     en_net_close(net);

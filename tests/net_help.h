@@ -31,7 +31,12 @@ void from_arenas(const en_model *m, const float *params, const float *stats, dou
 int partner(const en_model *m, int tensor);
 
 /* The program's net over one batch, `passes` times: forward, loss with smoothing 0.1 and, when training, backward. */
-typedef struct { const char *isa; int lanes, threads; bool training; int64_t max_images; en_noise noise; int passes; } net_way;
+typedef struct { const char *device, *isa, *folds; en_precision precision; int lanes, threads; bool training; int64_t max_images; en_now now; int passes; } net_way;
+
+/* What this program tests on, k = 0, 1, ...: the device, instruction set, folds and precision of `way`, and their name; NULL
+ * after the last.  The processor's instruction sets that run here; built with EN_TEST_CUDA: cuda, folded and not. */
+const char *net_device(int k, net_way *way);
+extern const int net_align;              /* channel alignment of its models                                     */
 typedef struct {
     double loss, top1, images;           /* sums as en_net_loss leaves them                                     */
     double *logits;                      /* (n, classes)                                                        */

@@ -185,14 +185,13 @@ static void the_reference_network_is_pytorchs_in_double(void **state)
 static void the_net_is_pytorchs_within_1e_4(void **state)
 {
     (void)state;
-    bool runs;
     for (int size = 64; size <= 75; size += 11) {
         answers_file want = answers_at(size);
-        inputs in = inputs_make(size, 16);
-        for (int k = 0; en_backend_isa(k, &runs); k++) {
-            if (!runs) continue;
-            const char *isa = en_backend_isa(k, &runs);
-            const net_way way = { .isa = isa, .lanes = 3, .threads = 2, .training = true, .max_images = BATCH, .passes = 1 };
+        inputs in = inputs_make(size, net_align);
+        net_way device = { 0 };
+        const char *isa;
+        for (int k = 0; (isa = net_device(k, &device)); k++) {
+            const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .training = true, .max_images = BATCH, .passes = 1 };
             net_result r = net_run(in.m, &way, in.tensors, BATCH, in.images, in.labels);
             compare_loss(&want, r.loss / BATCH, r.logits, 1e-4, isa);
             const outcome o = compare(in.m, &want, r.answers, 1e-4, isa);

@@ -36,7 +36,7 @@ typedef struct { en_model *m; double **tensors, *images; int32_t labels[MAX_N]; 
 
 static inputs inputs_make(const net_case *c)
 {
-    inputs in = { .m = model_make(c->row, &c->o, 16) };
+    inputs in = { .m = model_make(c->row, &c->o, net_align) };
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, 31, in.tensors);
     const int64_t pixels = MAX_N * (int64_t)in.m->resolution * in.m->resolution * 3;
@@ -114,14 +114,14 @@ static outcome compare(const en_model *m, double *const *got, double *const *wan
 static void a_training_step_is_that_of_the_reference(void **state)
 {
     (void)state;
-    bool runs;
     for (int c = 0; c < N_CASES; c++) {
         inputs in = inputs_make(&cases[c]);
         double **want = oracle_tensors(in.m), *d = NULL, logits[MAX_N * 100], loss = 0, largest = 0, times = 0;
-        for (int k = 0; en_backend_isa(k, &runs); k++) {
-            if (!runs) continue;
-            const net_way way = { .isa = en_backend_isa(k, &runs), .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1,
-                                  .noise = { .seed = 3, .step = 11, .first = 100 } };
+        net_way device = { 0 };
+        const char *name;
+        for (int k = 0; (name = net_device(k, &device)); k++) {
+            const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1,
+                                  .now = { .seed = 3, .step = 11, .first = 100 } };
             net_result r = net_run(in.m, &way, in.tensors, cases[c].n, in.images, in.labels);
             const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .smoothing = 0.1, .dropout = r.dropout, .drop = r.drop };
             if (cases[c].o.dropout > 0) assert_non_null(r.dropout);
@@ -129,8 +129,8 @@ static void a_training_step_is_that_of_the_reference(void **state)
             const outcome o = compare(in.m, r.answers, want, d);
             const double l = off(r.logits, logits, b.n * in.m->classes, norm(logits, b.n * in.m->classes));
             if (!(o.times <= ROUNDINGS))
-                fail_msg("%s, %s: %s is off by %.3g, %.0f times what 2^-24 of the inputs does", cases[c].what, way.isa, in.m->tensors[o.at].name, o.times * d[o.at], o.times);
-            if (!(l <= 1e-4) || !(fabs(r.loss / (double)b.n - loss) <= 1e-4 * loss)) fail_msg("%s, %s: logits off by %.3g, loss %g want %g", cases[c].what, way.isa, l, r.loss, loss);
+                fail_msg("%s, %s: %s is off by %.3g, %.0f times what 2^-24 of the inputs does", cases[c].what, name, in.m->tensors[o.at].name, o.times * d[o.at], o.times);
+            if (!(l <= 1e-4) || !(fabs(r.loss / (double)b.n - loss) <= 1e-4 * loss)) fail_msg("%s, %s: logits off by %.3g, loss %g want %g", cases[c].what, name, l, r.loss, loss);
             largest = fmax(largest, o.off), times = fmax(times, o.times);
             net_result_free(in.m, &r);
         }
@@ -150,7 +150,7 @@ static void masks_have_the_values_and_rates_of_the_model(void **state)
     int64_t dropped = 0, features = 0;
     double branches = 0, expected = 0, variance = 0;
     for (int step = 0; step < 40; step++) {
-        const net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .noise = { .seed = 9, .step = step, .first = step } };
+        const net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 9, .step = step, .first = step } };
         net_result r = net_run(m, &way, in.tensors, MAX_N, in.images, in.labels);
         for (int64_t i = 0; i < MAX_N * m->head.co; i++) {
             if (!(r.dropout[i] == 0 || fabs(r.dropout[i] - 1 / 0.7) < 1e-6)) fail_msg("dropout factor %g", r.dropout[i]);
@@ -174,18 +174,18 @@ static void masks_have_the_values_and_rates_of_the_model(void **state)
 static void evaluation_is_that_of_the_reference(void **state)
 {
     (void)state;
-    bool runs;
     for (int c = 0; c < N_CASES; c++) {
         inputs in = inputs_make(&cases[c]);
         double logits[MAX_N * 100];
         const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .smoothing = 0.1, .frozen = true };
         const double loss = oracle_net(in.m, in.tensors, &b, logits, NULL);
-        for (int k = 0; en_backend_isa(k, &runs); k++) {
-            if (!runs) continue;
-            const net_way way = { .isa = en_backend_isa(k, &runs), .lanes = 3, .threads = 2, .max_images = MAX_N, .passes = 1 };
+        net_way device = { 0 };
+        const char *name;
+        for (int k = 0; (name = net_device(k, &device)); k++) {
+            const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .max_images = MAX_N, .passes = 1 };
             net_result r = net_run(in.m, &way, in.tensors, b.n, in.images, in.labels);
             const double l = off(r.logits, logits, b.n * in.m->classes, norm(logits, b.n * in.m->classes));
-            if (!(l <= 1e-5) || !(fabs(r.loss / (double)b.n - loss) <= 1e-5 * loss)) fail_msg("%s, %s: logits off by %.3g", cases[c].what, way.isa, l);
+            if (!(l <= 1e-5) || !(fabs(r.loss / (double)b.n - loss) <= 1e-5 * loss)) fail_msg("%s, %s: logits off by %.3g", cases[c].what, name, l);
             for (int i = 0; i < in.m->n_tensors; i++)           /* evaluation leaves the running statistics alone */
                 if (in.m->tensors[i].arena == EN_ARENA_STATS)
                     assert_memory_equal(r.answers[i], in.tensors[i], (size_t)en_tensor_count(&in.m->tensors[i]) * sizeof(double));
@@ -201,7 +201,7 @@ static void equal_lanes_give_equal_bits_whatever_the_threads(void **state)
     inputs in = inputs_make(&cases[2]);
     net_result one = { 0 };
     for (int threads = 1; threads <= 3; threads++) {
-        const net_way way = { .lanes = 4, .threads = threads, .training = true, .max_images = MAX_N, .passes = 1, .noise = { .seed = 3 } };
+        const net_way way = { .lanes = 4, .threads = threads, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3 } };
         net_result r = net_run(in.m, &way, in.tensors, 5, in.images, in.labels);
         if (threads == 1) { one = r; continue; }
         assert_memory_equal(r.logits, one.logits, (size_t)(5 * in.m->classes) * sizeof(double));
