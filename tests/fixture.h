@@ -124,6 +124,7 @@ void        workspace(variant *v, en_work kind, const en_conv_geom *g);   /* be-
 #define UP_F(v, host, n)   ((const float *)up(v, host, (n) * (int64_t)sizeof(float)))
 #define BOTH_F(v, host, n) ((float *)both(v, host, (n) * (int64_t)sizeof(float)))
 #define OUT_F(v, n)        ((float *)out(v, (n) * (int64_t)sizeof(float)))
+#define UP_D(v, host, n)   ((const double *)up(v, host, (n) * (int64_t)sizeof(double)))
 #define DOWN_F(v, dev, n)  ((float *)down(v, dev, (n) * (int64_t)sizeof(float)))
 #define DOWN_D(v, dev, n)  ((double *)down(v, dev, (n) * (int64_t)sizeof(double)))
 
