@@ -15,45 +15,18 @@
  * AHEAD sums ahead of the device: it then never stands in a launch for which the driver's queue has no room, where nothing
  * could reach it, and it knows which sum a peer left unfinished.
  *
- * What can go wrong is noticed by the host while it waits for the device (`watch`, called by the backend's waits, by ours, and
- * `progress`): NCCL reports a broken connection, or the device did not get through its queue within the limit of stall.c.
- * Then all communicators are aborted, which ends their kernels, and every later call returns EN_EPEER.
- *
- * Communicators are non-blocking: a call returns at once and `settle` asks until it is through, under a deadline. */
+ * What can go wrong on the way is nccl_watch.c's.  Communicators are non-blocking: a call returns at once, and we ask until it
+ * is through, under a deadline. */
 #define _GNU_SOURCE
-#include "comm/nccl_api.h"
+#include "comm/nccl.h"
 
-#include <sched.h>
-#include <stdarg.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "comm/internal.h"
 #include "kernels/plugin.h"
 
 #define EXPORTED __attribute__((visibility("default")))
-
-enum { AHEAD = 64, GROUPS = 16, START_S = 300, END_S = 60, ABORT_S = 30 };
-
-/* What the communicators of one world share. */
-typedef struct {
-    const struct en_nccl_api *nccl;
-    en_backend     *be;                        /* borrowed                                                         */
-    struct en_waits waits;
-    cudaStream_t    compute, sums;             /* borrowed; owned                                                  */
-    cudaEvent_t     ready, probe, recorded;    /* recorded: behind a sum in a recording, where no event can be asked */
-    struct { cudaEvent_t done; const char *what; size_t n; bool queued; } flight[AHEAD];     /* sum i at i % AHEAD  */
-    uint64_t        issued;
-    bool            replays;                   /* some sums are inside recordings                                  */
-    ncclComm_t      comm[GROUPS];              /* 0: the world's; NULL: free, or aborted                           */
-    bool            failed;
-    char            trouble[400];
-    bool            probing;                   /* watch: `probe` stands in the queue since `waited` seconds        */
-    double          waited, asked;
-} wires;
 
 struct en_request { bool taken, empty; cudaEvent_t done; };
 
@@ -63,157 +36,6 @@ typedef struct {
     bool   world;
     struct en_request slot[EN_SUMS_IN_FLIGHT];
 } group;
-
-#define CU_TRY(call, ...)                                                                                              \
-    do { const cudaError_t e_ = (call);                                                                                \
-         if (e_ != cudaSuccess) {                                                                                      \
-             (void)cudaGetLastError();                                                                                 \
-             en_raise(EN_ENOTSUP, __FILE__, __LINE__, __func__, "%s: %s", cudaGetErrorName(e_), cudaGetErrorString(e_)); \
-             return en_raise(EN_ENOTSUP, __FILE__, __LINE__, __func__, __VA_ARGS__); } } while (0)
-
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- failure ----------------------------------------------------------------------------------------------------------- */
-
-static void name_flight(wires *w, char *text, size_t size)
-{
-    for (uint64_t i = w->issued > AHEAD ? w->issued - AHEAD : 0; i < w->issued; i++) {
-        const int k = (int)(i % AHEAD);
-        if (!w->flight[k].queued || cudaEventQuery(w->flight[k].done) != cudaErrorNotReady) continue;
-        snprintf(text, size, "%s of %zu values", w->flight[k].what, w->flight[k].n);
-        (void)cudaGetLastError();
-        return;
-    }
-    (void)cudaGetLastError();
-    snprintf(text, size, w->replays ? "a recorded step" : "no sum of this rank's");
-}
-
-/* Ends the kernels that wait for a peer; NCCL itself may hang in it, then stall.c ends the process. */
-static void abort_all(wires *w)
-{
-    w->failed = true;
-    w->waits.enter("giving up NCCL's sums", ABORT_S);
-    for (int i = GROUPS - 1; i >= 0; i--)      /* groups before the world whose resources they share */
-        if (w->comm[i]) {
-            (void)w->nccl->CommAbort(w->comm[i]);
-            w->comm[i] = NULL;
-        }
-    w->waits.leave();
-}
-
-__attribute__((format(printf, 2, 3))) static en_status broken(wires *w, const char *fmt, ...)
-{
-    if (!w->failed) {
-        char flight[120];
-        va_list args;
-        name_flight(w, flight, sizeof flight);
-        va_start(args, fmt);
-        const int n = vsnprintf(w->trouble, sizeof w->trouble, fmt, args);
-        va_end(args);
-        if (n >= 0 && (size_t)n < sizeof w->trouble) snprintf(w->trouble + n, sizeof w->trouble - (size_t)n, "; in flight: %s", flight);
-        abort_all(w);
-    }
-    return en_raise(EN_EPEER, __FILE__, __LINE__, __func__, "%s", w->trouble);
-}
-
-#define WHOLE(w) do { if ((w)->failed) return broken((w), "NCCL was given up"); } while (0)
-
-/* ---- waiting ----------------------------------------------------------------------------------------------------------- */
-
-/* Asks until a call is through: NCCL's result, ncclInProgress when `within` seconds were not enough. */
-static ncclResult_t ask(wires *w, ncclComm_t comm, ncclResult_t r, double within)
-{
-    const double from = now_s();
-    for (int asked = 0; r == ncclInProgress; asked++) {
-        if (now_s() - from > within) return r;
-        ncclResult_t state = ncclSuccess;
-        r = w->nccl->CommGetAsyncError(comm, &state);
-        if (r == ncclSuccess) r = state;
-        w->waits.alive();
-        if (asked > 1000) nanosleep(&(struct timespec){ .tv_nsec = 200000 }, NULL);
-        else sched_yield();
-    }
-    return r;
-}
-
-static const char *words(wires *w, ncclComm_t comm, ncclResult_t r)
-{
-    const char *last = w->nccl->GetLastError(comm);
-    return last && *last ? last : w->nccl->GetErrorString(r);
-}
-
-static en_status settle(wires *w, ncclComm_t comm, ncclResult_t r, double within, const char *what)
-{
-    r = ask(w, comm, r, within);
-    EN_REQUIRE(r != ncclInProgress, EN_EPEER, "%s: not through after %.3g s, another rank did not arrive (NCCL_DEBUG=INFO tells more)", what, within);
-    EN_REQUIRE(r == ncclSuccess, r == ncclRemoteError ? EN_EPEER : r == ncclInvalidArgument ? EN_EINVAL : EN_ENOTSUP,
-               "%s: %.150s (NCCL_DEBUG=INFO tells more)", what, words(w, comm, r));
-    return EN_OK;
-}
-
-static double within(const wires *w, double seconds, double share)             /* a wait of our own ends before stall.c's */
-{
-    return w->waits.limit_s > 0 && w->waits.limit_s * share < seconds ? w->waits.limit_s * share : seconds;
-}
-
-static en_status look(wires *w)
-{
-    WHOLE(w);
-    w->waits.alive();
-    for (int i = 0; i < GROUPS; i++) {
-        ncclResult_t state = ncclSuccess;
-        if (!w->comm[i]) continue;
-        const ncclResult_t r = w->nccl->CommGetAsyncError(w->comm[i], &state);
-        if (r != ncclSuccess) state = r;
-        if (state != ncclSuccess && state != ncclInProgress) return broken(w, "another rank failed, says NCCL: %.150s", words(w, w->comm[i], state));
-    }
-    return EN_OK;
-}
-
-/* be->watch.  The probe is an event behind everything that was queued when it was set: as long as the device gets through
- * one after the other, the host may wait for it as long as it likes. */
-static en_status watch(void *watcher)
-{
-    wires *w = watcher;
-    EN_TRY(look(w), "watching the other ranks");
-    const double now = now_s(), passed = now - w->asked;
-    w->asked = now;
-    if (w->probing && cudaEventQuery(w->probe) == cudaErrorNotReady) {
-        (void)cudaGetLastError();
-        w->waited += passed < 1 ? passed : 1;                        /* a job that was suspended did not wait */
-        if (w->waits.limit_s > 0 && w->waited > w->waits.limit_s)
-            return broken(w, "the device has waited for %.0f s, another rank did not arrive (EFFNET_STALL_S, %g, is the limit)", w->waited,
-                          w->waits.limit_s);
-        return EN_OK;
-    }
-    (void)cudaGetLastError();
-    w->waited = 0;
-    w->probing = true;
-    CU_TRY(cudaEventRecord(w->probe, w->compute), "watching the other ranks");
-    return EN_OK;
-}
-
-/* The slot of the next sum, once the sum that was there is done. */
-static en_status make_room(wires *w)
-{
-    const int k = (int)(w->issued % AHEAD);
-    double asked = now_s();
-    while (w->flight[k].queued) {
-        const cudaError_t e = cudaEventQuery(w->flight[k].done);
-        w->flight[k].queued = e == cudaErrorNotReady;
-        if (e != cudaErrorNotReady) CU_TRY(e, "waiting for the device");
-        else if ((void)cudaGetLastError(), sched_yield(), now_s() - asked > 2e-3) {
-            EN_TRY(watch(w), "waiting for %s of %zu values", w->flight[k].what, w->flight[k].n);
-            asked = now_s();
-        }
-    }
-    return EN_OK;
-}
 
 /* ---- sums -------------------------------------------------------------------------------------------------------------- */
 
@@ -225,15 +47,16 @@ static en_status queue_sum(group *g, const char *what, const void *in, void *out
     WHOLE(w);
     CU_TRY(cudaStreamIsCapturing(w->compute, &capture), "%s", what);
     const bool recording = capture != cudaStreamCaptureStatusNone;
-    if (!recording) EN_TRY(make_room(w), "%s", what);
+    if (!recording) EN_TRY(en_nccl_make_room(w), "%s", what);
     const int k = (int)(w->issued % AHEAD);
     CU_TRY(cudaEventRecord(w->ready, w->compute), "%s", what);
     CU_TRY(cudaStreamWaitEvent(w->sums, w->ready, 0), "%s", what);
-    const ncclResult_t r = ask(w, w->comm[g->at], w->nccl->AllReduce(in, out, n, type, ncclSum, w->comm[g->at], w->sums),
-                               within(w, START_S, 0.5));             /* the first ones connect */
-    EN_REQUIRE(r != ncclInvalidArgument, EN_EINVAL, "%s of %zu values: %.150s", what, n, words(w, w->comm[g->at], r));
+    const ncclResult_t r = en_nccl_ask(w, w->comm[g->at], w->nccl->AllReduce(in, out, n, type, ncclSum, w->comm[g->at], w->sums),
+                               en_nccl_within(w, START_S));             /* the first ones connect */
+    EN_REQUIRE(r != ncclInvalidArgument, EN_EINVAL, "%s of %zu values: %.150s", what, n, en_nccl_words(w, w->comm[g->at], r));
     if (r != ncclSuccess)
-        return broken(w, "%s of %zu values cannot be queued: %.150s", what, n, r == ncclInProgress ? "another rank did not arrive" : words(w, w->comm[g->at], r));
+        return en_nccl_broken(w, "%s of %zu values cannot be queued: %.150s", what, n,
+                              r == ncclInProgress ? "another rank did not arrive" : en_nccl_words(w, w->comm[g->at], r));
     *done = recording ? w->recorded : w->flight[k].done;
     CU_TRY(cudaEventRecord(*done, w->sums), "%s", what);
     w->replays |= recording;
@@ -289,7 +112,7 @@ static en_status sum_wait(en_comm *c, en_request *r)
     return EN_OK;
 }
 
-static en_status progress(en_comm *c) { return look(((group *)c->impl)->w); }
+static en_status progress(en_comm *c) { return en_nccl_look(((group *)c->impl)->w); }
 
 /* ---- opening, splitting, closing --------------------------------------------------------------------------------------- */
 
@@ -330,13 +153,13 @@ static en_status join(wires *w, en_comm *control)
     struct { ncclResult_t result; char words[160]; ncclUniqueId id; } hello = { .result = ncclSuccess };
     if (control->rank == 0) {
         hello.result = w->nccl->GetUniqueId(&hello.id);
-        if (hello.result != ncclSuccess) snprintf(hello.words, sizeof hello.words, "%s", words(w, NULL, hello.result));
+        if (hello.result != ncclSuccess) snprintf(hello.words, sizeof hello.words, "%s", en_nccl_words(w, NULL, hello.result));
     }
     EN_TRY(control->ops->broadcast(control, &hello, sizeof hello, 0), "starting NCCL");
     EN_REQUIRE(hello.result == ncclSuccess, EN_ENOTSUP, "NCCL finds no way to start: %s", hello.words);
     ncclConfig_t config = configured();
     const ncclResult_t r = w->nccl->CommInitRankConfig(&w->comm[0], control->world_size, hello.id, control->rank, &config);
-    return settle(w, w->comm[0], r, within(w, START_S, 0.5), "starting NCCL");
+    return en_nccl_settle(w, w->comm[0], r, en_nccl_within(w, START_S), "starting NCCL");
 }
 
 /* Small sums connect the ranks, and show that what comes out is a sum. */
@@ -360,10 +183,10 @@ static en_status try_it(en_comm *c)
     EN_TRY_OUT(sum_wait(c, r), "trying NCCL");
     EN_TRY_OUT(be->ops->download(be, &sum, d, sizeof sum), "trying NCCL");
     EN_TRY_OUT(be->ops->download(be, &sumf, f, sizeof sumf), "trying NCCL");
-    EN_REQUIRE_OUT(sum == c->world_size && sumf == (float)c->world_size, EN_ENOTSUP, "NCCL sums %d ones to %g and %g: GPUs that do not reach one"
-                   " another's memory (NCCL_P2P_DISABLE=1 goes round it; ACS or an IOMMU in the way is the usual cause)", c->world_size, sum, (double)sumf);
+    EN_REQUIRE_OUT(sum == c->world_size && sumf == (float)c->world_size, EN_ENOTSUP, "NCCL sums %d ones to %g and %g: the GPUs do not reach one"
+                   " another's memory, often because of an IOMMU or ACS; NCCL_P2P_DISABLE=1 goes round it", c->world_size, sum, (double)sumf);
 out:
-    if (status != EN_OK) abort_all(((group *)c->impl)->w);           /* `free` waits for the device */
+    if (status != EN_OK) en_nccl_abort(((group *)c->impl)->w);           /* `free` waits for the device */
     be->ops->free(be, device);
     return status;
 }
@@ -410,12 +233,12 @@ EXPORTED en_status en_nccl_open(en_comm *control, en_backend *be, const struct e
     EN_TRY_OUT(lay(w), "starting NCCL");
     EN_TRY_OUT(join(w, control), "starting NCCL");
     EN_TRY_OUT(wrap(w, control, 0, true, out), "starting NCCL");
-    be->watch = watch;
+    be->watch = en_nccl_watch;
     be->watcher = w;
     status = try_it(*out);
     if (status == EN_OK) return EN_OK;
 out:
-    if (w->nccl) abort_all(w);
+    if (w->nccl) en_nccl_abort(w);
     if (*out) {
         close_nccl(*out);
         *out = NULL;
@@ -441,19 +264,19 @@ static en_status split(en_comm *c, int color, en_comm **out)
         EN_REQUIRE_OUT(at > 0 || part->world_size == 1, EN_EINVAL, "more than %d groups of ranks", GROUPS);
         ncclComm_t comm = NULL;
         ncclConfig_t config = configured();
-        const double most = within(w, START_S, 0.5);
+        const double most = en_nccl_within(w, START_S);
         const ncclResult_t r = w->nccl->CommSplit(w->comm[g->at], at > 0 ? color : NCCL_SPLIT_NOCOLOR, c->rank, &comm, &config);
-        EN_TRY_OUT(settle(w, w->comm[g->at], r, most, "splitting NCCL's ranks"), "splitting %d ranks", c->world_size);
+        EN_TRY_OUT(en_nccl_settle(w, w->comm[g->at], r, most, "splitting NCCL's ranks"), "splitting %d ranks", c->world_size);
         if (at > 0) {                          /* it is there once its parent is through */
             w->comm[at] = comm;
-            EN_TRY_OUT(settle(w, comm, ncclInProgress, most, "splitting NCCL's ranks"), "splitting %d ranks", c->world_size);
+            EN_TRY_OUT(en_nccl_settle(w, comm, ncclInProgress, most, "splitting NCCL's ranks"), "splitting %d ranks", c->world_size);
         }
     }
     EN_TRY_OUT(wrap(w, part, at, false, out), "splitting %d ranks", c->world_size);
     return EN_OK;
 out:
     if (part) part->ops->close(part);
-    return broken(w, "splitting %d ranks failed: %.200s", c->world_size, en_error_message()), status;
+    return en_nccl_broken(w, "splitting %d ranks failed: %.200s", c->world_size, en_error_message()), status;
 }
 
 /* All ranks that close together flush what is queued; after a failure each is by itself. */
@@ -463,12 +286,12 @@ static void close_nccl(en_comm *c)
     wires *w = g->w;
     for (int i = 0; i < EN_SUMS_IN_FLIGHT; i++)
         if (!w->failed && g->slot[i].taken && !g->slot[i].empty) (void)cudaStreamWaitEvent(w->compute, g->slot[i].done, 0);
-    if (!w->failed && g->at >= 0 && w->be->ops->synchronize(w->be) != EN_OK) abort_all(w);
+    if (!w->failed && g->at >= 0 && w->be->ops->synchronize(w->be) != EN_OK) en_nccl_abort(w);
     if (g->at >= 0 && w->comm[g->at]) {
         const ncclComm_t comm = w->comm[g->at];
         w->comm[g->at] = NULL;
         w->waits.enter("the end of NCCL", 2 * END_S);
-        if (ask(w, comm, w->nccl->CommFinalize(comm), within(w, END_S, 0.5)) == ncclSuccess) (void)w->nccl->CommDestroy(comm);
+        if (en_nccl_ask(w, comm, w->nccl->CommFinalize(comm), en_nccl_within(w, END_S)) == ncclSuccess) (void)w->nccl->CommDestroy(comm);
         else (void)w->nccl->CommAbort(comm);
         w->waits.leave();
     }
@@ -483,6 +306,6 @@ static void close_nccl(en_comm *c)
 
 EXPORTED void en_nccl_give_up(en_comm *c)
 {
-    abort_all(((group *)c->impl)->w);
+    en_nccl_abort(((group *)c->impl)->w);
     close_nccl(c);
 }
