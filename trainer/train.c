@@ -202,6 +202,9 @@ static en_status train(const en_options *o, en_comm *comm)
     }
     const en_status saved = root ? finish_saving(&run) : EN_OK;
     if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
+    if (status == EN_EDIVERGED && run.dir[0])              /* weights can be ruined some steps before they are infinite */
+        en_raise(status, __FILE__, __LINE__, __func__, "training; if it diverges from the newest checkpoint again, at any rate, that one was ruined "
+                 "already: take it out of %s/checkpoints and go on from the one before", run.dir);
     EN_TRY_OUT(status, "training");
     EN_TRY_OUT(en_agree(comm, saved), "saving");
     if (stopped && !run.dir[0]) {                                           /* 75 promises that the same command goes on */
