@@ -56,7 +56,11 @@ static en_status open_bench(const en_options *o, en_comm *comm, int64_t n, bench
     float *host = malloc((size_t)(m->param_elems + m->stat_elems) * sizeof *host);
     b->images = malloc(pixels * sizeof *b->images);
     b->labels = malloc((size_t)n * sizeof *b->labels);
-    EN_REQUIRE(host && b->images && b->labels, EN_ENOMEM, "no memory for %" PRId64 " images", n);
+    if (!b->images || !b->labels) {
+        free(host);
+        host = NULL;
+    }
+    EN_REQUIRE(host, EN_ENOMEM, "no memory for %" PRId64 " images", n);
     en_model_init(m, (uint64_t)o->seed, host, host + m->param_elems);
     en_status s = b->be->ops->upload(b->be, b->arena[0], host, (size_t)m->param_elems * sizeof *host);
     if (s == EN_OK) s = b->be->ops->upload(b->be, b->arena[5], host + m->param_elems, (size_t)m->stat_elems * sizeof *host);
@@ -113,11 +117,17 @@ static en_status run(const en_options *o, en_comm *comm)
     en_status status = EN_OK;
     times sum = { 0 };
     double *seconds = calloc((size_t)steps, sizeof *seconds);
-    EN_REQUIRE_OUT(seconds, EN_ENOMEM, "no memory for %" PRId64 " steps", steps);
-    EN_TRY_OUT(en_agree(comm, open_bench(o, comm, n, &b)), "preparing");
+    EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
+    EN_TRY_OUT(en_agree(comm, seconds ? open_bench(o, comm, n, &b) : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for %" PRId64 " steps", steps)),
+               "preparing");
     for (int64_t s = -WARM; s < steps; s++) {
         times t = { 0 };
-        EN_TRY_OUT(one_step(&b, comm, n, s + WARM, &t), "step %" PRId64, s + WARM);
+        const en_status failed = one_step(&b, comm, n, s + WARM, &t);
+        if (failed != EN_OK && comm->world_size > 1) {      /* the others cannot know: nobody waits for us */
+            en_report_error(comm, failed);
+            en_comm_abort(comm, en_status_exit_code(failed));
+        }
+        EN_TRY_OUT(failed, "step %" PRId64, s + WARM);
         if (s < 0) continue;
         seconds[s] = t.step;
         sum.forward += t.forward, sum.backward += t.backward, sum.optimizer += t.optimizer, sum.bn_comm += t.bn_comm, sum.step += t.step;
