@@ -432,6 +432,7 @@ static void a_run_that_diverges(void **state)
                                    "--warmup-epochs 0 --checkpoint-every 20", data(), dir);
         says_once(o, "diverged");
         says_once(o, "go on from it with a smaller --lr");
+        says_once(o, "and go on from the one before");
         assert_int_equal(count(o->err, "effnet: "), 1);
         intact(dir);
         assert_int_equal(newest_checkpoint(dir), 6);

@@ -90,6 +90,8 @@ static void the_seed_is_the_runs(void **state)
     run(0, 0, TRAIN " --threads 1 --steps 4 --data %s --run %s", data(), dir);
     const char *text = read_file(textf("%s/run.txt", dir), NULL);
     assert_int_equal(count(text, "\nseed=7\n"), 2);
+    assert_int_equal(count(text, "HDF5 1."), 2);
+    assert_int_equal(count(text, "\n  hosts  "), 2);
     outcome *o = run(0, 0, TRAIN " --threads 1 --steps 5 --data %s --run %s --dump %s", data(), dir, at("step.h5"));
     if (!strstr(o->out, "--dump holds step 5")) FAIL_RUN(o, "it does not say which step");
 }

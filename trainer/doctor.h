@@ -4,11 +4,11 @@
 
 #include "comm/comm.h"
 
-enum { EN_DOCTOR_CPUS = 1024, EN_UNKNOWN = -1 };
+enum { EN_DOCTOR_CPUS = 1024, EN_DOCTOR_MPI = 96, EN_DOCTOR_HDF5 = 32, EN_UNKNOWN = -1 };
 
 /* Plain bytes: ranks send it as it is.  Numbers that could not be found out are EN_UNKNOWN, texts "". */
 typedef struct {
-    char     host[64], cpu[96], folder[256], filesystem[24], mpi[96], hdf5[32], jpeg[48], png[24], isa[16], isas[64], thp[16];
+    char     host[64], cpu[96], folder[256], filesystem[24], mpi[EN_DOCTOR_MPI], hdf5[EN_DOCTOR_HDF5], jpeg[48], png[24], isa[16], isas[64], thp[16];
     uint64_t allowed[EN_DOCTOR_CPUS / 64];     /* bit i: this process may run on processor i (sched_getaffinity)   */
     int      processors, allowed_processors, allowed_cores;    /* online; in the mask; distinct cores in the mask  */
     double   cpu_quota;                        /* processors' worth of time that the cgroup grants                 */
@@ -23,5 +23,7 @@ typedef struct {
 
 /* Never fails.  try_folder: write and lock a file in the working folder (one rank of a host is enough). */
 void en_doctor_probe(const en_comm *c, bool try_folder, en_doctor_facts *f);
+/* "Open MPI v4.1.4", "1.10.8"; "" when it could not be found out */
+void en_library_versions(char mpi[EN_DOCTOR_MPI], char hdf5[EN_DOCTOR_HDF5]);
 
 #endif

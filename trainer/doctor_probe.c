@@ -227,13 +227,19 @@ static void probe_folder(bool try_it, en_doctor_facts *f)
 
 /* ---- libraries ------------------------------------------------------------------------------------------------------------ */
 
-static void probe_libraries(en_doctor_facts *f)
+void en_library_versions(char mpi[EN_DOCTOR_MPI], char hdf5[EN_DOCTOR_HDF5])
 {
     char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int n = 0;
     unsigned major, minor, release;
-    if (MPI_Get_library_version(text, &n) == MPI_SUCCESS) snprintf(f->mpi, sizeof f->mpi, "%.*s", (int)strcspn(text, ",\n"), text);
-    if (H5get_libversion(&major, &minor, &release) >= 0) snprintf(f->hdf5, sizeof f->hdf5, "%u.%u.%u", major, minor, release);
+    mpi[0] = hdf5[0] = 0;
+    if (MPI_Get_library_version(text, &n) == MPI_SUCCESS) snprintf(mpi, EN_DOCTOR_MPI, "%.*s", (int)strcspn(text, ",\n"), text);
+    if (H5get_libversion(&major, &minor, &release) >= 0) snprintf(hdf5, EN_DOCTOR_HDF5, "%u.%u.%u", major, minor, release);
+}
+
+static void probe_libraries(en_doctor_facts *f)
+{
+    en_library_versions(f->mpi, f->hdf5);
 #ifdef LIBJPEG_TURBO_VERSION
     snprintf(f->jpeg, sizeof f->jpeg, "libjpeg-turbo %s", STRING(LIBJPEG_TURBO_VERSION));
 #else

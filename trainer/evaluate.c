@@ -24,41 +24,20 @@ static en_status keep(kept *k, en_net *net, const en_batch *b, int64_t classes)
     return EN_OK;
 }
 
-/* Rank 0 writes everybody's logits in the dataset's order. */
-static en_status write_logits(const en_eval_config *c, const kept *mine)
+/* Rank 0, from `most` rows of every rank: sample index in two floats, then logits. */
+static en_status sort_and_write(const en_eval_config *c, const float *all, size_t most, const double *counts)
 {
-    en_comm *comm = c->comm;
     const int64_t classes = c->model->classes, samples = c->dataset->samples;
-    double most = (double)mine->n, *counts = calloc((size_t)comm->world_size, sizeof *counts);
-    const bool root = comm->rank == 0;
-    float *block = NULL, *all = NULL, *sorted = NULL;
-    int32_t *labels = NULL;
-    char **files = NULL;
+    const size_t row = (size_t)classes + 2;
     en_status status = EN_OK;
-    EN_REQUIRE_OUT(counts, EN_ENOMEM, "no memory for logits");
-    counts[comm->rank] = most;
-    EN_TRY_OUT(comm->ops->sum_f64(comm, counts, counts, (size_t)comm->world_size), "counting logits");
-    for (int r = 0; r < comm->world_size; r++) most = counts[r] > most ? counts[r] : most;
-    const size_t row = (size_t)classes + 2, bytes = (size_t)most * row * sizeof(float);     /* sample index in two floats */
-    block = calloc(1, bytes + 1);
-    if (root) {
-        all = malloc(bytes * (size_t)comm->world_size + 1);
-        sorted = malloc((size_t)(samples * classes) * sizeof *sorted);
-        labels = malloc((size_t)samples * sizeof *labels);
-        files = malloc((size_t)samples * sizeof *files);
-    }
-    EN_REQUIRE_OUT(block && (!root || (all && sorted && labels && files)), EN_ENOMEM, "no memory for logits");
-    for (int64_t i = 0; i < mine->n; i++) {
-        memcpy(block + (size_t)i * row, &mine->samples[i], sizeof(int64_t));
-        memcpy(block + (size_t)i * row + 2, mine->logits + i * classes, (size_t)classes * sizeof(float));
-    }
-    EN_TRY_OUT(comm->ops->gather(comm, block, bytes, all, 0), "gathering logits");
-    if (!root) goto out;
-    float **place = calloc((size_t)samples + 1, sizeof *place);
-    EN_REQUIRE_OUT(place, EN_ENOMEM, "no memory for logits");
-    for (int r = 0; r < comm->world_size; r++)
+    float *sorted = malloc((size_t)(samples * classes) * sizeof *sorted);
+    const float **place = calloc((size_t)samples + 1, sizeof *place);
+    int32_t *labels = malloc((size_t)samples * sizeof *labels);
+    char **files = malloc((size_t)samples * sizeof *files);
+    EN_REQUIRE_OUT(sorted && place && labels && files, EN_ENOMEM, "no memory for logits");
+    for (int r = 0; r < c->comm->world_size; r++)
         for (int64_t i = 0; i < (int64_t)counts[r]; i++) {
-            float *at = all + ((size_t)r * (size_t)most + (size_t)i) * row;
+            const float *at = all + ((size_t)r * most + (size_t)i) * row;
             int64_t sample;
             memcpy(&sample, at, sizeof sample);
             place[sample] = at + 2;
@@ -70,13 +49,45 @@ static en_status write_logits(const en_eval_config *c, const kept *mine)
         labels[n] = c->dataset->labels[i];
         files[n++] = c->dataset->files[i];
     }
-    free(place);
     const int64_t dims[] = { n, classes };
     EN_TRY_OUT(en_dump_f32(c->logits, "/logits", 2, dims, sorted), "writing logits");
     EN_TRY_OUT(en_dump_i32(c->logits, "/labels", 1, dims, labels), "writing labels");
     EN_TRY_OUT(en_dump_strings(c->logits, "/files", n, files), "writing file names");
 out:
-    free(counts); free(block); free(all); free(sorted); free(labels); free(files);
+    free(sorted); free(place); free(labels); free(files);
+    return status;
+}
+
+static en_status enough(en_comm *c, bool memory)                           /* all ranks have it, or all leave */
+{
+    return en_agree(c, memory ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for logits"));
+}
+
+/* Rank 0 writes everybody's logits in the dataset's order.  All ranks return the same. */
+static en_status write_logits(const en_eval_config *c, const kept *mine)
+{
+    en_comm *comm = c->comm;
+    const int64_t classes = c->model->classes;
+    const size_t row = (size_t)classes + 2;
+    double most = (double)mine->n, *counts = calloc((size_t)comm->world_size, sizeof *counts);
+    float *block = NULL, *all = NULL;
+    en_status status = EN_OK;
+    EN_TRY_OUT(enough(comm, counts), "counting logits");
+    counts[comm->rank] = most;
+    EN_TRY_OUT(comm->ops->sum_f64(comm, counts, counts, (size_t)comm->world_size), "counting logits");
+    for (int r = 0; r < comm->world_size; r++) most = counts[r] > most ? counts[r] : most;
+    const size_t bytes = (size_t)most * row * sizeof(float);
+    block = calloc(1, bytes + 1);
+    if (comm->rank == 0) all = malloc(bytes * (size_t)comm->world_size + 1);
+    EN_TRY_OUT(enough(comm, block && (all || comm->rank)), "gathering logits");
+    for (int64_t i = 0; i < mine->n; i++) {
+        memcpy(block + (size_t)i * row, &mine->samples[i], sizeof(int64_t));
+        memcpy(block + (size_t)i * row + 2, mine->logits + i * classes, (size_t)classes * sizeof(float));
+    }
+    EN_TRY_OUT(comm->ops->gather(comm, block, bytes, all, 0), "gathering logits");
+    EN_TRY_OUT(en_agree(comm, comm->rank == 0 ? sort_and_write(c, all, (size_t)most, counts) : EN_OK), "writing logits");
+out:
+    free(counts); free(block); free(all);
     return status;
 }
 
@@ -135,7 +146,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
     EN_TRY_OUT(en_agree(comm, check_bad(c, (int64_t)v[4])), "evaluating %s", c->dataset->source);
     EN_REQUIRE_OUT(v[3] > 0, EN_EDATA, "%s: no image could be decoded", c->dataset->source);
-    if (c->want_logits) EN_TRY_OUT(en_agree(comm, write_logits(c, &k)), "writing logits");
+    if (c->want_logits) EN_TRY_OUT(write_logits(c, &k), "writing logits");
     *out = (en_eval_result){ .loss = v[0] / v[3], .top1 = v[1] / v[3], .top5 = v[2] / v[3], .images = (int64_t)v[3], .bad = (int64_t)v[4],
                              .seconds = en_seconds() - t0 };
 out:

@@ -92,7 +92,8 @@ en_status en_run_load_checkpoint(en_run *run, const char *path)
     EN_TRY(t->comm->ops->broadcast(t->comm, &t->state, sizeof t->state, 0), "sharing the run's state");
     float *bounce = t->comm->rank == 0 ? NULL : malloc((size_t)(p > s ? p : s) * sizeof *bounce);
     en_status status = EN_OK;
-    EN_REQUIRE_OUT(bounce || t->comm->rank == 0, EN_ENOMEM, "no memory to receive the weights");
+    EN_TRY_OUT(en_agree(t->comm, bounce || t->comm->rank == 0 ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory to receive the weights")),
+               "sharing the weights");
     EN_TRY_OUT(share(run, h->params, t->a.params, p, bounce), "parameters");
     EN_TRY_OUT(share(run, h->slot[0], t->a.ms, p, bounce), "mean squares");
     EN_TRY_OUT(share(run, h->slot[1], t->a.mom, p, bounce), "momentum");
@@ -114,9 +115,10 @@ static en_status check_equal_weights(en_run *run, float *host_params, float *hos
     uint64_t mine = (uint64_t)en_crc32c(0, host_params, (size_t)t->model->param_elems * sizeof(float)) << 32 |
                     en_crc32c(0, host_stats, (size_t)t->model->stat_elems * sizeof(float));
     uint64_t *all = c->rank == 0 ? malloc((size_t)c->world_size * sizeof *all) : NULL;
+    EN_REQUIRE(all || c->rank != 0, EN_ENOMEM, "no memory to compare the weights of %d ranks", c->world_size);
     EN_TRY(c->ops->gather(c, &mine, sizeof mine, all, 0), "comparing weights");
     int odd = -1;
-    for (int r = 0; c->rank == 0 && all && r < c->world_size; r++)
+    for (int r = 0; c->rank == 0 && r < c->world_size; r++)
         if (all[r] != all[0]) odd = r;
     free(all);
     EN_TRY(c->ops->broadcast(c, &odd, sizeof odd, 0), "comparing weights");
@@ -133,6 +135,7 @@ en_status en_run_save(en_run *run, bool best)
     const struct en_backend_ops *ops = t->be->ops;
     const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
     if (!run->dir[0]) return EN_OK;
+    t->agreed = false;                                      /* a rank that fails here by itself ends the job (train.c) */
     en_snapshot *h = &run->snapshot;
     if (t->comm->rank == 0) {
         if (en_checkpoint_writer_acquire(run->writer) != EN_OK) {                     /* the write before this one */

@@ -23,4 +23,3 @@ void en_stop_on_signals(void)
 }
 
 bool en_stop_requested(void) { return atomic_load(&requested) > 0; }
-void en_stop_request(void)   { atomic_fetch_add(&requested, 1); }

@@ -3,7 +3,10 @@
  * All ranks walk through this loop together.  What depends on a clock or a signal is decided by one sum or by rank 0, so
  * that no rank evaluates while another trains. */
 #include "trainer/commands.h"
+#include "trainer/doctor.h"
 #include "trainer/progress.h"
+
+#include "revision.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -123,17 +126,35 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     return EN_OK;
 }
 
-/* RUN/run.txt: what was asked for, once more at each start. */
-static en_status write_run_txt(const en_run *run, FILE *f)
+enum { HOST_BYTES = sizeof ((en_comm *)0)->host };
+
+/* "node1 x 4, node2 x 4" */
+static void write_hosts(FILE *f, const char (*host)[HOST_BYTES], int n)
 {
-    if (run->resumed) fprintf(f, "\n");
-    en_print_header(run, f);
-    fprintf(f, "  program     effnet %s\n", EN_VERSION);
-    fprintf(f, "%s", run->options_text);
-    return EN_OK;
+    const char *glue = "";
+    for (int r = 0; r < n; r++) {
+        int before = 0, all = 0;
+        for (int q = 0; q < n; q++)
+            if (strcmp(host[q], host[r]) == 0) all++, before += q < r;
+        if (before) continue;
+        fprintf(f, "%s%s x %d", glue, host[r], all);
+        glue = ", ";
+    }
 }
 
-static en_status begin(const en_run *run)
+/* RUN/run.txt: what was asked for, of which program and where, once more at each start. */
+static void write_run_txt(const en_run *run, FILE *f, const char (*host)[HOST_BYTES])
+{
+    char mpi[EN_DOCTOR_MPI], hdf5[EN_DOCTOR_HDF5];
+    en_library_versions(mpi, hdf5);
+    if (run->resumed) fprintf(f, "\n");
+    en_print_header(run, f);
+    fprintf(f, "  program     effnet %s%s; %s, HDF5 %s\n  hosts       ", EN_VERSION, *EN_REVISION ? " (" EN_REVISION ")" : "", mpi, hdf5);
+    write_hosts(f, host, run->t.comm->world_size);
+    fprintf(f, "\n%s", run->options_text ? run->options_text : "");
+}
+
+static en_status begin(const en_run *run, const char (*host)[HOST_BYTES])
 {
     en_print_header(run, stdout);
     if (!run->dir[0]) return EN_OK;
@@ -141,8 +162,19 @@ static en_status begin(const en_run *run)
     snprintf(path, sizeof path, "%s/run.txt", run->dir);
     FILE *f = fopen(path, run->resumed ? "a" : "w");
     EN_REQUIRE(f, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
-    const en_status s = write_run_txt(run, f);
+    write_run_txt(run, f, host);
     EN_REQUIRE(fclose(f) == 0, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
+    return EN_OK;
+}
+
+static en_status begin_all(const en_run *run)
+{
+    en_comm *c = run->t.comm;
+    char (*host)[HOST_BYTES] = c->rank == 0 ? malloc((size_t)c->world_size * sizeof *host) : NULL;
+    EN_TRY(en_agree(c, host || c->rank ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for %d names", c->world_size)), "starting");
+    en_status s = c->ops->gather(c, c->host, sizeof c->host, host, 0);
+    if (s == EN_OK) s = en_agree(c, c->rank == 0 ? begin(run, (const char (*)[HOST_BYTES])host) : EN_OK);
+    free(host);
     return s;
 }
 
@@ -155,7 +187,7 @@ static en_status train(const en_options *o, en_comm *comm)
     EN_TRY(en_run_open(o, comm, &run), "starting");
     en_trainer *t = &run.t;
     const bool root = comm->rank == 0;
-    EN_TRY_OUT(en_agree(comm, root ? begin(&run) : EN_OK), "starting");
+    EN_TRY_OUT(begin_all(&run), "starting");
     if (root) en_progress_open(&progress, &run);
     const int64_t began = t->state.step;
     if (t->dump && run.resumed) en_progress_say(&progress, "--dump holds step %" PRId64 ", the first of this start", began + 1);
@@ -170,6 +202,9 @@ static en_status train(const en_options *o, en_comm *comm)
     }
     const en_status saved = root ? finish_saving(&run) : EN_OK;
     if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
+    if (status == EN_EDIVERGED && run.dir[0])              /* weights can be ruined some steps before they are infinite */
+        en_raise(status, __FILE__, __LINE__, __func__, "training; if it diverges from the newest checkpoint again, at any rate, that one was ruined "
+                 "already: take it out of %s/checkpoints and go on from the one before", run.dir);
     EN_TRY_OUT(status, "training");
     EN_TRY_OUT(en_agree(comm, saved), "saving");
     if (stopped && !run.dir[0]) {                                           /* 75 promises that the same command goes on */
