@@ -62,6 +62,15 @@ const char *en_cuda_missing(void)
     return probe(why, sizeof why) ? NULL : why;
 }
 
+void en_cuda_devices(char *text, size_t size)
+{
+    en_cuda_list_fn *list;
+    if (size) text[0] = 0;
+    if (en_cuda_missing()) return;
+    *(void **)&list = en_cuda_symbol("en_cuda_list");
+    if (list) list(text, size);
+}
+
 en_status en_backend_open(const char *name, const en_backend_config *config, en_backend **out)
 {
     static const en_backend_config none;

@@ -310,6 +310,8 @@ void      en_backend_close(en_backend *be);  /* NULL is fine */
 
 /* Why cuda cannot be opened here, in words ("no driver", ...); NULL when it can. */
 const char *en_cuda_missing(void);
+/* The GPUs that this process sees: "0: NVIDIA H200, sm_90, 139.8 GiB; 1: ..." */
+void en_cuda_devices(char *text, size_t size);
 /* A function of the plugin that holds the cuda backend (plugin.h), NULL where there is none. */
 void *en_cuda_symbol(const char *name);
 

@@ -13,7 +13,10 @@ enum { EN_CUDA_ABI = 1 };                /* goes up with every change of struct 
 typedef bool      en_cuda_probe_fn(char *why, size_t size);          /* false: no GPU to be had, and why, in words */
 typedef en_status en_cuda_open_fn(const en_backend_config *config, en_backend **out);
 
+typedef void      en_cuda_list_fn(char *text, size_t size);
+
 extern const uint32_t en_cuda_abi;
+en_cuda_list_fn  en_cuda_list;           /* en_cuda_devices */
 en_cuda_probe_fn en_cuda_probe;
 en_cuda_open_fn  en_cuda_open;
 void *en_cuda_stream(en_backend *be);    /* the compute stream (cudaStream_t), for the communicator; NULL on another backend */

@@ -175,6 +175,7 @@ static void print_host(const en_doctor_facts *all, int world_size, int r)
     if (f->cpu_quota > 0) printf("; the control group grants the time of %.3g", f->cpu_quota);
     printf("\n  passes for    %s (can run: %s)\n", *f->isa ? f->isa : "-", f->isas);
     printf("  OpenMP        %d, %d thread%s\n", f->openmp, f->openmp_threads, f->openmp_threads == 1 ? "" : "s");
+    printf("  GPU           %s%s\n", *f->gpus ? "" : "none: ", *f->gpus ? f->gpus : f->no_gpu);
     printf("  memory        ");
     print_bytes("", f->memory_bytes);
     print_bytes(", available ", f->memory_available_bytes);
@@ -232,6 +233,8 @@ static void json_host(const en_doctor_facts *all, int world_size, int r)
     else json_count("cpu_quota", EN_UNKNOWN);
     json_text("isa", f->isa);
     json_text("isas", f->isas);
+    json_text("gpus", f->gpus);
+    json_text("no_gpu", f->no_gpu);
     json_count("openmp_threads", f->openmp_threads);
     json_count("memory_bytes", f->memory_bytes);
     json_count("memory_available_bytes", f->memory_available_bytes);

@@ -15,6 +15,8 @@ typedef struct {
     int64_t  memory_bytes, memory_available_bytes, memory_limit_bytes, shm_free_bytes, disk_free_bytes;
     int64_t  open_files, open_files_hard;
     int      openmp, openmp_threads;
+    char     gpus[600];                        /* one text a GPU, joined by "; "; "" and ... */
+    char     no_gpu[400];                      /* ... why there is none                      */
     int      writable, flock_works, fcntl_works;   /* 1, 0; EN_UNKNOWN when not tried                              */
     int      root_needs_consent;               /* root, Open MPI, and no OMPI_ALLOW_RUN_AS_ROOT                    */
     int      has_launcher;                     /* mpirun, mpiexec or srun is in PATH                               */

@@ -249,6 +249,10 @@ static void probe_libraries(en_doctor_facts *f)
     f->openmp = _OPENMP;
     f->openmp_threads = omp_get_max_threads();
 
+    const char *missing = en_cuda_missing();
+    snprintf(f->no_gpu, sizeof f->no_gpu, "%s", missing ? missing : "");
+    if (!missing) en_cuda_devices(f->gpus, sizeof f->gpus);
+
     size_t used = 0;
     bool here;
     const char *isa;

@@ -52,6 +52,19 @@ extern "C" bool en_cuda_probe(char *why, size_t size)
     return false;
 }
 
+extern "C" void en_cuda_list(char *text, size_t size)
+{
+    int devices = 0;
+    size_t used = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess) (void)cudaGetLastError(), devices = 0;
+    for (int d = 0; d < devices && used < size; d++) {
+        cudaDeviceProp p;
+        if (cudaGetDeviceProperties(&p, d) != cudaSuccess) (void)cudaGetLastError();
+        else used += (size_t)snprintf(text + used, size - used, "%s%d: %s, sm_%d%d, %.1f GiB", used ? "; " : "", d, p.name, p.major, p.minor,
+                                      (double)p.totalGlobalMem / 0x1p30);
+    }
+}
+
 /* ---- opening ---------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; unsigned fold; } fold_names[] = {
