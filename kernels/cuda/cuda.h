@@ -28,7 +28,8 @@ enum { FOLD_GRAM      = 1,      /* statistics of an expansion from x^T x instead
        FOLD_FIVE_SUM  = 2,      /* gate gradient and batch-norm sums in one sweep; dz2 is formed by its reader (be->gated) */
        FOLD_DEPTHWISE = 4,      /* one kernel for both gradients of a depthwise convolution                        */
        FOLD_EXPAND    = 8,      /* batch norm's gradient inside the GEMMs of the expansion; dy1 is never stored    */
-       FOLD_ALL = 15 };
+       FOLD_ROWS      = 16,     /* depthwise forward walks down the rows; off: one thread per output, sums by a sweep     */
+       FOLD_ALL = 31 };
 
 struct gemm_cache;              /* gemm.cu */
 struct weight_copy { const float *w; int64_t elems; bf16 *copy; };
@@ -124,17 +125,22 @@ en_status form_operand(en_backend *be, const en_operand *x, const float *gate, i
 /* ---- GEMMs (gemm.cu) ---------------------------------------------------------------------------------------------------- */
 
 /* Row-major D (m,n) = alpha * op(A) op(B) + beta * C + bias[n]; A (m,k) or, ta, (k,m); B (k,n) or, tb, (n,k); types by
- * operand; C NULL: D; C may be D.  bias float (n) or NULL.  Autotuned once per shape outside of recordings, then cached. */
-struct gemm_call { bool ta, tb; int64_t m, n, k; const void *a, *b, *c; void *d; en_dtype a_type, b_type, d_type; float beta; const float *bias;
+ * operand; C NULL: D; C may be D.  bias (n) in D's type, or NULL.  Tuned once per shape outside of recordings, then cached. */
+struct gemm_call { bool ta, tb; int64_t m, n, k; const void *a, *b, *c; void *d; en_dtype a_type, b_type, d_type; float beta; const void *bias;
                    int64_t lda, ldb, ldd; /* 0: dense */ };
 en_status gemm(en_backend *be, const gemm_call *call);
 /* Weights in the type the GEMMs read: the float pointer itself in f32; a kept copy; or converted into engine->cast. */
 en_status weights_for_gemm(en_backend *be, const float *w, int64_t elems, const void **out);
+/* dwt (ci,co) += x^T dy over rows, x (rows,ci) and dy (rows,co) activations (tall.cu, or gemm where both sides are wide). */
+en_status weight_gradient(en_backend *be, scratch_carver *scratch, int64_t rows, int64_t ci, int64_t co, const void *x, const void *dy, float *dwt);
+size_t    weight_gradient_scratch(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);
 
 #ifdef __CUDACC__
-#define EN_DEVICE static __device__ __forceinline__
+#define EN_DEVICE        static __device__ __forceinline__
+#define EN_DEVICE_MEMBER __device__ __forceinline__
 #elif defined(CUDAEMU)
-#define EN_DEVICE static inline
+#define EN_DEVICE        static inline
+#define EN_DEVICE_MEMBER inline
 #endif
 
 #ifdef EN_DEVICE
@@ -181,10 +187,19 @@ EN_DEVICE void store8(bf16 *p, float v[8])
     *(uint4 *)p = make_uint4(w[0], w[1], w[2], w[3]);
 }
 
+/* One instruction each, subnormal numbers are 0.  __expf and __fdividef take four more, to keep them. */
+#ifdef CUDAEMU
+EN_DEVICE float approx_exp2(float v)       { return exp2f(v); }
+EN_DEVICE float approx_reciprocal(float v) { return 1.f / v; }
+#else
+EN_DEVICE float approx_exp2(float v)       { float r; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
+EN_DEVICE float approx_reciprocal(float v) { float r; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v)); return r; }
+#endif
+
 /* Accurate where activations are float (tests hold it to 4e-6), quick where they are bf16 anyway. */
 template <typename T> EN_DEVICE float sigmoid(float v);
 template <> __device__ __forceinline__ float sigmoid<float>(float v) { return 1.f / (1.f + expf(-v)); }
-template <> __device__ __forceinline__ float sigmoid<bf16>(float v)  { return __fdividef(1.f, 1.f + __expf(-v)); }
+template <> __device__ __forceinline__ float sigmoid<bf16>(float v)  { return approx_reciprocal(1.f + approx_exp2(-1.4426950408889634f * v)); }
 template <typename T> EN_DEVICE float act_value(en_act act, float z) { return act == EN_ACT_SILU ? z * sigmoid<T>(z) : z; }
 /* d act / dz = s * (1 + z * (1 - s)) */
 template <typename T> EN_DEVICE float act_slope(en_act act, float z)
