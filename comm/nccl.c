@@ -173,16 +173,17 @@ static en_status try_it(en_comm *c)
     void *device = NULL;
     en_request *r;
     en_status status;
-    EN_TRY(be->ops->alloc(be, 256, &device), "trying NCCL");
+    EN_TRY(be->ops->alloc(be, 256, &device), "memory");
     double *d = device;
     float *f = (float *)device + 32;
-    EN_TRY_OUT(be->ops->upload(be, d, &one, sizeof one), "trying NCCL");
-    EN_TRY_OUT(be->ops->upload(be, f, &onef, sizeof onef), "trying NCCL");
-    EN_TRY_OUT(sum_f32_begin(c, f, 1, &r), "trying NCCL");
-    EN_TRY_OUT(sum_f64(c, d, d, 1), "trying NCCL");
-    EN_TRY_OUT(sum_wait(c, r), "trying NCCL");
-    EN_TRY_OUT(be->ops->download(be, &sum, d, sizeof sum), "trying NCCL");
-    EN_TRY_OUT(be->ops->download(be, &sumf, f, sizeof sumf), "trying NCCL");
+    EN_TRY_OUT(be->ops->upload(be, d, &one, sizeof one), "a double");
+    EN_TRY_OUT(be->ops->upload(be, f, &onef, sizeof onef), "a float");
+    EN_TRY_OUT(sum_f32_begin(c, f, 1, &r), "a sum of floats");
+    EN_TRY_OUT(sum_f64(c, d, d, 1), "a sum of doubles");
+    EN_TRY_OUT(sum_wait(c, r), "a sum of floats");
+    EN_TRY_OUT(be->ops->synchronize(be), "waiting for sums");
+    EN_TRY_OUT(be->ops->download(be, &sum, d, sizeof sum), "reading a sum");
+    EN_TRY_OUT(be->ops->download(be, &sumf, f, sizeof sumf), "reading a sum");
     EN_REQUIRE_OUT(sum == c->world_size && sumf == (float)c->world_size, EN_ENOTSUP, "NCCL sums %d ones to %g and %g: the GPUs do not reach one"
                    " another's memory, often because of an IOMMU or ACS; NCCL_P2P_DISABLE=1 goes round it", c->world_size, sum, (double)sumf);
 out:
@@ -235,8 +236,10 @@ EXPORTED en_status en_nccl_open(en_comm *control, en_backend *be, const struct e
     EN_TRY_OUT(wrap(w, control, 0, true, out), "starting NCCL");
     be->watch = en_nccl_watch;
     be->watcher = w;
-    status = try_it(*out);
-    if (status == EN_OK) return EN_OK;
+    w->limit_s = en_nccl_within(w, START_S);   /* who fails here waits for the others in control's sum */
+    EN_TRY_OUT(try_it(*out), "trying NCCL");
+    w->limit_s = w->waits.limit_s;
+    return EN_OK;
 out:
     if (w->nccl) en_nccl_abort(w);
     if (*out) {

@@ -23,7 +23,7 @@ typedef struct {
     bool            failed;
     char            trouble[400];
     bool            probing;                   /* watch: `probe` stands in the queue since `waited` seconds        */
-    double          waited, asked;
+    double          waited, asked, limit_s;    /* 0: no limit                                                      */
 } wires;
 
 #define CU_TRY(call, ...)                                                                                              \

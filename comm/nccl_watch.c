@@ -129,9 +129,8 @@ en_status en_nccl_watch(void *watcher)
     if (w->probing && cudaEventQuery(w->probe) == cudaErrorNotReady) {
         (void)cudaGetLastError();
         w->waited += passed < 1 ? passed : 1;                        /* a job that was suspended did not wait */
-        if (w->waits.limit_s > 0 && w->waited > w->waits.limit_s)
-            return en_nccl_broken(w, "the device has waited for %.0f s, another rank did not arrive (EFFNET_STALL_S, %g, is the limit)",
-                                  w->waited, w->waits.limit_s);
+        if (w->limit_s > 0 && w->waited > w->limit_s)
+            return en_nccl_broken(w, "the device has waited for %.0f s, another rank did not arrive (EFFNET_STALL_S sets the limit)", w->waited);
         return EN_OK;
     }
     (void)cudaGetLastError();

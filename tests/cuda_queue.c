@@ -57,14 +57,17 @@ static en_status q_synchronize(en_backend *be)
     }
 }
 
+/* A copy from or to pageable memory may wait in the driver for all that is queued: wait where the watcher is asked. */
 static en_status q_upload(en_backend *be, void *dst, const void *host, size_t bytes)
 {
+    EN_TRY(q_synchronize(be), "upload");
     if (bytes) CU(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, of(be)->compute));
     return q_synchronize(be);
 }
 
 static en_status q_download(en_backend *be, void *host, const void *src, size_t bytes)
 {
+    EN_TRY(q_synchronize(be), "download");
     if (bytes) CU(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, of(be)->compute));
     return q_synchronize(be);
 }

@@ -1,11 +1,13 @@
 /* test_comm_nccl_failure.c - sums between GPUs that cannot be: what each rank learns, and that nobody waits for ever.
  *
  *     test_comm_nccl_failure shared KIND     all ranks on one GPU: nccl is refused by name, auto takes mpi and says why
- *     test_comm_nccl_failure missing TEXT    NCCL will not do: the reason contains TEXT
+ *     test_comm_nccl_failure missing TEXT    NCCL will not do: the reason contains TEXT (built with EN_TEST_NCCL_VERSION, this
+ *                                            program is all the NCCL there is, of the version in the environment)
  *     test_comm_nccl_failure absent          the last rank never comes to the start
  *     test_comm_nccl_failure away            the last rank stays away from a sum
  *     test_comm_nccl_failure replay          the last rank stays away from a recorded step
  *     test_comm_nccl_failure broken          NCCL reports an error in the middle (the harness plays it)
+ *     test_comm_nccl_failure stillborn KIND  NCCL reports an error at the first sum (likewise): nccl fails, auto takes mpi
  *
  * Where one rank is lost, the others check what they were told and end the job with exit code 5. */
 #define _GNU_SOURCE
@@ -20,6 +22,11 @@
 
 static en_comm    *control, *tensor;
 static en_backend *be;
+
+#ifdef EN_TEST_NCCL_VERSION
+int ncclGetVersion(int *version);
+int ncclGetVersion(int *version) { return *version = atoi(getenv("EN_TEST_NCCL_VERSION")), 0; }
+#endif
 
 static _Noreturn void fail(const char *what, int line)
 {
@@ -92,10 +99,21 @@ static _Noreturn void stay_away(void)
 
 static bool last(void) { return control->rank == control->world_size - 1; }
 
+static en_status broadcast_and_go(en_comm *c, void *buf, size_t bytes, int root)
+{
+    must(control->ops->broadcast(control, buf, bytes, root));
+    (void)c;
+    stay_away();
+}
+
 static int absent(void)
 {
     const struct en_waits waits = { en_stall_enter_for, en_stall_leave, en_stall_alive, limit_s() };
-    if (last()) stay_away();
+    en_comm leaving = *control;
+    struct en_comm_ops ops = *control->ops;
+    ops.broadcast = broadcast_and_go;          /* the last rank learns where to meet, and does not come */
+    leaving.ops = &ops;
+    if (last()) (void)en_nccl_open(&leaving, be, &waits, &tensor);
     const double from = now_s();
     const en_status s = en_nccl_open(control, be, &waits, &tensor);
     check(s == EN_EPEER && !tensor && !be->watch);
@@ -109,7 +127,8 @@ static int absent(void)
 static _Noreturn void survive(double *d, const char *first, const char *second)
 {
     const double from = now_s();
-    const en_status s = be->ops->synchronize(be);
+    double seen[64];
+    const en_status s = be->ops->download(be, seen, d, sizeof seen);
     const double took = now_s() - from;
     check(s == EN_EPEER);
     check(took < 2 * limit_s() + 2);
@@ -151,7 +170,7 @@ static int away(bool replay)
     if (last()) stay_away();
     if (replay) must(be->ops->graph_launch(be, graph));
     else must(tensor->ops->sum_f64(tensor, d, d, 3));
-    survive(d, "did not arrive (EFFNET_STALL_S", replay ? "in flight: a recorded step" : "in flight: a sum of 3 values");
+    survive(d, "did not arrive", replay ? "in flight: a recorded step" : "in flight: a sum of 3 values");
 }
 
 static int broken(void)
@@ -175,6 +194,26 @@ static int broken(void)
     en_comm_abort(control, 5);
 }
 
+static int stillborn(const char *kind)
+{
+    const en_status s = en_comm_tensor_open(control, be, kind, &tensor);
+    check(!be->watch);
+    if (strcmp(kind, "nccl") == 0) {
+        check(s == EN_EPEER && !tensor);
+        told("in flight");
+        return 0;
+    }
+    must(s);
+    check(strcmp(tensor->name, "mpi") == 0 && strstr(tensor->why, "in flight"));
+    double *d = some_memory(), got;
+    must(tensor->ops->sum_f64(tensor, d, d, 1));
+    must(be->ops->download(be, &got, d, sizeof got));
+    check(got == control->world_size);
+    en_comm_tensor_close(control, tensor);
+    be->ops->free(be, d);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "";
@@ -189,6 +228,7 @@ int main(int argc, char **argv)
     else if (strcmp(mode, "away") == 0) code = away(false);
     else if (strcmp(mode, "replay") == 0) code = away(true);
     else if (strcmp(mode, "broken") == 0) code = broken();
+    else if (strcmp(mode, "stillborn") == 0 && argc > 2) code = stillborn(argv[2]);
     else fprintf(stderr, "unknown mode\n");
     cuda_queue_close(be);
     en_comm_close(control);

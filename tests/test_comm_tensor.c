@@ -357,7 +357,7 @@ static void all_ranks_choose_alike(void **state)
     check(strcmp(tensor->name, "mpi") == 0 && nccl.opened == 0);
     check_one_reason(tensor, "share GPU");
     en_comm_tensor_close(control, tensor);
-    char want[64];
+    char want[128];
     snprintf(want, sizeof want, "ranks %d and %d share GPU 0000:%02d:00.0", last - 1, last, last - 1);
     check(open_tensor("nccl", &tensor) == EN_EUSAGE && strstr(en_error_text(), want) && strstr(en_error_text(), "--comm mpi"));
     if (control->rank == last) control->node++;                                  /* on another host that is another GPU */

@@ -1,0 +1,70 @@
+# comm/nccl.c over tests/cudaemu, where NCCL is played by MPI: sums, groups and recorded steps with the device's queues run late and
+# in random order; then everything that can go wrong, each ended by the rank that notices.
+if(NOT DEFINED EN_CUDAEMU_MODES)
+  include(${CMAKE_CURRENT_LIST_DIR}/cudaemu.cmake)
+endif()
+
+# en_nccl_program(name mode source...): with nccl.c as it is; the program exports what nccl_api.c looks up
+function(en_nccl_program name mode)
+  if(NOT TARGET comm_nccl_${mode})
+    list(TRANSFORM EN_NCCL_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/comm/ OUTPUT_VARIABLE sources)
+    en_cudaemu_library(comm_nccl_${mode} MODE ${mode} SOURCES ${sources} cuda_queue.c INCLUDES ${CMAKE_BINARY_DIR}/include/comm
+                       ${CMAKE_BINARY_DIR}/include/kernels)
+    target_link_libraries(comm_nccl_${mode} PRIVATE en_warnings)
+  endif()
+  add_executable(${name} ${ARGN})
+  target_include_directories(${name} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
+  target_link_libraries(${name} PRIVATE en_warnings en_comm comm_nccl_${mode} en_kernels ${CMOCKA_LIBRARY})
+  target_link_options(${name} PRIVATE LINKER:-u,en_nccl_probe)
+  set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON LINKER_LANGUAGE CXX)
+endfunction()
+
+set(EN_NCCL_SOURCES nccl.c nccl_watch.c nccl_api.c)
+set(EN_NCCL_ENV "${EN_MPI_TEST_ENV};CUDAEMU_DEVICES=4;CUDAEMU_PROTECT=1")
+
+foreach(mode ${EN_CUDAEMU_MODES})
+  if(mode STREQUAL race OR NOT TARGET cudaemu_nccl_${mode})          # no kernels here
+    continue()
+  endif()
+  foreach(program test_comm_nccl test_comm_nccl_failure)
+    en_nccl_program(${program}_${mode} ${mode} ${program}.c)
+    target_link_libraries(${program}_${mode} PRIVATE cudaemu_nccl_${mode})
+    target_link_options(${program}_${mode} PRIVATE LINKER:-u,ncclGetVersion LINKER:-u,ncclAllReduce)
+  endforeach()
+  foreach(run 1:random 2:random 3:late 4:random)
+    string(REGEX MATCH "^[0-9]" ranks ${run})
+    string(REGEX MATCH "[a-z]+$" streams ${run})
+    set(name test_comm_nccl_${mode}_${ranks}_ranks)
+    en_mpi_test(${name} ${ranks} $<TARGET_FILE:test_comm_nccl_${mode}>)
+    set_tests_properties(${name} PROPERTIES ENVIRONMENT "${EN_NCCL_ENV};CUDAEMU_STREAMS=${streams}")
+  endforeach()
+endforeach()
+
+# en_nccl_failure(name code environment arguments...): three ranks; mpirun comes back with `code`
+function(en_nccl_failure name code environment)
+  string(REPLACE ";" "' '" arguments "${ARGN}")
+  add_test(NAME test_comm_nccl_${name} COMMAND sh -c
+    "'${MPIEXEC_EXECUTABLE}' -n 3 '$<TARGET_FILE:${EN_FAILURE_PROGRAM}>' '${arguments}'; code=$?; echo \"exit code $code\"; test $code -eq ${code}")
+  set_tests_properties(test_comm_nccl_${name} PROPERTIES TIMEOUT 60 ENVIRONMENT "${EN_NCCL_ENV};EFFNET_STALL_S=4;${environment}")
+endfunction()
+
+list(GET EN_CUDAEMU_MODES 0 mode)
+if(TARGET test_comm_nccl_failure_${mode})
+  set(EN_FAILURE_PROGRAM test_comm_nccl_failure_${mode})
+  en_nccl_failure(refuses_a_shared_gpu       0 "CUDAEMU_DEVICES=1" shared nccl)
+  en_nccl_failure(shared_gpu_takes_mpi       0 "CUDAEMU_DEVICES=1" shared auto)
+  en_nccl_failure(rank_absent_at_the_start   5 "" absent)
+  en_nccl_failure(rank_away_from_a_sum       5 "CUDAEMU_STREAMS=random" away)
+  en_nccl_failure(rank_away_from_a_recording 5 "CUDAEMU_STREAMS=random" replay)
+  en_nccl_failure(remote_error               5 "CUDAEMU_NCCL_FAIL_AT=12;CUDAEMU_NCCL_FAIL_RANK=1" broken)
+  en_nccl_failure(error_of_a_call            5 "CUDAEMU_NCCL_FAIL_AT=12;CUDAEMU_NCCL_FAIL=call" broken)
+  en_nccl_failure(hang                       5 "CUDAEMU_NCCL_FAIL_AT=12;CUDAEMU_NCCL_FAIL=hang;CUDAEMU_NCCL_FAIL_RANK=1" broken)
+  en_nccl_failure(fails_at_the_first_sum     0 "CUDAEMU_NCCL_FAIL_AT=2;CUDAEMU_NCCL_FAIL_RANK=1" stillborn nccl)
+  en_nccl_failure(that_fails_leaves_mpi      0 "CUDAEMU_NCCL_FAIL_AT=2;CUDAEMU_NCCL_FAIL_RANK=1" stillborn auto)
+
+  en_nccl_program(test_comm_nccl_missing ${mode} test_comm_nccl_failure.c)
+  target_compile_definitions(test_comm_nccl_missing PRIVATE EN_TEST_NCCL_VERSION)
+  set(EN_FAILURE_PROGRAM test_comm_nccl_missing)
+  en_nccl_failure(too_old                    0 "EN_TEST_NCCL_VERSION=21605" missing "NCCL 2.16 is too old")
+  en_nccl_failure(damaged                    0 "EN_TEST_NCCL_VERSION=22809" missing "NCCL has no ncclGetUniqueId")
+endif()
