@@ -68,7 +68,7 @@ extern "C" void en_cuda_list(char *text, size_t size)
 /* ---- opening ---------------------------------------------------------------------------------------------------------------- */
 
 static const struct { const char *name; unsigned fold; } fold_names[] = {
-    { "gram", FOLD_GRAM }, { "five_sum", FOLD_FIVE_SUM }, { "depthwise", FOLD_DEPTHWISE }, { "expand", FOLD_EXPAND },
+    { "gram", FOLD_GRAM }, { "five_sum", FOLD_FIVE_SUM }, { "depthwise", FOLD_DEPTHWISE }, { "expand", FOLD_EXPAND }, { "rows", FOLD_ROWS },
 };
 
 static en_status parse_folds(const char *text, unsigned *out)
