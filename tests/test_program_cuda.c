@@ -1,0 +1,218 @@
+/* test_program_cuda.c - the real program with --device cuda, where there is no GPU: the plugin is the CUDA backend and the NCCL
+ * communicator over tests/cudaemu.
+ *
+ * On the processor and on cuda in fp32 a step is the same sums in another order.  As in test_program_ranks, --lr 0.0003 keeps
+ * such differences at rounding over some dozens of steps. */
+#include "program.h"
+
+#include <math.h>
+
+#define SMALL "train --width 0.25 --depth 0.1 --image-size 32 --global-batch 8 --lr 0.0003 --threads 1 --checkpoint-every 0"
+
+static const char *data(void)
+{
+    static const char *made;
+    if (!made) {
+        run(0, 0, "synth %s --train-per-class 8 --val-per-class 2 --synth-classes 3 --synth-size 40", at("data"));
+        made = at("data");
+    }
+    return made;
+}
+
+static void gpus(int n) { setenv("CUDAEMU_DEVICES", textf("%d", n), 1); }
+
+static int with_a_gpu(void **state)
+{
+    (void)state;
+    setenv("EFFNET_CUDA_PLUGIN", EN_CUDA_EMU, 1);
+    gpus(1);
+    return 0;
+}
+
+static void losses_agree(const char *a, const char *b, size_t steps, double tolerance)
+{
+    size_t n, m;
+    const metric *x = metrics(a, "train", &n), *y = metrics(b, "train", &m);
+    double most = 0;
+    assert_int_equal(n, steps);
+    assert_int_equal(m, steps);
+    for (size_t i = 0; i < n; i++) {
+        const double d = fabs(x[i].loss - y[i].loss) / fabs(y[i].loss);
+        if (!(d <= tolerance)) fail_msg("step %zu: loss %s of %s against %s of %s: %.1e apart", i + 1, x[i].text, a, y[i].text, b, d);
+        most = d > most ? d : most;
+    }
+    print_message("    losses: largest relative difference %.1e\n", most);
+}
+
+static const char *on_cpu(void)
+{
+    static const char *dir;
+    if (!dir) {
+        run(0, 0, SMALL " --device cpu --steps 50 --data %s --run %s", data(), at("cpu"));
+        dir = at("cpu");
+    }
+    return dir;
+}
+
+static outcome *train(int ranks, const char *dir, const char *more)
+{
+    outcome *o = run_how((how){ .ranks = ranks, .seconds = 400 }, SMALL " --device cuda --precision fp32 --data %s --run %s %s", data(), dir, more);
+    expect_code(o, 0);
+    return o;
+}
+
+/* ---- the same training ---------------------------------------------------------------------------------------------------- */
+
+static void fifty_steps_are_those_of_the_processor(void **state)
+{
+    (void)state;
+    const outcome *o = train(0, at("cuda"), "--steps 50");
+    if (!strstr(o->out, "steps recorded and replayed")) FAIL_RUN(o, "the step was not recorded");
+    losses_agree(at("cuda"), on_cpu(), 50, 1e-3);
+}
+
+static void accumulated_and_masked_steps_are_those_of_the_processor(void **state)
+{
+    (void)state;
+    static const char *const more = "--steps 6 --micro-batch 3 --drop-path 0.5 --dropout 0.5 --eval-every 3";
+    run(0, 0, SMALL " --device cpu --data %s --run %s %s", data(), at("cpu-accum"), more);
+    train(0, at("cuda-accum"), more);
+    losses_agree(at("cuda-accum"), at("cpu-accum"), 6, 1e-3);
+    size_t n, m;
+    const metric *x = metrics(at("cuda-accum"), "eval", &n), *y = metrics(at("cpu-accum"), "eval", &m);
+    assert_true(n == m && n == 2);
+    for (size_t i = 0; i < n; i++) assert_true(fabs(x[i].loss - y[i].loss) <= 1e-3 * y[i].loss && x[i].images == y[i].images);
+}
+
+static void two_gpus_train_as_one(void **state)
+{
+    (void)state;
+    train(0, at("one"), "--steps 8");
+    gpus(2);
+    const outcome *o = train(2, at("two"), "--steps 8");
+    if (!strstr(o->out, "sums by nccl, steps recorded")) FAIL_RUN(o, "not by NCCL, or not recorded");
+    losses_agree(at("two"), at("one"), 8, 1e-4);
+    char worst[160];
+    const double d = largest_deviation(checkpoint_of(at("two"), 8), checkpoint_of(at("one"), 8), "/model", worst);
+    print_message("    weights and statistics: %.1e (%s)\n", d, worst);
+    if (!(d <= 1e-4)) fail_msg("%s: %.1e apart", worst, d);
+    train(2, at("uneven"), "--steps 4 --global-batch 9 --uneven");
+    gpus(1);
+    train(0, at("uneven-1"), "--steps 4 --global-batch 9");
+    losses_agree(at("uneven"), at("uneven-1"), 4, 1e-4);
+}
+
+static void ranks_that_share_a_gpu_sum_through_the_host(void **state)
+{
+    (void)state;
+    gpus(1);
+    outcome *o = run_how((how){ .ranks = 2, .seconds = 120 }, SMALL " --device cuda --precision fp32 --comm nccl --steps 2 --data %s --run %s", data(), at("shared-nccl"));
+    expect_code(o, 2);
+    says_once(o, "--comm mpi");
+    train(2, at("shared"), "--steps 8 --comm mpi");
+    losses_agree(at("shared"), at("one"), 8, 1e-4);
+    o = train(2, at("shared-auto"), "--steps 2");
+    if (!strstr(o->out, "sums by mpi")) FAIL_RUN(o, "auto does not say that MPI sums");
+}
+
+/* ---- checkpoints ------------------------------------------------------------------------------------------------------------ */
+
+static void a_checkpoint_of_one_device_goes_on_on_the_other(void **state)
+{
+    (void)state;
+    run(75, 0, SMALL " --device cpu --steps 50 --stop-after 6 --data %s --run %s", data(), at("there"));
+    run(75, 0, SMALL " --device cuda --precision fp32 --steps 50 --stop-after 12 --data %s --run %s", data(), at("there"));
+    run(75, 0, SMALL " --device cpu --steps 50 --stop-after 18 --data %s --run %s", data(), at("there"));
+    size_t n, m;
+    const metric *x = metrics(at("there"), "train", &n), *y = metrics(on_cpu(), "train", &m);
+    assert_int_equal(n, 18);
+    for (size_t i = 0; i < n; i++)
+        if (!(fabs(x[i].loss - y[i].loss) <= 1e-3 * y[i].loss)) fail_msg("step %zu: loss %s against %s", i + 1, x[i].text, y[i].text);
+}
+
+static void a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop(void **state)
+{
+    (void)state;
+    static const char *const bits[] = { "fp32", "bf16" };
+    for (int k = 0; k < 2; k++) {
+        const char *whole = at("whole-%s", bits[k]), *parts = at("parts-%s", bits[k]);
+        run(0, 0, SMALL " --device cuda --precision %s --steps 7 --data %s --run %s", bits[k], data(), whole);
+        run(75, 0, SMALL " --device cuda --precision %s --steps 7 --stop-after 4 --data %s --run %s", bits[k], data(), parts);
+        run(0, 0, SMALL " --device cuda --precision %s --steps 7 --data %s --run %s", bits[k], data(), parts);
+        same_bits(checkpoint_of(whole, 7), checkpoint_of(parts, 7));
+    }
+}
+
+/* ---- bf16, evaluation, prediction --------------------------------------------------------------------------------------------- */
+
+static void bf16_learns_evaluates_and_predicts(void **state)
+{
+    (void)state;
+    outcome *o = run(0, 0, SMALL " --device cuda --lr 0.02 --ema 0 --bn-momentum 0.3 --steps 30 --data %s --run %s", data(), at("bf16"));
+    if (!strstr(o->out, "bf16")) FAIL_RUN(o, "auto does not mean bf16 on cuda");
+    size_t n;
+    const metric *x = metrics(at("bf16"), "train", &n);
+    assert_int_equal(n, 30);
+    if (!(x[29].loss < 0.8 * x[0].loss)) fail_msg("the loss went from %s to %s", x[0].text, x[29].text);
+    o = run(0, 0, "eval --device cuda --checkpoint %s --data %s/train --json", at("bf16"), data());
+    const double there = number_in(o->out, "loss");
+    o = run(0, 0, "eval --device cpu --checkpoint %s --data %s/train --json", at("bf16"), data());
+    const double here = number_in(o->out, "loss");
+    print_message("    loss of the same weights: cuda bf16 %.5f, cpu fp32 %.5f\n", there, here);
+    assert_true(fabs(there - here) <= 0.03 * here);
+    size_t files;
+    char **file = files_below(at("data/val"), &files);
+    run(0, 0, "predict --device cuda --checkpoint %s %s", at("bf16"), file[0]);
+}
+
+/* ---- no GPU, wrong GPU ------------------------------------------------------------------------------------------------------ */
+
+static void without_a_gpu_cuda_fails_with_the_reason_and_auto_trains_on_the_processor(void **state)
+{
+    (void)state;
+    gpus(0);
+    outcome *o = run(1, 0, SMALL " --device cuda --steps 2 --data %s --run %s", data(), at("none"));
+    says_once(o, "no NVIDIA driver on this machine");
+    o = run(1, 2, SMALL " --device cuda --steps 2 --data %s --run %s", data(), at("none"));
+    says_once(o, "no NVIDIA driver on this machine");
+    o = run(0, 0, SMALL " --steps 2 --data %s --run %s", data(), at("none"));
+    if (!strstr(o->out, "--device auto: no NVIDIA driver on this machine")) FAIL_RUN(o, "auto does not say why it took the processor");
+    o = run(1, 0, SMALL " --device cpu --precision bf16 --steps 2 --data %s --run %s", data(), at("none-bf16"));
+    says_once(o, "--device cuda");
+    gpus(1);
+    o = run(0, 0, SMALL " --steps 2 --data %s --run %s", data(), at("auto"));
+    if (!strstr(o->out, "--device auto: every rank has a GPU")) FAIL_RUN(o, "auto does not say that it took the GPU");
+    setenv("EFFNET_CUDA_PLUGIN", at("nowhere.so"), 1);
+    o = run(1, 0, SMALL " --device cuda --steps 2 --data %s --run %s", data(), at("none"));
+    says_once(o, "nowhere.so, which is not there");
+    write_file(at("noise.so"), "no library", 10);
+    setenv("EFFNET_CUDA_PLUGIN", at("noise.so"), 1);
+    run(1, 0, SMALL " --device cuda --steps 2 --data %s --run %s", data(), at("none"));
+    run(0, 0, SMALL " --steps 2 --data %s --run %s", data(), at("none-2"));
+}
+
+static void too_little_memory_says_so(void **state)
+{
+    (void)state;
+    setenv("CUDAEMU_MEM_MB", "8", 1);
+    outcome *o = run(1, 0, SMALL " --device cuda --micro-batch 8 --image-size 224 --width 1 --steps 2 --data %s --run %s", data(), at("small"));
+    says_once(o, "--micro-batch");
+    unsetenv("CUDAEMU_MEM_MB");
+}
+
+int main(void)
+{
+#define TEST(t) cmocka_unit_test_setup(t, with_a_gpu)
+    const struct CMUnitTest tests[] = {
+        TEST(without_a_gpu_cuda_fails_with_the_reason_and_auto_trains_on_the_processor),
+        TEST(fifty_steps_are_those_of_the_processor),
+        TEST(accumulated_and_masked_steps_are_those_of_the_processor),
+        TEST(two_gpus_train_as_one),
+        TEST(ranks_that_share_a_gpu_sum_through_the_host),
+        TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
+        TEST(a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop),
+        TEST(bf16_learns_evaluates_and_predicts),
+        TEST(too_little_memory_says_so),
+    };
+    return program_main("cuda", tests, sizeof tests / sizeof *tests);
+}
