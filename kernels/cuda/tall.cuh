@@ -1,4 +1,4 @@
-/* tall.h - products x^T y over many rows, in parts, and how parts are added up. */
+/* tall.cuh - products x^T y over many rows, in parts, and how parts are added up. */
 #ifndef EN_CUDA_TALL_H
 #define EN_CUDA_TALL_H
 
