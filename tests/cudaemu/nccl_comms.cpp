@@ -1,0 +1,339 @@
+/* nccl_comms.cpp - NCCL's communicators over MPI.
+ *
+ * The ranks of a communicator find each other through the unique id, which names the process that made it (it has to be rank
+ * 0 here): everybody sends it who and where he is, and gets the list of all.  The list shows two ranks on one GPU, which
+ * NCCL refuses; CUDAEMU_SAME_GPU=1 allows it, and so does another NCCL_HOSTID in each process, as with NCCL itself.  Then the ranks
+ * open an MPI communicator.  With config.blocking = 0 all this happens while ncclCommGetAsyncError is asked.
+ * A communicator of one rank needs no MPI.  MPI is called by the thread that calls NCCL or that waits for a stream. */
+#include "nccl_emu.h"
+#include <algorithm>
+#include <cstdarg>
+#include <cstdlib>
+#include <cstring>
+#include <unistd.h>
+
+namespace cudaemu {
+
+static char last_error[512];
+ncclResult_t complain(ncclResult_t r, const char *fmt, ...)
+{
+    va_list a;
+    va_start(a, fmt);
+    vsnprintf(last_error, sizeof last_error, fmt, a);
+    va_end(a);
+    fprintf(stderr, "CUDAEMU: NCCL: %s\n", last_error);
+    return r;
+}
+struct Id { char magic[8]; int world_rank, number; };
+struct Member {
+    int rank, n, world_rank, color, key;
+    char bus[32], host[96];
+};
+static bool mpi_is_up()
+{
+    int up = 0, down = 0;
+    MPI_Initialized(&up);
+    if (up) MPI_Finalized(&down);
+    return up && !down;
+}
+static void check_thread()
+{
+    int level = 0, main_thread = 0;
+    if (!mpi_is_up()) return;
+    MPI_Query_thread(&level);
+    MPI_Is_thread_main(&main_thread);
+    if (level < MPI_THREAD_SERIALIZED && !main_thread) fail("NCCL over MPI on a thread from which this MPI must not be called");
+}
+static void locate(Comm &c)
+{
+    char bus[32] = "", host[96] = "";
+    cudaGetDevice(&c.device);
+    cudaDeviceGetPCIBusId(bus, sizeof bus, c.device);
+    gethostname(host, sizeof host - 1);
+    const char *id = getenv("NCCL_HOSTID");
+    c.bus = bus;
+    c.host = id && *id ? id : host;
+}
+static Member describe(const Comm &c)
+{
+    Member m = {};
+    m.rank = c.rank;
+    m.n = c.n;
+    if (mpi_is_up()) MPI_Comm_rank(MPI_COMM_WORLD, &m.world_rank);
+    snprintf(m.bus, sizeof m.bus, "%s", c.bus.c_str());
+    snprintf(m.host, sizeof m.host, "%s", c.host.c_str());
+    return m;
+}
+// members in rank order; `over` contains them all
+static ncclResult_t open_group(Comm &c, const std::vector<Member> &members, const std::vector<int> &ranks_there, MPI_Comm over, int tag)
+{
+    const char *same = getenv("CUDAEMU_SAME_GPU");
+    for (size_t i = 0; i < members.size(); i++)
+        for (size_t j = 0; j < i; j++)
+            if (!strcmp(members[i].host, members[j].host) && !strcmp(members[i].bus, members[j].bus) && !(same && *same == '1'))
+                return complain(ncclInvalidUsage, "Duplicate GPU detected : rank %zu and rank %zu both on CUDA device %s", i, j,
+                                members[i].bus);
+    if (c.n == 1) return ncclSuccess;
+    MPI_Group all, mine;
+    MPI_Comm_group(over, &all);
+    MPI_Group_incl(all, c.n, ranks_there.data(), &mine);
+    MPI_Comm_create_group(over, mine, tag, &c.data);
+    MPI_Comm_create_group(over, mine, tag + 1, &c.control);
+    MPI_Group_free(&mine);
+    MPI_Group_free(&all);
+    return ncclSuccess;
+}
+
+// ---- meeting by unique id --------------------------------------------------------------------------------------------
+struct Meeting {
+    CommRef c;
+    Id id;
+    bool begun = false, have_all = false;
+    std::vector<Member> members, arrived;
+    std::vector<MPI_Request> requests;
+    int tag() const { return 20000 + 2 * (id.number % 5000); }
+    void begin()
+    {
+        const int n = c->n, bytes = (int)sizeof(Member);
+        members.resize((size_t)n);
+        arrived.resize((size_t)n);
+        arrived[0] = describe(*c);
+        if (c->rank == 0) {
+            requests.resize((size_t)n - 1);
+            for (int i = 1; i < n; i++)
+                MPI_Irecv(&arrived[(size_t)i], bytes, MPI_BYTE, MPI_ANY_SOURCE, tag(), MPI_COMM_WORLD, &requests[(size_t)i - 1]);
+        } else {
+            requests.resize(2);
+            MPI_Isend(&arrived[0], bytes, MPI_BYTE, id.world_rank, tag(), MPI_COMM_WORLD, &requests[0]);
+            MPI_Irecv(members.data(), n * bytes, MPI_BYTE, id.world_rank, tag() + 1, MPI_COMM_WORLD, &requests[1]);
+        }
+        begun = true;
+    }
+    ncclResult_t step()
+    {
+        if (!begun) begin();
+        int done = 0;
+        MPI_Testall((int)requests.size(), requests.data(), &done, MPI_STATUSES_IGNORE);
+        if (!done) return ncclInProgress;
+        if (c->rank == 0 && !have_all) {
+            for (auto &m : arrived) {
+                if (m.n != c->n || m.rank < 0 || m.rank >= c->n) return complain(ncclInvalidArgument, "ranks disagree about their number");
+                members[(size_t)m.rank] = m;
+            }
+            for (size_t i = 1; i < requests.size() + 1; i++)
+                MPI_Isend(members.data(), c->n * (int)sizeof(Member), MPI_BYTE, arrived[i].world_rank, tag() + 1, MPI_COMM_WORLD,
+                          &requests[i - 1]);
+            have_all = true;
+            return ncclInProgress;
+        }
+        std::vector<int> ranks;
+        for (auto &m : members) ranks.push_back(m.world_rank);
+        return open_group(*c, members, ranks, MPI_COMM_WORLD, tag());
+    }
+};
+// ---- splitting -------------------------------------------------------------------------------------------------------
+struct Division {
+    CommRef parent, c;                               // c: nobody's, for a rank without a colour
+    Member me;
+    std::vector<Member> all;
+    MPI_Request request = MPI_REQUEST_NULL;
+    bool begun = false;
+    ncclResult_t step()
+    {
+        if (!begun && parent->n > 1) {
+            all.resize((size_t)parent->n);
+            MPI_Iallgather(&me, (int)sizeof me, MPI_BYTE, all.data(), (int)sizeof me, MPI_BYTE, parent->control, &request);
+        } else if (!begun) {
+            all = {me};
+        }
+        begun = true;
+        int done = parent->n == 1;
+        if (!done) MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done) return ncclInProgress;
+        if (me.color == NCCL_SPLIT_NOCOLOR) return ncclSuccess;
+        std::vector<Member> members;
+        for (auto &m : all)
+            if (m.color == me.color) members.push_back(m);
+        std::stable_sort(members.begin(), members.end(), [](const Member &a, const Member &b) { return a.key < b.key; });
+        std::vector<int> ranks;
+        for (auto &m : members) {
+            if (m.rank == me.rank) c->rank = (int)ranks.size();
+            ranks.push_back(m.rank);
+        }
+        c->n = (int)ranks.size();
+        return open_group(*c, members, ranks, parent->control, 10);
+    }
+};
+
+ncclResult_t poll_setup(Comm &c)
+{
+    if (!c.setup) return c.state;
+    check_thread();
+    c.state = c.setup();
+    if (c.state != ncclInProgress) c.setup = nullptr;
+    return c.state;
+}
+static ncclResult_t begin_setup(ncclComm_t *out, CommRef c, std::function<ncclResult_t()> setup)
+{
+    *out = new ncclComm{c};
+    c->setup = std::move(setup);
+    c->state = ncclInProgress;
+    if (!c->blocking) return ncclInProgress;
+    while (poll_setup(*c) == ncclInProgress) give_way();
+    if (c->state == ncclSuccess) return ncclSuccess;
+    delete *out;
+    *out = nullptr;
+    return c->state;
+}
+static ncclResult_t read_config(const ncclConfig_t *f, Comm &c)
+{
+    if (!f) return ncclSuccess;
+    if (f->magic != 0xcafebeef) return complain(ncclInvalidArgument, "the config was not made with NCCL_CONFIG_INITIALIZER");
+    if (f->blocking != NCCL_CONFIG_UNDEF_INT) c.blocking = f->blocking != 0;
+    return ncclSuccess;
+}
+ncclResult_t ready(ncclComm_t c)
+{
+    if (!c) return complain(ncclInvalidArgument, "no communicator");
+    if (c->s->state == ncclInProgress) return complain(ncclInvalidArgument, "the communicator is used while it is ncclInProgress");
+    return c->s->state;
+}
+
+} // namespace cudaemu
+using namespace cudaemu;
+
+extern "C" {
+ncclResult_t ncclGetVersion(int *v) { return *v = NCCL_VERSION_CODE, ncclSuccess; }
+const char *ncclGetErrorString(ncclResult_t r)
+{
+    static const char *const text[] = {"no error", "unhandled cuda error", "unhandled system error", "internal error",
+                                       "invalid argument", "invalid usage", "remote process exited or there was a network error",
+                                       "NCCL operation in progress"};
+    return r >= 0 && r < (int)(sizeof text / sizeof *text) ? text[r] : "unknown result code";
+}
+const char *ncclGetLastError(ncclComm_t) { return last_error; }
+ncclResult_t ncclGetUniqueId(ncclUniqueId *out)
+{
+    Api api;
+    static int number;
+    Id id = {"cudaemu", -1, number++};
+    if (no_device()) return complain(ncclUnhandledCudaError, "no CUDA device");
+    if (mpi_is_up()) MPI_Comm_rank(MPI_COMM_WORLD, &id.world_rank);
+    memset(out, 0, sizeof *out);
+    memcpy(out->internal, &id, sizeof id);
+    return ncclSuccess;
+}
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int n, ncclUniqueId id_bytes, int rank, ncclConfig_t *config)
+{
+    Api api;
+    Id id;
+    memcpy(&id, id_bytes.internal, sizeof id);
+    *out = nullptr;
+    if (no_device()) return complain(ncclUnhandledCudaError, "no CUDA device");
+    if (n < 1 || rank < 0 || rank >= n || strcmp(id.magic, "cudaemu")) return complain(ncclInvalidArgument, "rank %d of %d", rank, n);
+    auto c = std::make_shared<Comm>();
+    c->rank = rank;
+    c->n = n;
+    locate(*c);
+    if (ncclResult_t r = read_config(config, *c)) return r;
+    if (n == 1) return begin_setup(out, c, [] { return ncclSuccess; });
+    int world_rank = -1;
+    if (mpi_is_up()) MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
+    if (world_rank < 0 || id.world_rank < 0) return complain(ncclSystemError, "several ranks, but MPI is not initialised");
+    if ((rank == 0) != (id.world_rank == world_rank)) return complain(ncclInvalidUsage, "cudaemu: rank 0 has to make the unique id");
+    auto m = std::make_shared<Meeting>();
+    m->c = c;
+    m->id = id;
+    return begin_setup(out, c, [m] { return m->step(); });
+}
+ncclResult_t ncclCommInitRank(ncclComm_t *out, int n, ncclUniqueId id, int rank)
+{
+    return ncclCommInitRankConfig(out, n, id, rank, nullptr);
+}
+ncclResult_t ncclCommSplit(ncclComm_t parent, int color, int key, ncclComm_t *out, ncclConfig_t *config)
+{
+    Api api;
+    *out = nullptr;
+    if (ncclResult_t r = ready(parent)) return r;
+    auto d = std::make_shared<Division>();
+    d->parent = parent->s;
+    d->c = std::make_shared<Comm>();
+    d->c->blocking = parent->s->blocking;
+    if (ncclResult_t r = read_config(config, *d->c)) return r;
+    locate(*d->c);
+    d->me = describe(*parent->s);
+    d->me.color = color;
+    d->me.key = key;
+    parent->s->children.push_back(d->c);
+    if (color != NCCL_SPLIT_NOCOLOR) return begin_setup(out, d->c, [d] { return d->step(); });
+    while (d->step() == ncclInProgress) give_way();
+    return ncclSuccess;
+}
+ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *out)
+{
+    Api api;
+    if (!c) return complain(ncclInvalidArgument, "no communicator");
+    *out = poll_setup(*c->s);
+    for (auto &w : c->s->children)                   // a split shows at the parent too
+        if (const CommRef child = w.lock())
+            if (child->setup && *out == ncclSuccess) *out = poll_setup(*child);
+    if (*out == ncclSuccess || *out == ncclInProgress) {
+        pump();
+        if (!c->s->setup && c->s->state == ncclInProgress) c->s->state = ncclSuccess;       // said once: see nccl_collectives
+        give_way();
+    }
+    return ncclSuccess;
+}
+ncclResult_t ncclCommCount(const ncclComm_t c, int *n)
+{
+    if (ncclResult_t r = ready(c)) return r;
+    return *n = c->s->n, ncclSuccess;
+}
+ncclResult_t ncclCommUserRank(const ncclComm_t c, int *rank)
+{
+    if (ncclResult_t r = ready(c)) return r;
+    return *rank = c->s->rank, ncclSuccess;
+}
+ncclResult_t ncclCommCuDevice(const ncclComm_t c, int *device)
+{
+    if (ncclResult_t r = ready(c)) return r;
+    return *device = c->s->device, ncclSuccess;
+}
+ncclResult_t ncclCommFinalize(ncclComm_t c)
+{
+    Api api;
+    if (!c) return complain(ncclInvalidArgument, "no communicator");
+    while (!c->s->aborted && c->s->finished < c->s->issued) {
+        pump();
+        give_way();
+    }
+    return ncclSuccess;
+}
+ncclResult_t ncclCommDestroy(ncclComm_t c)
+{
+    Api api;
+    if (!c) return ncclSuccess;
+    if (ncclResult_t r = ncclCommFinalize(c)) return r;
+    if (!c->s->aborted && mpi_is_up() && !c->s->setup) {
+        if (c->s->data != MPI_COMM_NULL) MPI_Comm_free(&c->s->data);
+        if (c->s->control != MPI_COMM_NULL) MPI_Comm_free(&c->s->control);
+    }
+    delete c;
+    return ncclSuccess;
+}
+ncclResult_t ncclCommAbort(ncclComm_t c)             // what is queued ends without result; MPI's communicators stay behind
+{
+    Api api;
+    if (!c) return ncclSuccess;
+    c->s->aborted = true;
+    static auto &left_behind = *new std::vector<CommRef>;
+    left_behind.push_back(c->s);
+    pump();
+    delete c;
+    return ncclSuccess;
+}
+ncclResult_t ncclMemAlloc(void **p, size_t n) { return cudaMalloc(p, n) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError; }
+ncclResult_t ncclMemFree(void *p) { return cudaFree(p) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError; }
+ncclResult_t ncclCommRegister(const ncclComm_t, void *, size_t, void **handle) { return *handle = nullptr, ncclSuccess; }
+ncclResult_t ncclCommDeregister(const ncclComm_t, void *) { return ncclSuccess; }
+}
