@@ -43,4 +43,3 @@ set_tests_properties(test_comm_refuses_a_limit_that_is_no_number PROPERTIES TIME
 add_executable(test_comm_speed test_comm_speed.c)          # a table for comm/README.md; ctest does not run it
 target_link_libraries(test_comm_speed PRIVATE en_warnings en_comm MPI::MPI_C)
 
-include(${CMAKE_CURRENT_LIST_DIR}/comm_cuda.cmake)

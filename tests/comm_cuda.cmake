@@ -4,6 +4,7 @@ if(NOT DEFINED EN_CUDAEMU_MODES)
   include(${CMAKE_CURRENT_LIST_DIR}/cudaemu.cmake)
 endif()
 
+include_guard()
 # en_nccl_program(name mode source...): with nccl.c as it is; the program exports what nccl_api.c looks up
 function(en_nccl_program name mode)
   if(NOT TARGET comm_nccl_${mode})

@@ -5,6 +5,7 @@ if(NOT DEFINED EN_CUDAEMU_MODES)
   include(${CMAKE_CURRENT_LIST_DIR}/cudaemu.cmake)
 endif()
 
+include_guard()
 set(EN_CUDA_SUBJECTS pointwise depthwise stem project residual head batchnorm optimizer noise)
 set(EN_TEST_WORK_plain 1e6)
 set(EN_TEST_WORK_asan  2e5)

@@ -9,6 +9,7 @@ set(EN_CUDA_INCLUDE "" CACHE STRING "folders with cuda_runtime.h, cublasLt.h and
 set(EN_CUDAEMU_MODES "")
 set(EN_CUDAEMU_DIR ${CMAKE_CURRENT_LIST_DIR}/cudaemu)
 
+include_guard()
 set(places ${EN_CUDA_INCLUDE} $ENV{CUDA_HOME}/include $ENV{CUDA_PATH}/include /usr/local/cuda/include)
 file(GLOB wheels LIST_DIRECTORIES true ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/nvidia/*/include
      ${CMAKE_SOURCE_DIR}/third_party/cuda/nvidia/*/include)
