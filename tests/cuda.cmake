@@ -12,7 +12,7 @@ set(EN_TEST_WORK_asan  2e5)
 set(EN_TEST_WORK_race  1e5)
 
 if(EN_CUDAEMU_MODES)
-  file(GLOB EN_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/../kernels/cuda/*.cu)
+  include(${CMAKE_CURRENT_LIST_DIR}/../kernels/cuda/sources.cmake)
   add_library(en_fixture_cuda STATIC fixture.c oracle.c)
   target_compile_definitions(en_fixture_cuda PUBLIC EN_TEST_CUDA)
   target_include_directories(en_fixture_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})

@@ -14,16 +14,16 @@
  * The sigmoid may be wrong by SIGMOID_ERROR relatively: the passes use a short polynomial for exp.
  *
  * Storage.  A backend may store activations as bf16 (8 bits of significand, to nearest: STORED_UNIT of each value) and
- * compute in float all the same.  What that adds is kept apart from e, in s, and allowed to bf16 variants alone; `stored`
- * marks the points where a pass writes an activation, be it an output or an intermediate that the next kernel reads back:
+ * compute in float all the same.  What that adds is kept apart from e and allowed to bf16 variants alone; `stored` marks
+ * the points where a pass writes an activation, be it an output or an intermediate that the next kernel reads back:
  *
  *     pointwise   y, dx; dy                         project   u*gate, y; dy, ds, dz
  *     depthwise   y, dx; dy                         residual, pool, stem   what they write; dy
  *
- * and the sigmoid of a bf16 variant may be wrong by SIGMOID_ERROR_STORED.  Sums over many stored values: each rounding is a
- * number of either sign, at most s_i, and no rounding knows of another, so by Hoeffding's inequality their sum stays
- * below t*sqrt(sum s_i^2) but for a probability 2*exp(-t^2/2); t = 8, and the plain sum where that is smaller.  The folds
- * (kernels/cuda/README.md) round other intermediates: the tests that meet them say which.
+ * and the sigmoid of a bf16 variant may be wrong by SIGMOID_ERROR_STORED.  Each rounding is a number of either sign, at most
+ * STORED_UNIT of its value, and knows of no other, so by Hoeffding's inequality a sum with weights a_i of roundings r_i stays
+ * below t*sqrt(sum (a_i r_i)^2) but for a probability 2*exp(-t^2/2); t = TAIL = 8, and the plain sum where that is smaller.
+ * The folds (kernels/cuda/README.md) round other intermediates: the tests that meet them say which.
  *
  * All that a backend reads as bf16 is drawn as bf16 numbers where such variants run: one oracle serves both types.
  *
@@ -136,12 +136,14 @@ void        workspace(variant *v, en_work kind, const en_conv_geom *g);   /* be-
 
 /* ---- bounded values ------------------------------------------------------------------------------------------------- */
 
-/* s: on top of e where activations are stored as bf16.  inexact: e counts in an exact problem too. */
-typedef struct { double *v, *e, *s; int64_t n; bool inexact; } bounded;
+/* On top of e, where activations are stored as bf16: x the sigmoid's, s the sum of all roundings of stored values that went
+ * in, q the root of their sum of squares.  inexact: e counts in an exact problem too. */
+typedef struct { double *v, *e, *x, *s, *q; int64_t n; bool inexact; } bounded;
 
 double  rounding(double m);                                    /* gamma_m                                            */
 bounded fresh(int64_t n);                                      /* zeros                                              */
 bounded exactly(const float *x, int64_t n);
+void    carry(bounded *to, int64_t i, bounded from, int64_t j, double by);    /* x, s, q of to[i] += |by| * those of from[j] */
 bounded stored(bounded x);                                     /* written as an activation                           */
 bounded either(bounded a, bounded b);                          /* a's values, the wider of both bounds               */
 bounded bilinear(oracle_bilinear *f, const en_conv_geom *g, bounded l, bounded r, int64_t n_out, int64_t m);

@@ -20,15 +20,15 @@ static bounded sums_of(const variant *v, const host_bn *h, const float *y, const
     if (!v->gram) return want;
     const int64_t c = h->c;
     const double gamma = rounding((double)rows) + rounding(2 * (double)ci), u = bf16(v) ? STORED_UNIT : UNIT;
-    double *square = mem_d(2 * c);
     for (int64_t i = 0; i < rows * c; i++) {
-        const double s = h->running_mean[i % c], t = fabs((double)y[i] - s), a = magnitude[i] + fabs(s), off = u * fabs((double)y[i]);
-        want.e[i % c] += gamma * a;
-        want.e[c + i % c] += gamma * a * a + off * off;
-        square[i % c] += off * off;
-        square[c + i % c] += 4 * t * t * off * off;
+        const int64_t k = i % c;
+        const double s = h->running_mean[k], a = magnitude[i] + fabs(s), off = u * fabs((double)y[i]), off2 = 2 * fabs((double)y[i] - s) * off;
+        want.e[k] += gamma * a;
+        want.e[c + k] += gamma * a * a + off * off;
+        want.s[k] += off, want.q[k] = hypot(want.q[k], off);
+        want.s[c + k] += off2, want.q[c + k] = hypot(want.q[c + k], off2);
     }
-    for (int64_t i = 0; i < 2 * c; i++) want.e[i] += 8 * sqrt(square[i]);       /* roundings of y: see fixture.h, Storage */
+    for (int64_t i = 0; i < 2 * c && !bf16(v); i++) want.e[i] += want.s[i];
     want.inexact = true;
     return want;
 }
@@ -150,10 +150,11 @@ static gradients folded(const host_bn *bn, const float *x, const float *wt, cons
     for (int64_t i = 0; i < rows * ci; i++) {
         f.dx.v[i] = left.v[i] + right.v[i] + k[i % ci];
         f.dx.e[i] = gamma * e[i];
-        f.dx.s[i] = left.s[i] + right.s[i] + STORED_UNIT * fmax(fabs(left.v[i]), fabs(right.v[i] + k[i % ci]));
+        carry(&f.dx, i, left, i, 1), carry(&f.dx, i, right, i, 1);
+        const double between = STORED_UNIT * (fmax(fabs(left.v[i]), fabs(right.v[i] + k[i % ci])) + (add ? fabs((double)add[i]) : 0));
+        f.dx.s[i] += between, f.dx.q[i] += between;
     }
     if (add) f.dx = accumulated(f.dx, add, co);
-    for (int64_t i = 0; add && i < rows * ci; i++) f.dx.s[i] += STORED_UNIT * fabs((double)add[i]);
     f.dx = stored(f.dx);
     const double gamma_w = rounding((double)rows) + rounding((double)ci) + rounding(8);
     oracle_conv_dwt(&g, x_b.v, dy, f.dwt.v);
@@ -179,7 +180,7 @@ static void expansion_case(int64_t rows, int64_t ci, int64_t co, int add)
         const double a = (double)bn->ga[i % cop] * d.stored[i], b = bn->gb[i % cop] * y.v[i], c = bn->gc[i % cop];
         dy.v[i] = a + b + c;
         dy.e[i] = fabs((double)bn->gb[i % cop]) * y.e[i] + rounding(3) * (fabs(a) + fabs(b) + fabs(c));
-        dy.s[i] = fabs((double)bn->gb[i % cop]) * y.s[i];
+        carry(&dy, i, y, i, bn->gb[i % cop]);
     }
     dy = stored(dy);
     bounded dx = bilinear(oracle_conv_dx, &g, dy, exactly(wt, cip * cop), rows * cip, co);

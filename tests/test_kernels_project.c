@@ -125,7 +125,7 @@ static void backward_case(shape s, bool exact)
         for (int64_t i = 0; i < dz.n; i++) {
             const double slope_here = gate.v[i] * (1 - gate.v[i]) * (double)s.hw;     /* pooled_rows took the mean */
             dz.v[i] *= slope_here;
-            dz.s[i] *= slope_here;
+            dz.x[i] *= slope_here, dz.s[i] *= slope_here, dz.q[i] *= slope_here;
             dz.e[i] = dz.e[i] * slope_here + 3 * UNIT * fabs(dz.v[i]);
         }
         const bounded act = activated(EN_ACT_SILU, exactly(e.hidden, s.n * s.q));
@@ -141,7 +141,7 @@ static void backward_case(shape s, bool exact)
         dgate = bilinear(oracle_conv, &per_image, dh, exactly(e.wr, s.q * cip), s.n * cip, s.q);
         for (int64_t i = 0; i < dgate.n; i++) {
             dgate.v[i] /= (double)s.hw;
-            dgate.s[i] /= (double)s.hw;
+            dgate.x[i] /= (double)s.hw, dgate.s[i] /= (double)s.hw, dgate.q[i] /= (double)s.hw;
             dgate.e[i] = dgate.e[i] / (double)s.hw + 2 * UNIT * fabs(dgate.v[i]);
         }
         du = plus(scaled_rows(ds, s.hw, cip, gate), spread_rows(dgate, s.hw, cip));
