@@ -134,6 +134,7 @@ static plain_parts cut_plain(const cuda_engine *e, const en_conv_geom *g)
 
 size_t scratch_of_plain_depthwise(const cuda_engine *e, const en_conv_geom *g)
 {
+    if (g->kernel == 0 || g->c % 8 != 0) return 0;                 /* a pointwise pass, the stem */
     const int64_t width = (int64_t)g->kernel * g->kernel * g->c, tap_blocks = ceil_div(width / 8, PLAIN_THREADS);
     return (size_t)(max64(1, min64(e->sms * PLAIN_BLOCKS / tap_blocks, 65535)) * width) * sizeof(float) + 256;
 }
