@@ -95,7 +95,7 @@ walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const 
     for (int i = 0; i < 4; i++) kept[i * threads + (int)threadIdx.x] = 0;
 
     const int channel = me.live ? me.channel : 0;
-    for (int k = me.strip; k < K * K; k += g.strips) weights[k * MAX_PAIRS + me.pair] = load_pair(wt + (int64_t)k * g.c + channel);
+    for (int k = me.strip; me.strip < g.strips && k < K * K; k += g.strips) weights[k * MAX_PAIRS + me.pair] = load_pair(wt + (int64_t)k * g.c + channel);
     __syncthreads();
     const float2 *const w = weights + me.pair;
     const float2 scale = load_pair_or(scale_of ? scale_of + channel : nullptr, 1.f), shift = load_pair_or(shift_of ? shift_of + channel : nullptr, 0.f);
