@@ -19,7 +19,7 @@
  *
  * Cost: a handful of small kernels and 2 ci^2 co operations whatever the batch, against sweeps of rows*co.  fold_pays weighs them. */
 #include "fold.h"
-#include "tall.h"
+#include "tall.cuh"
 
 #include <stdlib.h>
 

@@ -20,8 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-namespace {
-
 enum { WORKSPACE = 32 << 20, PROPOSALS = 8, TIMED = 4, PLANS_AT_FIRST = 256 };
 
 /* What makes one plan differ from another.  Zeroed before it is filled: compared and hashed as bytes. */
@@ -39,15 +37,15 @@ struct gemm_plan {
     cublasLtMatmulAlgo_t algo;
 };
 
-cudaDataType_t data_type(en_dtype t) { return t == EN_F32 ? CUDA_R_32F : CUDA_R_16BF; }
+static cudaDataType_t data_type(en_dtype t) { return t == EN_F32 ? CUDA_R_32F : CUDA_R_16BF; }
 
-int32_t alignment(const void *p)
+static int32_t alignment(const void *p)
 {
     const uintptr_t a = (uintptr_t)p | 256;
     return (int32_t)(a & -a);
 }
 
-uint64_t hash_of(const gemm_key &key)
+static uint64_t hash_of(const gemm_key &key)
 {
     uint64_t h = 0xcbf29ce484222325ull;
     unsigned char bytes[sizeof key];
@@ -56,7 +54,7 @@ uint64_t hash_of(const gemm_key &key)
     return h ^ h >> 32;
 }
 
-void free_plan(gemm_plan *p)
+static void free_plan(gemm_plan *p)
 {
     if (p->desc) (void)cublasLtMatmulDescDestroy(p->desc);
     if (p->a) (void)cublasLtMatrixLayoutDestroy(p->a);
@@ -64,8 +62,6 @@ void free_plan(gemm_plan *p)
     if (p->d) (void)cublasLtMatrixLayoutDestroy(p->d);
     *p = gemm_plan{};
 }
-
-} // namespace
 
 struct gemm_cache {
     gemm_plan  *plans;                          /* open addressing; room: a power of two, at most half full */

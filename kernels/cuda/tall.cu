@@ -8,11 +8,11 @@
  *
  * bf16: tensor cores (mma.h), which want both operands transposed: ldmatrix does that on the way.  f32: fused multiply-adds.
  * A part has at most ROWS_AT_MOST rows: sums of tensor cores are truncated, not rounded, and a relative 2^-24 a step must
- * not pile up over millions of rows.  Parts are added in double, in order (tall.h): same shape, same bits.
+ * not pile up over millions of rows.  Parts are added in double, in order (tall.cuh): same shape, same bits.
  *
  * Which side is the narrow one is the caller's choice; with `sums` the column sums of x come along (a product with ones). */
 #include "mma.h"
-#include "tall.h"
+#include "tall.cuh"
 
 #include <cuda_pipeline.h>
 
