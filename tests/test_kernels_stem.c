@@ -1,22 +1,56 @@
 /* test_kernels_stem.c - the dense convolution of the image, forward and backward. */
 #include "fixture.h"
 
-static void stem_case(bool exact, en_conv_geom g, int64_t oc, int kind)
+/* An image as a pass gets it, and what its pixels are: floats, or (v - mean)/std of bytes.  A backend may compute that as
+ * v*(1/std) - mean/std: a few roundings of either term. */
+typedef struct { en_pixels pixels; const void *host; int64_t bytes; bounded value; } host_image;
+
+static host_image image_make(int64_t n, bool u8)
 {
-    if (!problem(exact, "stem n%dh%dw%d oc%d k%ds%dp%d%s", (int)g.n, (int)g.h, (int)g.w, (int)oc, g.kernel, g.stride, g.pad, kind == DROP ? " drop" : "") ||
+    host_image m = { .value = fresh(n), .bytes = u8 ? n : n * (int64_t)sizeof(float) };
+    if (!u8) {
+        m.host = random_floats(n, 1, 1);
+        m.value = exactly(m.host, n);
+        return m;
+    }
+    m.pixels = is_exact() ? (en_pixels){ .u8 = true, .mean = { 128, 127, 129 }, .std = { 1, 1, 1 } }
+                          : (en_pixels){ .u8 = true, .mean = { 123.675f, 116.28f, 103.53f }, .std = { 58.395f, 57.12f, 57.375f } };
+    uint8_t *bytes = mem((size_t)n + 1);
+    for (int64_t i = 0; i < n; i++) {
+        const double mean = m.pixels.mean[i % 3], std = m.pixels.std[i % 3];
+        bytes[i] = (uint8_t)(is_exact() ? mean + uniform() : below(256));
+        m.value.v[i] = (bytes[i] - mean) / std;
+        m.value.e[i] = is_exact() ? 0 : 3 * UNIT * (bytes[i] + mean) / std;
+    }
+    m.host = bytes;
+    return m;
+}
+
+static en_pixels image_up(variant *v, const host_image *m)
+{
+    en_pixels pixels = m->pixels;
+    pixels.data = up(v, m->host, m->bytes);
+    return pixels;
+}
+
+static void stem_case_of(bool exact, en_conv_geom g, int64_t oc, int kind, bool u8)
+{
+    if (!problem(exact, "stem n%dh%dw%d oc%d k%ds%dp%d%s%s", (int)g.n, (int)g.h, (int)g.w, (int)oc, g.kernel, g.stride, g.pad, kind == DROP ? " drop" : "", u8 ? " u8" : "") ||
         !affordable(2 * g.kernel * g.kernel * 3 * g.n * g.oh * g.ow * g.oc)) return;
     const int64_t taps = (int64_t)g.kernel * g.kernel, nx = g.n * g.h * g.w * 3, nw = taps * 3 * g.oc, out_rows = g.n * g.oh * g.ow, ny = out_rows * g.oc;
-    float *image = random_floats(nx, 1, 1), *wt = random_floats(taps * 3, g.oc, oc), *start = random_rows(taps * 3, g.oc, oc);
+    const host_image image = image_make(nx, u8);
+    float *wt = random_floats(taps * 3, g.oc, oc), *start = random_rows(taps * 3, g.oc, oc);
     const host_bn *h = bn_make(g.oc, oc);
     const host_grad d = grad_make(g.n, g.oh * g.ow, g.oc, oc, kind);
-    const bounded y = stored(bilinear(oracle_conv, &g, exactly(image, nx), exactly(wt, nw), ny, taps * 3));
-    const bounded dwt = accumulated(bilinear(oracle_conv_dwt, &g, exactly(image, nx), stored(grad_dy(&d)), nw, out_rows), start, out_rows);
+    const bounded y = stored(bilinear(oracle_conv, &g, image.value, exactly(wt, nw), ny, taps * 3));
+    const bounded dwt = accumulated(bilinear(oracle_conv_dwt, &g, image.value, stored(grad_dy(&d)), nw, out_rows), start, out_rows);
     for (variant *v = first(2 * taps * 3 * ny); v; v = next(v)) {
         reserve(v, &g);
+        const en_pixels pixels = image_up(v, &image);
         for (int with_bn = 0; with_bn < 2; with_bn++) {
             en_bn bn = bn_up(v, h);
             void *y_dev = out_a(v, ny);
-            RUN(v, v->be->ops->stem_forward(v->be, &g, &(en_pixels){ .data = UP_F(v, image, nx) }, UP_F(v, wt, nw), y_dev, with_bn ? &bn : NULL));
+            RUN(v, v->be->ops->stem_forward(v->be, &g, &pixels, UP_F(v, wt, nw), y_dev, with_bn ? &bn : NULL));
             const float *got = down_a(v, y_dev, ny);
             check(v, "y", got, y, g.oc, oc);
             if (with_bn) check_forward_sums(v, &bn, h, got, out_rows);
@@ -24,9 +58,15 @@ static void stem_case(bool exact, en_conv_geom g, int64_t oc, int kind)
         en_bn grad_bn;
         const en_grad grad = grad_up(v, &d, &grad_bn);
         float *dwt_dev = BOTH_F(v, start, nw);
-        RUN(v, v->be->ops->stem_backward(v->be, &g, &(en_pixels){ .data = UP_F(v, image, nx) }, &grad, dwt_dev));
+        RUN(v, v->be->ops->stem_backward(v->be, &g, &pixels, &grad, dwt_dev));
         check(v, "dwt", DOWN_F(v, dwt_dev, nw), dwt, g.oc, oc);
     }
+}
+
+static void stem_case(bool exact, en_conv_geom g, int64_t oc, int kind)
+{
+    stem_case_of(exact, g, oc, kind, false);
+    stem_case_of(exact, g, oc, kind, true);
 }
 
 /* 32 to 72 channels: B0, B3, B4, B6, B7, B8; 10 is what a narrow model has. */
