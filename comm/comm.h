@@ -71,9 +71,10 @@ _Noreturn void en_comm_abort(en_comm *c, int exit_code);
  *
  * nccl sets be->watch: a host that waits for the device hears of a peer that failed, stays away for EFFNET_STALL_S seconds,
  * or broke the connection: the sums in flight are then given up, every call returns EN_EPEER, and the rank may abort.
- * Sums in a recording must have been done once outside, with the same sizes (NCCL connects at the first), all that were
- * begun in it are waited for in it, and recordings are freed before the communicator is closed.  A host that waits for
- * nothing calls `progress` once a step. */
+ * A recording is collective: all ranks of the communicator record the same sums at the same time and replay that recording
+ * together, or none does (NCCL's rule; one rank that replays beside another that does not may hang).  Its sums were done once
+ * outside before, with the same sizes (NCCL connects at the first), all that were begun in it are waited for in it, and it
+ * is freed before the communicator is closed.  A host that waits for nothing calls `progress` once a step. */
 en_status en_comm_tensor_open(en_comm *control, en_backend *be, const char *kind, en_comm **out);
 /* Closes `tensor`, unless it is control; before the backend, after communicators split from it.  NULL is fine. */
 void      en_comm_tensor_close(en_comm *control, en_comm *tensor);
