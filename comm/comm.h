@@ -66,8 +66,8 @@ _Noreturn void en_comm_abort(en_comm *c, int exit_code);
  *              before 2.18), EN_EPEER when it does not come up in time (5 minutes, or half of EFFNET_STALL_S)
  *     "mpi"    control's sums, through host memory: works everywhere, slowly, and cannot be recorded
  *     "auto"   nccl where it can, else mpi, and (*out)->why says why
- * One rank alone needs neither ("auto", "mpi"): a sum from a place into itself is no work.  A backend in host memory gets `control` itself,
- * whatever the kind; so close it with en_comm_tensor_close.
+ * One rank alone needs neither ("auto", "mpi"): a sum from a place into itself is no work.  A backend in host memory gets
+ * `control` itself, whatever the kind; so close it with en_comm_tensor_close.
  *
  * nccl sets be->watch: a host that waits for the device hears of a peer that failed, stays away for EFFNET_STALL_S seconds,
  * or broke the connection: the sums in flight are then given up, every call returns EN_EPEER, and the rank may abort.
