@@ -115,8 +115,8 @@ def findings(kernels, rows):
 def print_heaviest(kernels):
     arch = "sm_90" if any(k.arch == "sm_90" for k in kernels) else kernels[0].arch
     here = [k for k in kernels if k.arch == arch]
-    by = sorted(here, key=lambda k: (-k.registers, -k.shared))[:HEAVIEST]
-    by += [k for k in sorted(here, key=lambda k: -k.shared)[:5] if k not in by and k.shared]
+    by = list({re.sub(r"<.*", "", k.name): k for k in sorted(here, key=lambda k: (k.registers, k.shared))}.values())[::-1]
+    by = sorted(by, key=lambda k: -k.registers)[:HEAVIEST]       # of each template its heaviest instance
     print("%s, heaviest first (static shared memory alone)\n%5s %8s  kernel" % (arch, "REG", "SHARED"))
     for k in by:
         print("%5d %8d  %s" % (k.registers, k.shared, k.name))

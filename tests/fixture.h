@@ -128,6 +128,8 @@ void        workspace(variant *v, en_work kind, const en_conv_geom *g);   /* be-
 #define DOWN_F(v, dev, n)  ((float *)down(v, dev, (n) * (int64_t)sizeof(float)))
 #define DOWN_D(v, dev, n)  ((double *)down(v, dev, (n) * (int64_t)sizeof(double)))
 
+/* Queues without a wait. */
+#define RUN_ON(v, call) do { en_error_clear(); if ((call) != EN_OK) failed("[%s] %s: %s", (v)->name, #call, en_error_text()); } while (0)
 /* Calls the pass and waits; anything but EN_OK fails the problem and prints the trace. */
 #define RUN(v, call)                                                                                                   \
     do { en_error_clear();                                                                                             \

@@ -194,7 +194,7 @@ static void without_a_gpu_cuda_fails_with_the_reason_and_auto_trains_on_the_proc
 static void too_little_memory_says_so(void **state)
 {
     (void)state;
-    setenv("CUDAEMU_MEM_MB", "8", 1);
+    setenv("CUDAEMU_MEM_MB", "64", 1);
     outcome *o = run(1, 0, SMALL " --device cuda --micro-batch 8 --image-size 224 --width 1 --steps 2 --data %s --run %s", data(), at("small"));
     says_once(o, "--micro-batch");
     unsetenv("CUDAEMU_MEM_MB");

@@ -102,7 +102,8 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
                      .last = micro == t->shard.accum - 1 };
     const en_now now = { .seed = t->state.seed, .step = step, .first = t->batch.first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
                          .lr = (float)en_lr_at(&t->schedule, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
-    EN_TRY(en_net_stage(t->net, p->slot, t->batch.n, t->batch.images, t->batch.labels, &now), "staging");
+    const void *images = t->be->u8 ? (const void *)t->batch.bytes : t->batch.images;
+    EN_TRY(en_net_stage(t->net, p->slot, t->batch.n, images, t->batch.labels, &now), "staging");
     r->data_s += en_seconds() - t0;
     return EN_OK;
 }

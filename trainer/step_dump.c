@@ -25,7 +25,7 @@ static en_status dump_images(en_trainer *t, const en_batch *batch, const int64_t
     float *f = malloc((n + 1) * sizeof *f);
     EN_REQUIRE(f, EN_ENOMEM, "no memory for %zu pixels", n);
     for (size_t i = 0; i < n; i++)
-        f[i] = ((float)((const uint8_t *)batch->images)[i] - en_imagenet_normalise.mean[i % 3]) / en_imagenet_normalise.std[i % 3];
+        f[i] = ((float)batch->bytes[i] - en_imagenet_normalise.mean[i % 3]) / en_imagenet_normalise.std[i % 3];
     const en_status s = en_dump_f32(t->dump, "/batch/images", 4, dims, f);
     free(f);
     return s;

@@ -9,33 +9,15 @@
  *
  *     bits        f32 is computed in f32 (PEDANTIC: no TF32, no emulation).  Split-k is taken only where its parts are added
  *                 in a step of their own, in compute precision: no output depends on which block came first.
- *     tuning      Outside of recordings the fastest of the library's first proposals is found by trying them, where the
- *                 output may be spoilt: into D itself when the call overwrites D, else into memory taken for the moment.
- *                 Two algorithms differ in the last bits, and which is faster may differ from run to run: where two runs
- *                 must give the same bits, EN_GEMM_TUNE=0 takes the library's first proposal always.
+ *     algorithm   The fastest of the library's proposals, measured when a shape first comes outside of a recording, and kept
+ *                 (gemm_choice.cu); EN_GEMM_TUNE=0: its first proposal.
  *     workspace   32 MiB, fixed: a recorded step holds pointers into it. */
-#include "cuda.h"
+#include "gemm.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORKSPACE = 32 << 20, PROPOSALS = 8, TIMED = 4, PLANS_AT_FIRST = 256 };
-
-/* What makes one plan differ from another.  Zeroed before it is filled: compared and hashed as bytes. */
-struct gemm_key {
-    int64_t m, n, k, lda, ldb, ldd;
-    int32_t ta, tb, a_type, b_type, d_type, adds, has_bias, in_place;
-    int32_t align[5];                           /* of A, B, C, D, bias: powers of 2 up to 256 bytes */
-};
-
-struct gemm_plan {
-    gemm_key key;
-    bool used;
-    cublasLtMatmulDesc_t desc;
-    cublasLtMatrixLayout_t a, b, d;             /* as the library sees them: its a is our B */
-    cublasLtMatmulAlgo_t algo;
-};
+enum { WORKSPACE = 32 << 20, PROPOSALS = 8, PLANS_AT_FIRST = 256 };
 
 static cudaDataType_t data_type(en_dtype t) { return t == EN_F32 ? CUDA_R_32F : CUDA_R_16BF; }
 
@@ -48,10 +30,8 @@ static int32_t alignment(const void *p)
 static uint64_t hash_of(const gemm_key &key)
 {
     uint64_t h = 0xcbf29ce484222325ull;
-    unsigned char bytes[sizeof key];
-    memcpy(bytes, &key, sizeof key);
-    for (unsigned char b : bytes) h = (h ^ b) * 0x100000001b3ull;
-    return h ^ h >> 32;
+    for (int64_t v : key.v) h = (h ^ (uint64_t)v) * 0x100000001b3ull, h ^= h >> 29;
+    return h;
 }
 
 static void free_plan(gemm_plan *p)
@@ -62,13 +42,6 @@ static void free_plan(gemm_plan *p)
     if (p->d) (void)cublasLtMatrixLayoutDestroy(p->d);
     *p = gemm_plan{};
 }
-
-struct gemm_cache {
-    gemm_plan  *plans;                          /* open addressing; room: a power of two, at most half full */
-    int         room, held;
-    bool        tune;
-    cudaEvent_t begin, end;
-};
 
 #define LT_TRY(call, ...)                                                                                              \
     do { const cublasStatus_t s_ = (call);                                                                             \
@@ -136,36 +109,36 @@ static en_status make_room(gemm_cache *cache)
 static gemm_key key_of(const gemm_call *g, const void *c)
 {
     gemm_key key;
-    memset(&key, 0, sizeof key);
-    key.m = g->m, key.n = g->n, key.k = g->k;
-    key.lda = g->lda ? g->lda : g->ta ? g->m : g->k;
-    key.ldb = g->ldb ? g->ldb : g->tb ? g->k : g->n;
-    key.ldd = g->ldd ? g->ldd : g->n;
-    key.ta = g->ta, key.tb = g->tb;
-    key.a_type = g->a_type, key.b_type = g->b_type, key.d_type = g->d_type;
-    key.adds = g->beta != 0, key.has_bias = g->bias != NULL, key.in_place = c == g->d;
-    key.align[0] = alignment(g->a), key.align[1] = alignment(g->b), key.align[2] = alignment(c), key.align[3] = alignment(g->d);
-    key.align[4] = alignment(g->bias);
+    int64_t *v = key.v;
+    v[KEY_M] = g->m, v[KEY_N] = g->n, v[KEY_K] = g->k;
+    v[KEY_LDA] = g->lda ? g->lda : g->ta ? g->m : g->k;
+    v[KEY_LDB] = g->ldb ? g->ldb : g->tb ? g->k : g->n;
+    v[KEY_LDD] = g->ldd ? g->ldd : g->n;
+    v[KEY_TA] = g->ta, v[KEY_TB] = g->tb, v[KEY_A_TYPE] = g->a_type, v[KEY_D_TYPE] = g->d_type;
+    v[KEY_ADDS] = g->beta != 0, v[KEY_BIAS] = g->bias != NULL, v[KEY_IN_PLACE] = c == g->d;
+    v[KEY_ALIGN_A] = alignment(g->a), v[KEY_ALIGN_B] = alignment(g->b), v[KEY_ALIGN_C] = alignment(c), v[KEY_ALIGN_D] = alignment(g->d);
+    v[KEY_ALIGN_BIAS] = alignment(g->bias);
     return key;
 }
 
 static en_status describe(gemm_plan *p, const void *bias)
 {
-    const gemm_key &k = p->key;
-    const bool f32 = k.a_type == EN_F32;
-    const int32_t opa = k.tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = k.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const int64_t *v = p->key.v;
+    const bool f32 = v[KEY_A_TYPE] == EN_F32, ta = v[KEY_TA] != 0, tb = v[KEY_TB] != 0;
+    const cudaDataType_t in = data_type((en_dtype)v[KEY_A_TYPE]), out = data_type((en_dtype)v[KEY_D_TYPE]);
+    const uint64_t m = (uint64_t)v[KEY_M], n = (uint64_t)v[KEY_N], k = (uint64_t)v[KEY_K];
+    const int32_t opa = tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     LT_TRY(cublasLtMatmulDescCreate(&p->desc, f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
     LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof opa), "descriptor");
     LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof opb), "descriptor");
-    if (k.has_bias) {
+    if (bias) {
         const uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
         LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue), "descriptor");
         LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "descriptor");
     }
-    const uint64_t m = (uint64_t)k.m, n = (uint64_t)k.n, kk = (uint64_t)k.k;
-    LT_TRY(cublasLtMatrixLayoutCreate(&p->a, data_type((en_dtype)k.b_type), k.tb ? kk : n, k.tb ? n : kk, k.ldb), "layout");
-    LT_TRY(cublasLtMatrixLayoutCreate(&p->b, data_type((en_dtype)k.a_type), k.ta ? m : kk, k.ta ? kk : m, k.lda), "layout");
-    LT_TRY(cublasLtMatrixLayoutCreate(&p->d, data_type((en_dtype)k.d_type), n, m, k.ldd), "layout");
+    LT_TRY(cublasLtMatrixLayoutCreate(&p->a, in, tb ? k : n, tb ? n : k, v[KEY_LDB]), "layout");
+    LT_TRY(cublasLtMatrixLayoutCreate(&p->b, in, ta ? m : k, ta ? k : m, v[KEY_LDA]), "layout");
+    LT_TRY(cublasLtMatrixLayoutCreate(&p->d, out, n, m, v[KEY_LDD]), "layout");
     return EN_OK;
 }
 
@@ -175,9 +148,9 @@ static en_status propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuri
     cublasLtMatmulPreference_t pref = NULL;
     const uint64_t workspace = e->lt_workspace_bytes;
     const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-    const struct { cublasLtMatmulPreferenceAttributes_t which; int32_t bytes; } aligned[] = {
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p->key.align[1] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p->key.align[0] },
-        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p->key.align[2] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p->key.align[3] } };
+    const struct { cublasLtMatmulPreferenceAttributes_t which; int64_t bytes; } aligned[] = {
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p->key.v[KEY_ALIGN_B] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p->key.v[KEY_ALIGN_A] },
+        { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p->key.v[KEY_ALIGN_C] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p->key.v[KEY_ALIGN_D] } };
     *got = 0;
     LT_TRY(cublasLtMatmulPreferenceCreate(&pref), "preference");
     cublasStatus_t s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
@@ -198,47 +171,11 @@ static en_status propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuri
     return EN_OK;
 }
 
-static cublasStatus_t run(cuda_engine *e, const gemm_plan *p, const cublasLtMatmulAlgo_t *algo, const gemm_call *g, const void *c, void *d)
+cublasStatus_t gemm_run(cuda_engine *e, const gemm_plan *p, const cublasLtMatmulAlgo_t *algo, const gemm_call *g, const void *c, void *d)
 {
     const float one = 1.f;
     return cublasLtMatmul(e->lt, p->desc, &one, g->b, p->a, g->a, p->b, &g->beta, c, p->d, d, p->d, algo, e->lt_workspace, e->lt_workspace_bytes,
                           e->compute);
-}
-
-/* Milliseconds of the quickest of a few runs, negative when the algorithm cannot. */
-static float time_of(cuda_engine *e, const gemm_plan *p, const cublasLtMatmulAlgo_t *algo, const gemm_call *g, const void *c, void *d)
-{
-    float best = -1.f;
-    for (int i = 0; i < TIMED; i++) {
-        float ms = 0;
-        if (cudaEventRecord(e->gemms->begin, e->compute) != cudaSuccess || run(e, p, algo, g, c, d) != CUBLAS_STATUS_SUCCESS ||
-            cudaEventRecord(e->gemms->end, e->compute) != cudaSuccess || cudaEventSynchronize(e->gemms->end) != cudaSuccess ||
-            cudaEventElapsedTime(&ms, e->gemms->begin, e->gemms->end) != cudaSuccess) return -1.f;
-        if (i == 1 || (i > 1 && ms < best)) best = ms;                      /* the first run warms up */
-    }
-    return best;
-}
-
-static void tune(cuda_engine *e, gemm_plan *p, const gemm_call *g, const void *c, const cublasLtMatmulHeuristicResult_t *proposals, int got)
-{
-    void *spare = NULL, *d = g->d;
-    if (g->beta != 0) {
-        if (cudaMalloc(&spare, (size_t)(p->key.m * p->key.ldd) * en_dtype_bytes(g->d_type)) != cudaSuccess) { /* untuned, then */
-            (void)cudaGetLastError();
-            return;
-        }
-        if (c != g->d) d = spare;
-        else c = d = spare, (void)cudaMemsetAsync(spare, 0, (size_t)(p->key.m * p->key.ldd) * en_dtype_bytes(g->d_type), e->compute);
-    }
-    int best = -1;
-    float least = 0;
-    for (int i = 0; i < got; i++) {
-        const float ms = time_of(e, p, &proposals[i].algo, g, c, d);
-        if (ms >= 0 && (best < 0 || ms < 0.97f * least)) best = i, least = ms;     /* near ties go to the earlier */
-    }
-    if (best > 0) p->algo = proposals[best].algo;
-    if (spare) (void)cudaStreamSynchronize(e->compute), (void)cudaFree(spare);
-    (void)cudaGetLastError();
 }
 
 static en_status make_plan(cuda_engine *e, gemm_plan *p, const gemm_call *g, const void *c)
@@ -247,10 +184,7 @@ static en_status make_plan(cuda_engine *e, gemm_plan *p, const gemm_call *g, con
     int got = 0;
     EN_TRY(describe(p, g->bias), "describing it");
     EN_TRY(propose(e, p, proposals, &got), "planning it");
-    p->algo = proposals[0].algo;
-    cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
-    CU_TRY(cudaStreamIsCapturing(e->compute, &recording), "planning it");
-    if (e->gemms->tune && got > 1 && recording == cudaStreamCaptureStatusNone) tune(e, p, g, c, proposals, got);
+    gemm_choose(e, p, g, c, proposals, got);
     return EN_OK;
 }
 
@@ -282,7 +216,7 @@ en_status gemm(en_backend *be, const gemm_call *g)
         const void *bias = g->bias;
         LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias), "bias");
     }
-    LT_TRY(run(e, p, &p->algo, g, c, g->d), "the product (%lld,%lld) over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
+    LT_TRY(gemm_run(e, p, &p->algo, g, c, g->d), "the product (%lld,%lld) over %lld", (long long)g->m, (long long)g->n, (long long)g->k);
     return EN_OK;
 }
 
