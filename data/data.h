@@ -95,6 +95,7 @@ int64_t en_sampler_at(uint64_t seed, int64_t samples, int64_t position, int64_t 
  * When everything divides this is  ((step*accum + micro)*world_size + rank)*micro_batch + i. */
 typedef struct { int64_t global_batch, accum; int rank, world_size; } en_shard;
 void    en_shard_range(const en_shard *s, int64_t step, int64_t micro, int64_t *first, int64_t *count);
+int64_t en_shard_images(const en_shard *s, int64_t micro);      /* of a micro-step, on all ranks together */
 int64_t en_shard_max(const en_shard *s);       /* the largest count over ranks and micro-steps: the micro-batch to plan for */
 
 /* ---- loader ------------------------------------------------------------------------------------------------------- */

@@ -55,6 +55,11 @@ void en_shard_range(const en_shard *s, int64_t step, int64_t micro, int64_t *fir
     *count = part_begin(n, s->rank + 1, s->world_size) - from;
 }
 
+int64_t en_shard_images(const en_shard *s, int64_t micro)
+{
+    return part_begin(s->global_batch, micro + 1, s->accum) - part_begin(s->global_batch, micro, s->accum);
+}
+
 int64_t en_shard_max(const en_shard *s)        /* some part is as large as the mean rounded up, none is larger */
 {
     const int64_t micro = (s->global_batch - 1) / s->accum + 1;

@@ -408,7 +408,7 @@ en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, con
     in->n = n;
     if (now_) *in->now_host = *now_;
     const size_t pixel = net->be->u8 ? 1 : sizeof(float);
-    const en_copy copies[] = { { in->images, images, (size_t)(n * m->stem.h * m->stem.w * 3) * pixel },
+    const en_copy copies[] = { { in->images, images, images ? (size_t)(n * m->stem.h * m->stem.w * 3) * pixel : 0 },
                                { in->labels, labels, labels ? (size_t)n * sizeof *labels : 0 },
                                { in->now, in->now_host, now_ ? sizeof *now_ : 0 } };
     EN_TRY(net->be->ops->stage(net->be, slot, copies, 3), "input of %lld images", (long long)n);

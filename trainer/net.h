@@ -33,7 +33,7 @@ void      en_net_close(en_net *net);                     /* NULL is fine */
 void en_net_bind(en_net *net, float *params, float *grads, float *stats);
 
 /* Queues the input of a pass into a slot: images (n, size, size, 3), normalised floats, or bytes where be->u8; labels (n), NULL
- * when there is no loss; now, NULL when not training.  The first two stay borrowed until be->ops->stage_wait(slot); the
+ * when there is no loss (images NULL: what the slot holds); now, NULL when not training.  The first two stay borrowed until be->ops->stage_wait(slot); the
  * pass must lie between be->ops->stage_ready(slot) and stage_done(slot). */
 en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now);
 /* The same for a caller without steps: into slot 0, and the host may change the memory at once. */

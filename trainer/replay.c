@@ -1,16 +1,17 @@
 /* replay.c - the piece of a step that was fetched, on the device: recorded where the device can, from the second time on.
  *
  * The first time a piece of some shape comes, it is simply done: libraries measure and choose, communicators connect, which no
- * recording may contain.  The second time it is recorded, and replayed from then on.  Ranks may hold shards of different
- * sizes and so different recordings; each contains the same sums over ranks in the same order. */
+ * recording may contain.  The second time it is recorded, and replayed from then on.  Recording and replaying are collective
+ * where sums over ranks are part of it (comm.h), so shapes are told apart by what is the same on all ranks: the images of the
+ * piece on all ranks together decide how many are this rank's. */
 #include "trainer/trainer.h"
 
 static en_recording *recording_of(en_trainer *t, const en_piece *p)
 {
     for (int i = 0; i < EN_RECORDINGS; i++) {
         en_recording *r = &t->recordings[i];
-        if (!r->seen) *r = (en_recording){ .n = p->n, .slot = p->slot, .first = p->first, .last = p->last };
-        if (r->n == p->n && r->slot == p->slot && r->first == p->first && r->last == p->last) return r;
+        if (!r->seen) *r = (en_recording){ .all = p->all, .slot = p->slot, .first = p->first, .last = p->last };
+        if (r->all == p->all && r->slot == p->slot && r->first == p->first && r->last == p->last) return r;
     }
     return NULL;
 }

@@ -5,8 +5,8 @@
  * on, while the host fetches the next images.  What changes from step to step travels with them (en_now), and the step's
  * results come back in one small tally.
  *
- * A rank whose input fails does not leave: it goes on with an empty shard, so that every sum over ranks still has all its
- * ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits. */
+ * A rank whose input fails does not leave: it goes on with whatever lies in its slot, so that every sum over ranks still has
+ * all its ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits. */
 #include "trainer/trainer.h"
 
 #include <inttypes.h>
@@ -92,18 +92,20 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     if (step >= t->schedule.total_steps || (p->fetched && p->step == step && p->micro == micro)) return EN_OK;
     const double t0 = en_seconds();
     if (p->slot >= 0) EN_TRY(t->be->ops->stage_wait(t->be, p->slot), "the input before this");     /* the loader takes its memory back */
-    t->batch = (en_batch){ .first = step * t->shard.global_batch };
+    int64_t first, n;
+    en_shard_range(&t->shard, step, micro, &first, &n);
+    t->batch = (en_batch){ 0 };
     if (!t->trouble[0] && en_loader_next(t->loader, &t->batch) != EN_OK) {
         snprintf(t->trouble, sizeof t->trouble, "%s", en_error_message());
         en_error_clear();
-        t->batch = (en_batch){ .first = step * t->shard.global_batch };
+        t->batch = (en_batch){ 0 };                                    /* the work is done on what lies in the slot, and not counted */
     }
-    *p = (en_piece){ .fetched = true, .step = step, .micro = micro, .slot = (p->slot + 1) % t->be->slots, .n = t->batch.n, .first = micro == 0,
-                     .last = micro == t->shard.accum - 1 };
-    const en_now now = { .seed = t->state.seed, .step = step, .first = t->batch.first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
+    *p = (en_piece){ .fetched = true, .step = step, .micro = micro, .slot = (p->slot + 1) % t->be->slots, .first = micro == 0,
+                     .last = micro == t->shard.accum - 1, .all = en_shard_images(&t->shard, micro) };
+    const en_now now = { .seed = t->state.seed, .step = step, .first = first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
                          .lr = (float)en_lr_at(&t->schedule, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
     const void *images = t->be->u8 ? (const void *)t->batch.bytes : t->batch.images;
-    EN_TRY(en_net_stage(t->net, p->slot, t->batch.n, images, t->batch.labels, &now), "staging");
+    EN_TRY(en_net_stage(t->net, p->slot, n, images, t->batch.labels, &now), "staging");
     r->data_s += en_seconds() - t0;
     return EN_OK;
 }

@@ -17,11 +17,11 @@ typedef struct {                         /* device arenas in en_model's layout; 
 
 typedef struct en_trainer en_trainer;
 
-/* The images of one micro-step on this rank, in a slot of the net. */
-typedef struct { bool fetched, first, last; int64_t step, micro, n; int slot; } en_piece;
+/* The images of one micro-step, in a slot of the net. */
+typedef struct { bool fetched, first, last; int64_t step, micro, all; int slot; } en_piece;   /* all: images on all ranks together */
 
-/* One way that a piece can look, and the recording of its work. */
-typedef struct { int64_t n; int slot; bool first, last; int64_t seen; void *graph; } en_recording;
+/* One way that a piece can look, the same on all ranks, and the recording of its work. */
+typedef struct { int64_t all; int slot; bool first, last; int64_t seen; void *graph; } en_recording;
 enum { EN_RECORDINGS = 16 };
 typedef en_status en_work_fn(en_trainer *t, const en_piece *p);
 

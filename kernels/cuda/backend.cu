@@ -302,6 +302,7 @@ en_status cuda_upload(en_backend *be, void *dst, const void *host, size_t bytes)
 {
     cuda_engine *e = engine(be);
     if (bytes == 0) return EN_OK;
+    EN_TRY(cuda_synchronize(be), "upload");              /* a copy of pageable memory waits in the driver, where nobody asks the watcher */
     CU_TRY(cudaMemcpyAsync(dst, host, bytes, cudaMemcpyHostToDevice, e->compute), "uploading %zu bytes", bytes);
     for (const auto &k : e->kept)
         if (k.w && (const char *)dst < (const char *)(k.w + k.elems) && (const char *)dst + bytes > (const char *)k.w) EN_TRY(refresh(be, &k), "upload");
@@ -310,6 +311,7 @@ en_status cuda_upload(en_backend *be, void *dst, const void *host, size_t bytes)
 
 en_status cuda_download(en_backend *be, void *host, const void *src, size_t bytes)
 {
+    EN_TRY(cuda_synchronize(be), "download");            /* as in upload */
     if (bytes) CU_TRY(cudaMemcpyAsync(host, src, bytes, cudaMemcpyDeviceToHost, engine(be)->compute), "downloading %zu bytes", bytes);
     return cuda_synchronize(be);
 }
