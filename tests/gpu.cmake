@@ -19,7 +19,7 @@ endif()
 # The backend, found as one that is linked in (kernels/backend.c): tests need no plugin.  Shared, because it weighs 10 MB.
 add_library(en_cuda_linked SHARED $<TARGET_OBJECTS:en_cuda_passes>)
 set_target_properties(en_cuda_linked PROPERTIES LINKER_LANGUAGE C)
-target_link_libraries(en_cuda_linked PUBLIC en_kernels CUDA::cudart_static CUDA::cublasLt stdc++)
+target_link_libraries(en_cuda_linked PRIVATE CUDA::cudart_static CUDA::cublasLt stdc++ INTERFACE en_kernels)
 add_library(en_fixture_gpu STATIC fixture.c oracle.c)
 target_compile_definitions(en_fixture_gpu PUBLIC EN_TEST_CUDA)
 target_include_directories(en_fixture_gpu PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
