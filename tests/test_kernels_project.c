@@ -207,6 +207,11 @@ static void each_odd_case(void (*run)(shape, bool))
         }
     run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_SILU }, false);       /* no squeeze-and-excitation */
     run((shape){ .n = 1, .hw = 49, .ci = 96, .co = 24, .q = 4, .act = EN_ACT_SILU, .kind = DROP }, false);   /* the only image is dropped */
+    /* more images than the small layers take at once */
+    for (int n = 8; n <= 17; n += 3) run((shape){ .n = n, .hw = 5, .ci = 40, .co = 24, .q = 9, .act = EN_ACT_SILU, .kind = DROP }, false);
+    run((shape){ .n = 9, .hw = 150, .ci = 16, .co = 16, .q = 11, .act = EN_ACT_SILU, .kind = DROP }, false);
+    run((shape){ .n = 19, .hw = 2, .ci = 520, .co = 8, .q = 70, .act = EN_ACT_SILU, .kind = DROP }, false);
+    run((shape){ .n = 9, .hw = 20, .ci = 40, .co = 24, .q = 0, .act = EN_ACT_SILU }, false);
     for (int rows = 1; rows <= 34; rows++) run((shape){ .n = 1, .hw = rows, .ci = 48, .co = 80 }, true);
 }
 

@@ -79,7 +79,8 @@ struct grad_source { const void *stored, *y; const float *drop, *dpooled, *gate,
 
 /* sweep, by image unless STORED: out = dy by en_grad's formula.  Bytes: stored, y and out once.  `out` may be `stored`: a thread
  * has read what it overwrites, and nobody else reads it. */
-template <typename T, grad_form FORM> static __global__ void __launch_bounds__(SWEEP_BLOCK, FORM == STORED && sizeof(T) == 2 ? 3 : 2) form_dy(sweep s, grad_source d, T *out)
+template <typename T, grad_form FORM>
+static __global__ void __launch_bounds__(SWEEP_BLOCK, FORM == STORED && sizeof(T) == 2 ? 3 : 2) form_dy(sweep s, grad_source d, T *out)
 {
     enum { BATCH = 2 };
     const sweep_place p = place_in(s);
@@ -150,8 +151,8 @@ en_status form_gradient(en_backend *be, const en_grad *d, int64_t rows, int64_t 
 /* ---- an operand as a tensor ---------------------------------------------------------------------------------------------------- */
 
 /* sweep, by image where there is a gate: out = act(bn(y)) * gate.  Bytes: y and out once. */
-template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, 3) form_u(sweep s, const T *y, const float *scale, const float *shift,
-                                                                                      en_act act, const float *gate, T *out)
+template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, 3)
+    form_u(sweep s, const T *y, const float *scale, const float *shift, en_act act, const float *gate, T *out)
 {
     enum { BATCH = sizeof(T) == 2 ? 4 : 2 };
     const sweep_place p = place_in(s);

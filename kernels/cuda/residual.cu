@@ -6,19 +6,20 @@
 enum { BATCH = 2 };             /* rows fetched together: 64 bytes in flight a thread */
 enum skip_kind { NO_SKIP, SKIP, SKIP_BN };
 
+struct block_end { const void *y, *x; void *o; const float *scale, *shift, *drop, *x_scale, *x_shift; en_act x_act; int64_t hw; };
+
 /* sweep (1, rows, c): o = bn(y)*keep[image] + (skip ? act(bn(x)) : 0).  Bytes: y, x, o once.  `o` may be x or y: a thread has
  * read what it overwrites. */
 template <typename T, skip_kind KIND>
-static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != SKIP_BN ? 3 : 2)
-    end_block(sweep s, int64_t hw, const T *y, const float *scale, const float *shift, const float *drop, const T *x, const float *x_scale,
-              const float *x_shift, en_act x_act, T *o)
+static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != SKIP_BN ? 3 : 2) end_block(sweep s, block_end e)
 {
     const sweep_place p = place_in(s);
+    const T *const y = (const T *)e.y, *const x = (const T *)e.x;
     float a[8], b[8], xa[8], xb[8];
-    load8(scale + p.channel, a), load8(shift + p.channel, b);
-    if (KIND == SKIP_BN) load8(x_scale + p.channel, xa), load8(x_shift + p.channel, xb);
+    load8(e.scale + p.channel, a), load8(e.shift + p.channel, b);
+    if (KIND == SKIP_BN) load8(e.x_scale + p.channel, xa), load8(e.x_shift + p.channel, xb);
     image_walk at = { 0, 0 };
-    if (drop) at = walk_from(p.first, hw);
+    if (e.drop) at = walk_from(p.first, e.hw);
     for (int64_t r = p.first; r < p.end; r += BATCH * s.stride) {
         raw8<T> raw_y[BATCH], raw_x[BATCH];
         float keep[BATCH];
@@ -29,7 +30,7 @@ static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != 
                 const int64_t i = at_row(s, p, r + k * s.stride);
                 raw_y[k] = fetch8(y + i);
                 if (KIND != NO_SKIP) raw_x[k] = fetch8(x + i);
-                if (drop) keep[k] = drop[at.image], walk_on(&at, s.stride, hw);
+                if (e.drop) keep[k] = e.drop[at.image], walk_on(&at, s.stride, e.hw);
             }
         }
 #pragma unroll
@@ -42,9 +43,9 @@ static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != 
                 for (int i = 0; i < 8; i++) {
                     v[i] = fmaf(v[i], a[i], b[i]) * keep[k];
                     if (KIND == SKIP) v[i] += u[i];
-                    if (KIND == SKIP_BN) v[i] += act_value<T>(x_act, fmaf(u[i], xa[i], xb[i]));
+                    if (KIND == SKIP_BN) v[i] += act_value<T>(e.x_act, fmaf(u[i], xa[i], xb[i]));
                 }
-                store8(o + at_row(s, p, r + k * s.stride), v);
+                store8((T *)e.o + at_row(s, p, r + k * s.stride), v);
             }
     }
 }
@@ -57,20 +58,19 @@ en_status cuda_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c
     const sweep s = sweep_to_write(engine(be), 1, n * hw, c);
     const unsigned grid = sweep_grid(s);
     const cudaStream_t stream = engine(be)->compute;
-    const float *a = y->bn->scale, *b = y->bn->shift;
-    if (!x) BY_TYPE(be, T, (end_block<T, NO_SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, hw, (const T *)y->y, a, b, drop, (const T *)NULL, NULL, NULL, EN_ACT_NONE, (T *)o)));
-    else if (!x->bn)
-        BY_TYPE(be, T, (end_block<T, SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, hw, (const T *)y->y, a, b, drop, (const T *)x->y, NULL, NULL, EN_ACT_NONE, (T *)o)));
-    else
-        BY_TYPE(be, T, (end_block<T, SKIP_BN><<<grid, SWEEP_BLOCK, 0, stream>>>(s, hw, (const T *)y->y, a, b, drop, (const T *)x->y, x->bn->scale, x->bn->shift,
-                                                                                x->act, (T *)o)));
+    const en_bn *x_bn = x ? x->bn : NULL;
+    const block_end e = { y->y, x ? x->y : NULL, o, y->bn->scale, y->bn->shift, drop, x_bn ? x_bn->scale : NULL, x_bn ? x_bn->shift : NULL,
+                          x ? x->act : EN_ACT_NONE, hw };
+    if (!x) BY_TYPE(be, T, (end_block<T, NO_SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));
+    else if (!x_bn) BY_TYPE(be, T, (end_block<T, SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));
+    else BY_TYPE(be, T, (end_block<T, SKIP_BN><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));
     CU_LAUNCHED("end of a block, %lld images of %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
     return EN_OK;
 }
 
 /* sweep (1, rows, c): partials[part] = { sum dz, sum dz*(y - mean) } with dz = g*keep[image].  Bytes: g and y once. */
-template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 ? 3 : 2) sum_dz(sweep s, int64_t hw, const T *__restrict__ g, const float *drop,
-                                                                                      const T *__restrict__ y, const float *mean, double *partials)
+template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 ? 3 : 2)
+    sum_dz(sweep s, int64_t hw, const T *__restrict__ g, const float *drop, const T *__restrict__ y, const float *mean, double *partials)
 {
     __shared__ __align__(16) float held[SWEEP_SHARED(2)];
     const sweep_place p = place_in(s);
