@@ -34,6 +34,7 @@ struct Entry {
     uint64_t version = 0;
 };
 
+void run_until(const std::function<bool()> &reached, CUstream_st *first);       // runs queues; first: whom the host waits for, or null
 CUstream_st *stream_of(cudaStream_t s);             // nullptr: not a stream
 std::vector<CUstream_st *> &all_streams();
 cudaError_t push(CUstream_st *s, Entry e);
