@@ -80,7 +80,8 @@ extern "C" cudaError_t sum_of_block(const void *x, float *y, int n, cudaStream_t
 }
 extern "C" cudaError_t copy_in_pieces(const float4 *x, float4 *y, cudaStream_t s)
 {
-    copies<<<{1, 1, 1}, 32, 0, s>>>(x, y);
+    struct { void (*k[2])(const float4 *, float4 *); } table_of = {{nullptr, copies}}, *kernels = &table_of;
+    kernels->k[1]<<<{1, 1, 1}, 32, 0, s>>>(x, y);
     return cudaGetLastError();
 }
 extern "C" cudaError_t try_arithmetic(int *wrong, cudaStream_t s)

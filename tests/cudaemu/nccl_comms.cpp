@@ -105,7 +105,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int n, ncclUniqueId id_byte
     memcpy(&id, id_bytes.internal, sizeof id);
     *out = nullptr;
     if (no_device()) return complain(ncclUnhandledCudaError, "no CUDA device");
-    if (n < 1 || rank < 0 || rank >= n || strcmp(id.magic, "cudaemu")) return complain(ncclInvalidArgument, "rank %d of %d", rank, n);
+    if (n < 1 || rank < 0 || rank >= n || strcmp(id.magic, "cudaemu"))
+        return complain(ncclInvalidArgument, "rank %d of %d", rank, n);
     auto c = std::make_shared<Comm>();
     c->rank = rank;
     c->n = n;
@@ -115,7 +116,8 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int n, ncclUniqueId id_byte
     int world_rank = -1;
     if (mpi_is_up()) MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
     if (world_rank < 0 || id.world_rank < 0) return complain(ncclSystemError, "several ranks, but MPI is not initialised");
-    if ((rank == 0) != (id.world_rank == world_rank)) return complain(ncclInvalidUsage, "cudaemu: rank 0 has to make the unique id");
+    if ((rank == 0) != (id.world_rank == world_rank))
+        return complain(ncclInvalidUsage, "cudaemu: rank 0 has to make the unique id");
     return begin_setup(out, c, meet(c, id));
 }
 ncclResult_t ncclCommInitRank(ncclComm_t *out, int n, ncclUniqueId id, int rank)

@@ -1,9 +1,9 @@
 /* nccl_meeting.cpp - how the ranks of a communicator find each other, over MPI.
  *
- * The unique id names the process that made it (it has to be rank 0 here): everybody sends it who and where he is, and gets the list
- * of all; for a split, the parent gathers the same.  The list shows two ranks on one GPU, which NCCL refuses; CUDAEMU_SAME_GPU=1
- * allows it, and so does another NCCL_HOSTID in each process, as with NCCL itself.  Then the ranks open two MPI communicators, one
- * for collectives and one for splits.  Nothing here waits: a step says ncclInProgress, and is asked again. */
+ * The unique id names the process that made it (it has to be rank 0 here): everybody sends it who and where he is, and gets the
+ * list of all; for a split, the parent gathers the same.  The list shows two ranks on one GPU, which NCCL refuses;
+ * CUDAEMU_SAME_GPU=1 allows it, and so does another NCCL_HOSTID in each process, as with NCCL itself.  Then the ranks open two MPI
+ * communicators, one for collectives and one for splits.  A step that has to wait says ncclInProgress, and is asked again. */
 #include "nccl_emu.h"
 #include <algorithm>
 #include <cstdarg>
@@ -34,7 +34,8 @@ Member describe(const Comm &c)
     return m;
 }
 // members in rank order; `over` contains them all
-static ncclResult_t open_group(Comm &c, const std::vector<Member> &members, const std::vector<int> &ranks_there, MPI_Comm over, int tag)
+static ncclResult_t open_group(Comm &c, const std::vector<Member> &members, const std::vector<int> &ranks_there,
+                               MPI_Comm over, int tag)
 {
     const char *same = getenv("CUDAEMU_SAME_GPU");
     for (size_t i = 0; i < members.size(); i++)
@@ -86,7 +87,8 @@ struct Meeting {
         if (!done) return ncclInProgress;
         if (c->rank == 0 && !have_all) {
             for (auto &m : arrived) {
-                if (m.n != c->n || m.rank < 0 || m.rank >= c->n) return complain(ncclInvalidArgument, "ranks disagree about their number");
+                if (m.n != c->n || m.rank < 0 || m.rank >= c->n)
+                    return complain(ncclInvalidArgument, "ranks disagree about their number");
                 members[(size_t)m.rank] = m;
             }
             for (size_t i = 1; i < requests.size() + 1; i++)
