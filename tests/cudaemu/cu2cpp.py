@@ -43,8 +43,21 @@ def kernel_name(m, i):
             if depth == 0:
                 break
         j = len(m[:j].rstrip())
-    while j and re.match(r"[\w:]", m[j - 1]):
-        j -= 1
+    while j:
+        if m[j - 1] in ")]":                                          # table[i], (k)
+            pair = "()" if m[j - 1] == ")" else "[]"
+            depth = 0
+            while j:
+                j -= 1
+                depth += (m[j] == pair[1]) - (m[j] == pair[0])
+                if depth == 0:
+                    break
+        elif m[j - 2:j] == "->":
+            j -= 2
+        elif re.match(r"[\w:#.]", m[j - 1]):
+            j -= 1
+        else:
+            break
     return j
 
 

@@ -168,7 +168,8 @@ using namespace cudaemu;
 extern "C" cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const void *alpha, const void *a,
                                          cublasLtMatrixLayout_t la, const void *b, cublasLtMatrixLayout_t lb, const void *beta,
                                          const void *c, cublasLtMatrixLayout_t lc, void *o, cublasLtMatrixLayout_t lo,
-                                         const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes, cudaStream_t stream)
+                                         const cublasLtMatmulAlgo_t *algo, void *workspace, size_t workspace_bytes,
+                                         cudaStream_t stream)
 {
     Api api;
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;

@@ -117,7 +117,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d, cublasLtMa
 {
     return field(inside<MatmulDesc>(d), a, [=](auto *f) { return put(f, buf, n); });
 }
-cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, void *buf, size_t n, size_t *w)
+cublasStatus_t cublasLtMatmulDescGetAttribute(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t a, void *buf, size_t n,
+                                              size_t *w)
 {
     return field(inside<MatmulDesc>(d), a, [=](auto *f) { return get(f, buf, n, w); });
 }
@@ -138,7 +139,8 @@ cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t l)
     delete l;
     DONE;
 }
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t a, const void *buf, size_t n)
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t a, const void *buf,
+                                                size_t n)
 {
     return field(inside<Layout>(l), a, [=](auto *f) { return put(f, buf, n); });
 }
@@ -176,7 +178,8 @@ static bool wide(const Layout &l, uint32_t promised)
 }
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmulDesc_t d, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t o,
-                                              cublasLtMatmulPreference_t pref, int want, cublasLtMatmulHeuristicResult_t *out, int *got)
+                                              cublasLtMatmulPreference_t pref, int want, cublasLtMatmulHeuristicResult_t *out,
+                                              int *got)
 {
     *got = 0;
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;

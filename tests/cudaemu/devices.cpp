@@ -10,7 +10,7 @@
 
 namespace cudaemu {
 
-constexpr size_t SMEM_DEFAULT = 48 << 10, SMEM_OPTIN = 227 << 10, SMEM_SM = 228 << 10;
+constexpr size_t SMEM_SM = 228 << 10;
 static thread_local cudaError_t last_error = cudaSuccess;
 static thread_local int device;
 static auto &opted_in = *new std::map<const void *, size_t>;

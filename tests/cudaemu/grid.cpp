@@ -28,10 +28,9 @@ void *shared_slot(const void *key, size_t n, size_t align)
         return q.p;
     }
     static_bytes += n;
-    if (static_bytes > 48 << 10) fail("%zu bytes of static shared memory: over 48 KiB only dynamic", static_bytes);
-    if (static_bytes + dyn_size > dyn_limit(running->kernel))
-        fail("%zu bytes of static and %zu of dynamic shared memory: more than cudaFuncSetAttribute asked for", static_bytes,
-             dyn_size);
+    if (static_bytes > SMEM_DEFAULT) fail("%zu bytes of static shared memory: over 48 KiB only dynamic", static_bytes);
+    if (static_bytes + dyn_size > (dyn_limit(running->kernel) > SMEM_DEFAULT ? SMEM_OPTIN : SMEM_DEFAULT))
+        fail("%zu bytes of static and %zu of dynamic shared memory: together more than there is", static_bytes, dyn_size);
     const size_t at = (arena_used + 128 + align - 1) / align * align;
     UNPOISON(arena + at, n);
     fill_garbage(arena + at, n);

@@ -67,7 +67,8 @@ DeviceOpen::~DeviceOpen()
 #if !defined(__SANITIZE_ADDRESS__)                   // AddressSanitizer has a better report of its own
 static void on_fault(int, siginfo_t *si, void *)
 {
-    if (cur) fail("the kernel touches %p, which is nowhere (out of bounds, freed, or not aligned for a vector access)", si->si_addr);
+    if (cur)
+        fail("the kernel touches %p, which is nowhere (out of bounds, freed, or not aligned for a vector access)", si->si_addr);
     const char *q = static_cast<const char *>(si->si_addr);
     for (auto &a : allocs)
         if (q >= a.second.map && q < a.second.map + a.second.map_bytes) fail("host code touches device memory at %p", si->si_addr);

@@ -4,8 +4,8 @@
  * sums are rounded at each addition, as on a ring.  A collective begins when its stream gets there and those that were called
  * before it on the communicator are done; it never blocks, so other streams go on and deadlocks need a real reason.
  *
- * CUDAEMU_NCCL_FAIL_AT=k makes the k-th collective of a process (from 1; of all communicators; each replay counts) go wrong, on the rank of
- * MPI_COMM_WORLD that CUDAEMU_NCCL_FAIL_RANK names (unset: on all), in the way of CUDAEMU_NCCL_FAIL:
+ * CUDAEMU_NCCL_FAIL_AT=k makes the k-th collective of a process (from 1; of all communicators; each replay counts) go wrong,
+ * on the rank of MPI_COMM_WORLD that CUDAEMU_NCCL_FAIL_RANK names (unset: on all), in the way of CUDAEMU_NCCL_FAIL:
  *     error   never completes, and ncclCommGetAsyncError says ncclRemoteError (the default)
  *     hang    never completes, and nothing says so
  *     call    the call itself returns ncclSystemError
@@ -50,7 +50,8 @@ template <class T, class Wide> static void combine(T *acc, const T *x, size_t n,
 {
     for (size_t i = 0; i < n; i++) {
         const Wide a = (Wide)acc[i], b = (Wide)x[i];
-        acc[i] = op == ncclProd ? (T)(a * b) : op == ncclMax ? (b > a ? x[i] : acc[i]) : op == ncclMin ? (b < a ? x[i] : acc[i]) : (T)(a + b);
+        acc[i] = op == ncclProd ? (T)(a * b) : op == ncclMax ? (b > a ? x[i] : acc[i])
+               : op == ncclMin ? (b < a ? x[i] : acc[i]) : (T)(a + b);
     }
 }
 template <class T, class Wide>
@@ -154,7 +155,8 @@ static ncclResult_t collective(What what, const void *send, void *recv, size_t s
     Api api;
     if (ncclResult_t r = ready(comm)) return r;
     const CommRef c = comm->s;
-    if (!size_of(type) || op < ncclSum || op > ncclAvg || root < 0 || root >= c->n) return complain(ncclInvalidArgument, "type, op or root");
+    if (!size_of(type) || op < ncclSum || op > ncclAvg || root < 0 || root >= c->n)
+        return complain(ncclInvalidArgument, "type, op or root");
     if (goes_wrong(true)) return complain(ncclSystemError, "a fault that was asked for");
     const char *s = static_cast<const char *>(send);
     char *r = static_cast<char *>(recv);

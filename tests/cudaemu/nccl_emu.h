@@ -18,6 +18,10 @@ struct Comm {
 };
 using CommRef = std::shared_ptr<Comm>;
 ncclResult_t complain(ncclResult_t r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+struct Id { char magic[8]; int world_rank, number; };
+bool         mpi_is_up();
+std::function<ncclResult_t()> meet(CommRef c, const Id &id);                                       // nccl_meeting.cpp
+std::function<ncclResult_t()> divide(CommRef parent, CommRef c, int color, int key);
 ncclResult_t poll_setup(Comm &c);
 ncclResult_t ready(ncclComm_t c);                    // ncclSuccess: collectives may be called
 

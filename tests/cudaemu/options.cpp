@@ -27,10 +27,10 @@ static int one_of(const char *name, const char *const *words)
     fprintf(stderr, "CUDAEMU: %s=%s is not understood\n", name, e);
     exit(2);
 }
+static const char *const orders[] = {"inorder", "reverse", "random", nullptr};
+static const char *const queues[] = {"eager", "random", "late", nullptr};
 static Options read_options()
 {
-    static const char *const orders[] = {"inorder", "reverse", "random", nullptr};
-    static const char *const queues[] = {"eager", "random", "late", nullptr};
     Options o = {};
     o.order = (Order)one_of("CUDAEMU_ORDER", orders);
     o.queues = (Queues)one_of("CUDAEMU_STREAMS", queues);
@@ -90,7 +90,7 @@ void fail(const char *fmt, ...)
     if (cur)
         fprintf(stderr, ", block (%u,%u,%u) thread (%u,%u,%u)", cur->blockIdx.x, cur->blockIdx.y, cur->blockIdx.z,
                 cur->threadIdx.x, cur->threadIdx.y, cur->threadIdx.z);
-    fprintf(stderr, "\n  CUDAEMU_ORDER=%d CUDAEMU_STREAMS=%d CUDAEMU_SEED=%llu\n", opt().order, opt().queues,
+    fprintf(stderr, "\n  CUDAEMU_ORDER=%s CUDAEMU_STREAMS=%s CUDAEMU_SEED=%llu\n", orders[opt().order], queues[opt().queues],
             (unsigned long long)opt().seed);
     fflush(stdout);
     fflush(stderr);

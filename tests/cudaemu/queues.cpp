@@ -1,4 +1,4 @@
-/* queues.cpp - streams and events.
+/* queues.cpp - streams: when what is queued runs.
  *
  * A stream is a queue of operations.  When do they run?  CUDA promises only the order within a stream and what events add,
  * so a program may not rely on more.  Three ways to run the queues look for programs that do (CUDAEMU_STREAMS):
@@ -67,8 +67,7 @@ void give_way()
     sched_yield();
     big_lock().lock();
 }
-// Runs queues until `reached`; `first` is the stream that the host waits for, if it is one.
-static void run_until(const std::function<bool()> &reached, CUstream_st *first)
+void run_until(const std::function<bool()> &reached, CUstream_st *first)
 {
     static uint64_t choice = 0;
     size_t last = 0;
@@ -156,17 +155,6 @@ cudaError_t submit(cudaStream_t s, const char *what, std::function<void()> f)
 {
     return submit(s, {what, [f]() -> Work { return [f] { f(); return true; }; }});
 }
-static cudaError_t record(const EventRef &e, cudaStream_t s)       // as an operation: outside captures, and external ones
-{
-    return submit(s, {"cudaEventRecord", [e]() -> Work {
-        const uint64_t v = ++e->recorded;
-        return [e, v] {
-            e->done = std::max(e->done, v);
-            e->t = now_s();
-            return true;
-        };
-    }});
-}
 
 } // namespace cudaemu
 using namespace cudaemu;
@@ -238,84 +226,5 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t fn, void *data)
 {
     Api api;
     return submit(s, "cudaLaunchHostFunc", [=] { fn(data); });
-}
-
-// ---- events ----------------------------------------------------------------------------------------------------------
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags)
-{
-    Api api;
-    if (int err = no_device()) return note((cudaError_t)err);
-    *e = new CUevent_st{std::make_shared<EventState>()};
-    (*e)->s->timing = !(flags & cudaEventDisableTiming);
-    return cudaSuccess;
-}
-cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
-cudaError_t cudaEventDestroy(cudaEvent_t e)
-{
-    Api api;
-    if (!e) return note(cudaErrorInvalidResourceHandle);
-    delete e;                                        // what is queued holds on to the state
-    return cudaSuccess;
-}
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags)
-{
-    Api api;
-    CUstream_st *q = stream_of(s);
-    if (!e || !q) return note(cudaErrorInvalidResourceHandle);
-    if (q->capture && !(flags & cudaEventRecordExternal)) {
-        if (q->capture->invalid) return note(cudaErrorStreamCaptureInvalidated);
-        e->s->capture = q->capture;
-        e->s->tail = q->tail;
-        return cudaSuccess;
-    }
-    e->s->capture = nullptr;
-    return record(e->s, s);
-}
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return cudaEventRecordWithFlags(e, s, cudaEventRecordDefault); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
-{
-    Api api;
-    CUstream_st *q = stream_of(s);
-    if (!e || !q) return note(cudaErrorInvalidResourceHandle);
-    const EventRef state = e->s;
-    if (flags & cudaEventWaitExternal) {
-        if (!q->capture) return note(cudaErrorIllegalState);
-        return submit(s, {"cudaStreamWaitEvent", [state]() -> Work {
-            const uint64_t v = state->recorded;
-            return [state, v] { return state->done >= v; };
-        }});
-    }
-    if (q->capture || state->capture) return capture_wait(q, state);
-    if (state->recorded == state->done) return cudaSuccess;        // never recorded, or past already
-    return push(q, {"cudaStreamWaitEvent", nullptr, std::thread::id(), state, state->recorded});
-}
-cudaError_t cudaEventQuery(cudaEvent_t e)
-{
-    Api api;
-    if (!e) return note(cudaErrorInvalidResourceHandle);
-    if (e->s->capture) return note(cudaErrorCapturedEvent);
-    if (cudaError_t err = unsafe_call("cudaEventQuery")) return err;
-    pump();
-    return e->s->done < e->s->recorded ? cudaErrorNotReady : cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t e)
-{
-    Api api;
-    if (!e) return note(cudaErrorInvalidResourceHandle);
-    if (e->s->capture) return note(cudaErrorCapturedEvent);
-    if (cudaError_t err = unsafe_call("cudaEventSynchronize")) return err;
-    const EventRef state = e->s;
-    const uint64_t v = state->recorded;
-    run_until([=] { return state->done >= v; }, nullptr);
-    return cudaSuccess;
-}
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
-{
-    Api api;
-    if (!a || !b || !a->s->timing || !b->s->timing || !a->s->recorded || !b->s->recorded)
-        return note(cudaErrorInvalidResourceHandle);
-    if (a->s->done < a->s->recorded || b->s->done < b->s->recorded) return cudaErrorNotReady;
-    *ms = (float)(1e3 * (b->s->t - a->s->t));
-    return cudaSuccess;
 }
 }

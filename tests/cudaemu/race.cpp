@@ -10,6 +10,7 @@
  * Every access is also held against what may be accessed at all: device and pinned memory, declared shared arrays, the
  * fiber's own stack, constants.  A pointer to anything else of the host is an error. */
 #include "runtime.h"
+#include <dlfcn.h>
 #include <link.h>
 #include <unordered_map>
 
@@ -73,11 +74,19 @@ bool ordered(const Who &o, const Thread &t, const Warp &w)         // o, of this
     return !o.many && (unsigned)(o.tid >> 5) == t.c.warp && o.warp_epoch != w.epoch;
 }
 struct Access { const char *p; size_t n; bool write, shared; void *pc; };
+std::string line_of(void *pc)                        // for addr2line
+{
+    Dl_info i;
+    char text[512] = "in the harness";
+    if (pc && dladdr(pc, &i) && i.dli_fname)
+        snprintf(text, sizeof text, "addr2line -e %s %#zx", i.dli_fname, (size_t)((char *)pc - (char *)i.dli_fbase) - 1);
+    return text;
+}
 [[noreturn]] void race(const char *kind, const Access &a, const Who &o, const char *before)
 {
     fail("DATA RACE (%s) on %s memory %p: %s of %zu bytes by block %llu thread %u conflicts with an earlier %s by block %u "
-         "thread %u%s (pc %p)", kind, a.shared ? "shared" : "global", (const void *)a.p, a.write ? "write" : "read", a.n,
-         (unsigned long long)block.id, cur->tid, before, o.block, o.tid, o.many ? " and others" : "", a.pc);
+         "thread %u%s (%s)", kind, a.shared ? "shared" : "global", (const void *)a.p, a.write ? "write" : "read", a.n,
+         (unsigned long long)block.id, cur->tid, before, o.block, o.tid, o.many ? " and others" : "", line_of(a.pc).c_str());
 }
 // What may be accessed at all; false: private to the thread, or constant.
 bool check_place(Access &a)
@@ -88,10 +97,11 @@ bool check_place(Access &a)
         a.shared = true;
         for (auto &s : slots)
             if (a.p >= s.p && a.p + a.n <= s.p + s.n) return true;
-        fail("the kernel %s %zu bytes at %p, outside every shared array (pc %p)", verb, a.n, (const void *)a.p, a.pc);
+        fail("the kernel %s %zu bytes at %p, outside every shared array (%s)", verb, a.n, (const void *)a.p, line_of(a.pc).c_str());
     }
     if (dyn_size && a.p >= dyn_base && a.p < dyn_base + dyn_size) {
-        if (a.p + a.n > dyn_base + dyn_size) fail("the kernel %s past the end of dynamic shared memory (pc %p)", verb, a.pc);
+        if (a.p + a.n > dyn_base + dyn_size)
+            fail("the kernel %s past the end of dynamic shared memory (%s)", verb, line_of(a.pc).c_str());
         return a.shared = true;
     }
     const char *threads = reinterpret_cast<char *>(block.threads.data());
@@ -99,12 +109,13 @@ bool check_place(Access &a)
     const Alloc *m = find_alloc(a.p);
     if (!m) {
         if (in_module((uintptr_t)a.p)) return false;
-        fail("the kernel %s %zu bytes at %p: neither device nor shared memory (a host pointer, or out of bounds) (pc %p)", verb, a.n,
-             (const void *)a.p, a.pc);
+        fail("the kernel %s %zu bytes at %p: neither device nor shared memory (a host pointer, or out of bounds) (%s)", verb, a.n,
+             (const void *)a.p, line_of(a.pc).c_str());
     }
-    if (a.p + a.n > m->p + m->n) fail("the kernel %s %zu bytes at %p, past the end of an allocation of %zu bytes (pc %p)", verb,
-                                      a.n, (const void *)a.p, m->n, a.pc);
-    if (a.n <= 16 && (uintptr_t)a.p & (a.n - 1)) fail("misaligned access of %zu bytes at %p (pc %p)", a.n, (const void *)a.p, a.pc);
+    if (a.p + a.n > m->p + m->n) fail("the kernel %s %zu bytes at %p, past the end of an allocation of %zu bytes (%s)", verb,
+                                      a.n, (const void *)a.p, m->n, line_of(a.pc).c_str());
+    if (a.n <= 16 && (uintptr_t)a.p & (a.n - 1))
+        fail("misaligned access of %zu bytes at %p (%s)", a.n, (const void *)a.p, line_of(a.pc).c_str());
     return true;
 }
 void access(const void *p, size_t n, bool write, void *pc)

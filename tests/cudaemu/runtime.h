@@ -112,6 +112,7 @@ extern size_t dyn_size;
 constexpr size_t ARENA = 512 << 10;
 struct Slot { const void *key; char *p; size_t n; };
 extern std::vector<Slot> slots;
+constexpr size_t SMEM_DEFAULT = 48 << 10, SMEM_OPTIN = 227 << 10;        // bytes per block; the second has to be asked for
 size_t dyn_limit(const void *kernel);               // devices.cpp: cudaFuncSetAttribute
 
 // ---- memory.cpp ------------------------------------------------------------------------------------------------------

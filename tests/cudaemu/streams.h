@@ -34,6 +34,8 @@ struct Entry {
     uint64_t version = 0;
 };
 
+// Runs queues; `first` is the stream that the host waits for, if it is one.
+void run_until(const std::function<bool()> &reached, CUstream_st *first);
 CUstream_st *stream_of(cudaStream_t s);             // nullptr: not a stream
 std::vector<CUstream_st *> &all_streams();
 cudaError_t push(CUstream_st *s, Entry e);

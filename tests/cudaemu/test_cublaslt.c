@@ -63,7 +63,8 @@ static void make(struct matrix *x, int rows, int cols, int row, int bf16, unsign
     const size_t bytes = (size_t)x->ld * (size_t)(row ? rows : cols) * (bf16 ? 2 : 4);
     assert_int_equal(cudaMalloc(&x->device, bytes), cudaSuccess);
     assert_int_equal(cudaMemcpy(x->device, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
-    assert_int_equal(cublasLtMatrixLayoutCreate(&x->layout, bf16 ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)rows, (uint64_t)cols, x->ld), 0);
+    assert_int_equal(cublasLtMatrixLayoutCreate(&x->layout, bf16 ? CUDA_R_16BF : CUDA_R_32F, (uint64_t)rows, (uint64_t)cols,
+                                                x->ld), 0);
     assert_int_equal(cublasLtMatrixLayoutSetAttribute(x->layout, CUBLASLT_MATRIX_LAYOUT_ORDER, &order, sizeof order), 0);
 }
 static double fetch(const struct matrix *x, const void *host, int r, int c)
@@ -105,7 +106,8 @@ static void check(const struct problem *p, int algorithm)
     assert_int_equal(cublasLtMatmulAlgoGetHeuristic(lt, desc, a.layout, b.layout, d.layout, d.layout, pref, 8, found, &n), 0);
     assert_int_equal(n, 4);
     assert_int_equal(cublasLtMatmul(lt, desc, &p->alpha, a.device, a.layout, b.device, b.layout, &p->beta, d.device, d.layout,
-                                    d.device, d.layout, &found[algorithm].algo, workspace, found[algorithm].workspaceSize, stream), 0);
+                                    d.device, d.layout, &found[algorithm].algo, workspace, found[algorithm].workspaceSize,
+                                    stream), 0);
     assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
 
     assert_int_equal(cudaMemcpy(out, d.device, (size_t)d.ld * (size_t)(p->row ? p->m : p->n) * (p->bf16_out ? 2 : 4),

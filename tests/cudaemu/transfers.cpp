@@ -100,7 +100,8 @@ cudaError_t cudaMemset(void *p, int value, size_t n)
     if (cudaError_t e = unsafe_call("cudaMemset")) return e;
     return cudaMemset2DAsync(p, n, value, n, 1, nullptr);
 }
-cudaError_t cudaMemcpyToSymbolAsync(const void *symbol, const void *src, size_t n, size_t offset, enum cudaMemcpyKind, cudaStream_t s)
+cudaError_t cudaMemcpyToSymbolAsync(const void *symbol, const void *src, size_t n, size_t offset, enum cudaMemcpyKind,
+                                    cudaStream_t s)
 {
     Api api;
     char *dst = static_cast<char *>(const_cast<void *>(symbol)) + offset;
