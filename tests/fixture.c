@@ -162,7 +162,7 @@ static int open_all(void)
         { EN_PRECISION_BF16, "five_sum", 2 }, { EN_PRECISION_BF16, "depthwise", 2 }, { EN_PRECISION_F32, "gram",  2 }, { EN_PRECISION_F32, "expand",  2 },
         { EN_PRECISION_F32,  "five_sum", 2 }, { EN_PRECISION_F32,  "depthwise", 2 } };
     char why[256] = "";
-    const char *only = getenv("EN_TEST_VARIANT"), *asked = getenv("EN_GEMM_TUNE");
+    const char *only = getenv("EN_TEST_VARIANT");
     if (!en_cuda_probe(why, sizeof why)) return print_message("# cuda: SKIPPED, %s\n", why), 0;
     for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
         char name[48];
@@ -174,14 +174,11 @@ static int open_all(void)
         if (only && !strstr(name, only)) continue;
         variant *v = add_variant(kin, only ? 0 : ways[k].rank, name);
         v->gram = !strcmp(ways[k].folds, "all") || !strcmp(ways[k].folds, "gram");
-        /* two engines choose the same matrix products only untuned (gemm.cu): those with a repetition, while others tune */
-        if (!asked) setenv("EN_GEMM_TUNE", k < 2 || kin < (int)k ? "0" : "1", 1);
         if (en_cuda_open(&(en_backend_config){ .precision = ways[k].precision, .folds = ways[k].folds }, &v->be) != EN_OK) return print_error("%s", en_error_text()), -1;
         n_variants++;
         if (ALIGN % v->be->channel_align || (v->be->dtype == EN_BF16) != narrow) return print_error("asked for %s, opened another type\n", name), -1;
         some_bf16 |= narrow;
     }
-    if (!asked) unsetenv("EN_GEMM_TUNE");
     return 0;
 }
 #else
