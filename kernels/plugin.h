@@ -19,6 +19,10 @@ extern const uint32_t en_cuda_abi;
 en_cuda_list_fn  en_cuda_list;           /* en_cuda_devices */
 en_cuda_probe_fn en_cuda_probe;
 en_cuda_open_fn  en_cuda_open;
+/* What is measured of matrix products is read from the file, and what is measured from now on added to it: two processes that run
+ * one after the other with it give the same bits (cuda/gemm_choice.cu).  One process a file; path NULL: no longer. */
+typedef en_status en_cuda_keep_choices_fn(en_backend *be, const char *path);
+en_cuda_keep_choices_fn en_cuda_keep_choices;
 void *en_cuda_stream(en_backend *be);    /* the compute stream (cudaStream_t), for the communicator; NULL on another backend */
 
 #ifdef __cplusplus

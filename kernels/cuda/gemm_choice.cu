@@ -11,6 +11,7 @@
  * the algorithm, which NVIDIA documents as storable for the same version of the library.  A file of another library or
  * device is begun afresh.  A line that a crash cut short is passed over. */
 #include "gemm.h"
+#include "kernels/plugin.h"
 
 #include <errno.h>
 #include <inttypes.h>
