@@ -17,7 +17,7 @@ EN_COMMANDS(EN_COMMAND_DECLARED)
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out);
 
 /* The activations' memory plan for --micro-batch images, as text on `stream` (a FILE *): `effnet describe --memory`. */
-en_status en_plan_describe(const en_options *o, const en_model *m, void *stream);
+en_status en_plan_describe(const en_options *o, void *stream);
 
 /* Prints this thread's trace on stderr in one piece, under "effnet: [rank 3/8 node7] bad data: ", and clears it.  Once a trace
  * has been printed, a call without one prints nothing: a command may report while its communicator is open (c), and main.c

@@ -150,7 +150,7 @@ en_status en_command_describe(const en_options *o)
     } else if (o->memory) {
         printf("%s: %d x %d x 3 in, %d classes out\n", m->name, m->resolution, m->resolution, m->classes);
         print_state_memory(m);
-        EN_TRY_OUT(en_plan_describe(o, m, stdout), "planning the memory of %s", m->name);
+        EN_TRY_OUT(en_plan_describe(o, stdout), "planning the memory of %s", m->name);
     } else {
         EN_TRY_OUT(print_layers(m), "listing the layers of %s", m->name);
     }

@@ -42,9 +42,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "folder for everything the run writes; goes on from a checkpoint found there") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
-  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name",    "auto|cuda|cpu",              \
+  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE, "name",    "auto|cuda|cpu",              \
     "auto (cuda where every rank has a GPU), cuda or cpu") \
-  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "type",    "auto|bf16|fp32",             \
+  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE, "type",    "auto|bf16|fp32",             \
     "storage of activations: auto (bf16 on cuda, fp32 on cpu), bf16 or fp32; weights and sums are fp32") \
   X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH,                        "name",    "auto|nccl|mpi",              \
     "who sums over GPUs: auto (nccl where it can), nccl, or mpi through host memory (ranks that share a GPU)") \

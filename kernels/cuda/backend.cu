@@ -67,28 +67,6 @@ extern "C" void en_cuda_list(char *text, size_t size)
 
 /* ---- opening ---------------------------------------------------------------------------------------------------------------- */
 
-static const struct { const char *name; unsigned fold; } fold_names[] = {
-    { "gram", FOLD_GRAM }, { "five_sum", FOLD_FIVE_SUM }, { "depthwise", FOLD_DEPTHWISE }, { "expand", FOLD_EXPAND }, { "rows", FOLD_ROWS },
-};
-
-static en_status parse_folds(const char *text, unsigned *out)
-{
-    *out = FOLD_ALL;
-    if (!text || !*text || strcmp(text, "all") == 0) return EN_OK;
-    *out = 0;
-    if (strcmp(text, "none") == 0) return EN_OK;
-    for (const char *p = text; *p;) {
-        const size_t n = strcspn(p, ",");
-        unsigned fold = 0;
-        for (const auto &f : fold_names)
-            if (strlen(f.name) == n && strncmp(f.name, p, n) == 0) fold = f.fold;
-        EN_REQUIRE(fold, EN_EUSAGE, "no fold '%.*s': all, none, or some of gram,five_sum,depthwise,expand", (int)n, p);
-        *out |= fold;
-        p += n + (p[n] == ',');
-    }
-    return EN_OK;
-}
-
 static en_status open_device(en_backend *be, const en_backend_config *config)
 {
     cuda_engine *e = engine(be);
@@ -124,9 +102,8 @@ static en_status open_device(en_backend *be, const en_backend_config *config)
 extern "C" en_status en_cuda_open(const en_backend_config *config, en_backend **out)
 {
     unsigned chosen = 0;
-    const char *named = getenv("EN_FOLDS");
     *out = NULL;
-    EN_TRY(parse_folds(named ? named : config->folds, &chosen), "folds");
+    EN_TRY(en_cuda_folds(config->folds, &chosen), "folds");
     en_backend *be = (en_backend *)calloc(1, sizeof *be);
     cuda_engine *e = (cuda_engine *)calloc(1, sizeof *e);
     backend_state *state = (backend_state *)calloc(1, sizeof *state);
@@ -446,15 +423,6 @@ en_status cuda_reserve(en_backend *be, const en_conv_geom *g)
     return EN_OK;
 }
 
-size_t cuda_workspace_bytes(en_backend *be, en_work kind, const en_conv_geom *g)
-{
-    switch (kind) {
-    case EN_WORK_POINTWISE_BACKWARD: return pointwise_workspace(engine(be), false, g);
-    case EN_WORK_POOLED_BACKWARD:    return pointwise_workspace(engine(be), true, g);
-    case EN_WORK_PROJECT:            return project_workspace(engine(be), g);
-    case EN_WORK_DEPTHWISE_BACKWARD: return depthwise_workspace(engine(be), g);
-    }
-    return 0;
-}
+size_t cuda_workspace_bytes(en_backend *be, en_work kind, const en_conv_geom *g) { return en_cuda_workspace(be->dtype, engine(be)->folds, kind, g); }
 
-int64_t cuda_fold_floats(en_backend *be, int64_t rows, int64_t ci, int64_t co) { return pointwise_fold_floats(engine(be), rows, ci, co); }
+int64_t cuda_fold_floats(en_backend *be, int64_t rows, int64_t ci, int64_t co) { return en_cuda_fold_floats(engine(be)->folds, rows, ci, co); }

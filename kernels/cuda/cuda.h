@@ -19,17 +19,10 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "kernels/cuda/footprint.h"
 #include "kernels/kernels.h"
 
 typedef __nv_bfloat16 bf16;
-
-/* ---- the folds (README.md): algebra that saves sweeps, each switchable, each beside its unfolded twin ------------------ */
-enum { FOLD_GRAM      = 1,      /* statistics of an expansion from x^T x instead of from y1                       */
-       FOLD_FIVE_SUM  = 2,      /* gate gradient and batch-norm sums in one sweep; dz2 is formed by its reader (be->gated) */
-       FOLD_DEPTHWISE = 4,      /* one kernel for both gradients of a depthwise convolution                        */
-       FOLD_EXPAND    = 8,      /* batch norm's gradient inside the GEMMs of the expansion; dy1 is never stored    */
-       FOLD_ROWS      = 16,     /* depthwise forward walks down the rows; off: one thread per output, sums by a sweep     */
-       FOLD_ALL = 31 };
 
 struct gemm_cache;              /* gemm.cu */
 struct weight_copy { const float *w; int64_t elems; bf16 *copy; };
@@ -91,12 +84,6 @@ size_t scratch_of_stem(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_project(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_head(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_optimizer(const cuda_engine *e);
-
-/* Workspace bytes (be->workspace) and fold floats, for backend.cu */
-size_t  pointwise_workspace(const cuda_engine *e, bool pooled, const en_conv_geom *g);
-size_t  project_workspace(const cuda_engine *e, const en_conv_geom *g);
-size_t  depthwise_workspace(const cuda_engine *e, const en_conv_geom *g);
-int64_t pointwise_fold_floats(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);
 
 /* What some files keep in the engine */
 en_status gemm_open(cuda_engine *e);

@@ -21,26 +21,6 @@
 #include "fold.h"
 #include "tall.cuh"
 
-#include <stdlib.h>
-
-/* Below 8 Mi values of y a sweep costs no more than the launches, and y still lies in L2.  Tests fold smaller ones. */
-static int64_t least_values(void)
-{
-    const char *named = getenv("EN_FOLD_LEAST");
-    return named ? (int64_t)atof(named) : (int64_t)8 << 20;
-}
-
-bool fold_pays(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co)
-{
-    return (e->folds & (FOLD_GRAM | FOLD_EXPAND)) && rows > ci * ci / 40 && rows * co >= least_values();
-}
-
-int64_t fold_rows_unfolded(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co)
-{
-    if (!fold_pays(e, rows, ci, co)) return rows;
-    return min64(rows, max64(ci * ci / 40, ceil_div(least_values(), co)));
-}
-
 /* ---- memory ------------------------------------------------------------------------------------------------------------------- */
 
 namespace {

@@ -10,12 +10,9 @@ struct fold_kept {
     float *image;       /* (co)      m W                                        */
     float *product;     /* (ci, co)  P = Cov W                                  */
 };
-static inline int64_t fold_kept_floats(int64_t ci, int64_t co) { return ci + co + ci * co; }
 static inline fold_kept fold_kept_in(float *fold, int64_t ci, int64_t co) { return { fold, fold + ci, fold + ci + co }; }
 
-/* Does an expansion of this size gain by folding?  The answer is the same in both directions. */
-bool    fold_pays(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);
-int64_t fold_rows_unfolded(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);    /* the most rows, up to these, that do not fold */
+static inline bool fold_pays(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co) { return en_cuda_fold_pays(e->folds, rows, ci, co); }
 size_t  fold_scratch(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co);
 
 /* w: as weights_for_gemm gives it.  Fills bn->fold; with `sums` bn->local as well. */

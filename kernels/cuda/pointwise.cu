@@ -12,19 +12,6 @@
 
 static int64_t rows_of(const en_conv_geom *g) { return g->n * g->h * g->w; }
 
-/* be->workspace holds dy.  Where backward folds it is needed for fewer rows than would fold alone. */
-size_t pointwise_workspace(const cuda_engine *e, bool pooled, const en_conv_geom *g)
-{
-    int64_t rows = rows_of(g);
-    if (!pooled && (e->folds & FOLD_EXPAND) && fold_pays(e, rows, g->c, g->oc)) rows = fold_rows_unfolded(e, rows, g->c, g->oc);
-    return (size_t)(rows * g->oc) * en_dtype_bytes(e->dtype);
-}
-
-int64_t pointwise_fold_floats(const cuda_engine *e, int64_t rows, int64_t ci, int64_t co)
-{
-    return fold_pays(e, rows, ci, co) ? fold_kept_floats(ci, co) : 0;
-}
-
 size_t scratch_of_pointwise(const cuda_engine *e, const en_conv_geom *g)
 {
     if (g->kernel != 0) return 0;

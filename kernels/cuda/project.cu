@@ -160,15 +160,12 @@ size_t scratch_of_project(const cuda_engine *e, const en_conv_geom *g)
     return k.used;
 }
 
-/* z2 (rows, ci), then dy3 (rows, co) */
-struct project_tensors { char *z2, *dy3; size_t bytes; };
-static project_tensors tensors_in(char *base, en_dtype type, int64_t rows, int64_t ci, int64_t co)
+/* z2 (rows, ci), then dy3 (rows, co); footprint.h says how much that is */
+struct project_tensors { char *z2, *dy3; };
+static project_tensors tensors_in(void *base, en_dtype type, int64_t rows, int64_t ci)
 {
-    const size_t z2 = (en_dtype_bytes(type) * (size_t)(rows * ci) + 255) / 256 * 256, dy3 = (en_dtype_bytes(type) * (size_t)(rows * co) + 255) / 256 * 256;
-    return { base, base ? base + z2 : NULL, z2 + dy3 };
+    return { (char *)base, (char *)base + en_cuda_project_dy(type, rows, ci) };
 }
-
-size_t project_workspace(const cuda_engine *e, const en_conv_geom *g) { return tensors_in(NULL, e->dtype, g->n * g->h * g->w, g->c, g->oc).bytes; }
 
 /* The sums by image: partials themselves when each image is one part, else joined. */
 static en_status by_image(en_backend *be, const sweep &s, const project_scratch &scratch, int64_t kinds, const float **out)
@@ -209,7 +206,7 @@ en_status cuda_se_project_forward(en_backend *be, int64_t n, int64_t hw, int64_t
     EN_TRY(check(be, n, hw, ci, co, x), "projection forward");
     const int64_t rows = n * hw;
     if (rows == 0) return bn ? set_rows(be, bn, 0) : EN_OK;
-    const project_tensors work = tensors_in((char *)be->workspace, be->dtype, rows, ci, co);
+    const project_tensors work = tensors_in(be->workspace, be->dtype, rows, ci);
     const void *w = NULL;
     if (se) EN_TRY(gate_of(be, n, hw, ci, x, se), "projection forward");
     EN_TRY(form_operand(be, x, se ? se->gate : NULL, rows, hw, ci, work.z2), "projection forward");
@@ -262,7 +259,7 @@ en_status cuda_se_project_backward(en_backend *be, int64_t n, int64_t hw, int64_
     const int64_t rows = n * hw;
     if (rows == 0) return collect(be, NULL, 0, 2 * ci, xbn->local);
     const en_dtype type = be->dtype;
-    const project_tensors work = tensors_in((char *)be->workspace, type, rows, ci, co);
+    const project_tensors work = tensors_in(be->workspace, type, rows, ci);
     const void *w = NULL;
     EN_TRY(form_gradient(be, dy, rows, co, work.dy3), "projection backward");
     EN_TRY(weights_for_gemm(be, wt, ci * co, &w), "projection backward");
