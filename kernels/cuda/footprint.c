@@ -4,7 +4,7 @@
 #include <string.h>
 
 static const struct { const char *name; unsigned fold; } names[] = {
-    { "gram", FOLD_GRAM }, { "five_sum", FOLD_FIVE_SUM }, { "depthwise", FOLD_DEPTHWISE }, { "expand", FOLD_EXPAND },
+    { "gram", FOLD_GRAM }, { "five_sum", FOLD_FIVE_SUM }, { "depthwise", FOLD_DEPTHWISE }, { "expand", FOLD_EXPAND }, { "rows", FOLD_ROWS },
 };
 
 en_status en_cuda_folds(const char *text, unsigned *out)
@@ -20,7 +20,7 @@ en_status en_cuda_folds(const char *text, unsigned *out)
         unsigned fold = 0;
         for (size_t i = 0; i < sizeof names / sizeof *names; i++)
             if (strlen(names[i].name) == n && strncmp(names[i].name, p, n) == 0) fold = names[i].fold;
-        EN_REQUIRE(fold, EN_EUSAGE, "no fold '%.*s': all, none, or some of gram,five_sum,depthwise,expand", (int)n, p);
+        EN_REQUIRE(fold, EN_EUSAGE, "no fold '%.*s': all, none, or some of gram,five_sum,depthwise,expand,rows", (int)n, p);
         *out |= fold;
         p += n + (p[n] == ',');
     }

@@ -14,7 +14,8 @@ enum { FOLD_GRAM      = 1,      /* statistics of an expansion from x^T x instead
        FOLD_FIVE_SUM  = 2,      /* gate gradient and batch-norm sums in one sweep; dz2 is formed by its reader (be->gated) */
        FOLD_DEPTHWISE = 4,      /* one kernel for both gradients of a depthwise convolution                        */
        FOLD_EXPAND    = 8,      /* batch norm's gradient inside the GEMMs of the expansion; dy1 is never stored    */
-       FOLD_ALL = 15 };
+       FOLD_ROWS      = 16,     /* depthwise forward walks down the image; off: one thread per output, sums by a sweep */
+       FOLD_ALL = 31 };
 
 /* "all", "none", or names joined by ','; NULL or "": all.  $EN_FOLDS before `text`.  EN_EUSAGE: another name. */
 en_status en_cuda_folds(const char *text, unsigned *out);
