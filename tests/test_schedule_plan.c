@@ -9,6 +9,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/cuda/footprint.h"
 #include "trainer/net.h"
 #include "trainer/schedule.h"
 
@@ -109,6 +110,31 @@ static void plans_of_all_models_overlap_nowhere(void **state)
     en_backend_close(be);
 }
 
+/* Planned without a GPU: B7 at 600 pixels leaves room for 180 images in 141 GB. */
+static void b7_fits_a_gpu(void **state)
+{
+    (void)state;
+    const en_model_row *row;
+    en_backend *be;
+    en_model *m;
+    assert_int_equal(en_model_row_find("b7", &row), EN_OK);
+    assert_int_equal(en_cuda_plan_open(&(en_backend_config){ .precision = EN_PRECISION_BF16 }, &be), EN_OK);
+    assert_int_equal(en_model_build(row, &(en_model_overrides){ .resolution = 600 }, be->channel_align, &m), EN_OK);
+    double bytes[2];
+    for (int k = 0; k < 2; k++) {
+        en_net_plan p;
+        assert_int_equal(en_net_plan_make(&(en_net_config){ .be = be, .model = m, .max_images = k ? 180 : 90, .training = true, .slots = be->slots }, &p), EN_OK);
+        assert_int_equal(en_plan_check(&p.activations), EN_OK);
+        bytes[k] = (double)(p.activations.bytes + p.small_bytes);
+        en_net_plan_free(&p);
+    }
+    print_message("# B7 at 600 px in bf16: %.1f MB an image, %.1f GB for 180\n", (bytes[1] - bytes[0]) / 90 / 1e6, bytes[1] / 1e9);
+    assert_true((bytes[1] - bytes[0]) / 90 <= 700e6);
+    assert_true(bytes[1] + 5.5 * 4 * (double)m->param_elems <= 0.9 * 141e9);
+    en_model_free(m);
+    en_backend_close(be);
+}
+
 static void an_overlap_is_found(void **state)
 {
     (void)state;
@@ -130,6 +156,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rate_is_the_references), cmocka_unit_test(cosine_ends_at_zero_and_constant_stays), cmocka_unit_test(average_ramps_up),
         cmocka_unit_test(spans_fall_once_a_period), cmocka_unit_test(plans_of_all_models_overlap_nowhere), cmocka_unit_test(an_overlap_is_found),
+        cmocka_unit_test(b7_fits_a_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
