@@ -20,6 +20,7 @@ en_status plain_depthwise_backward(en_backend *be, const en_conv_geom *g, const 
 size_t scratch_of_plain_depthwise(const cuda_engine *e, const en_conv_geom *g);
 en_status check_depthwise(const en_conv_geom *g, const en_operand *x);
 
+enum { FORWARD_BLOCKS = 16, BACKWARD_BLOCKS = 3 };       /* blocks (parts times slices) per multiprocessor at most: bounds the partial sums */
 enum { MAX_VECS = 12, MAX_PAIRS = 4 * MAX_VECS, MAX_STRIPS = 16 };
 
 #ifdef EN_DEVICE
@@ -87,25 +88,29 @@ EN_DEVICE void leave_sums(const double *kept, const lane &me, int strips, int c,
 
 /* ---- cutting a shape ------------------------------------------------------------------------------------------------------- */
 
-struct block_cut { int vecs, strips, warps, slices; };
+struct block_cut { int vecs, strips, warps, slices, resident /* blocks on a multiprocessor */; };
 
-/* The block for c channels: as many lanes at work as possible, of a multiprocessor that holds `warps` warps of this kernel.
- * `across`: strips that must be neighbours in a block (0: any). */
-static inline block_cut cut_block(int64_t c, int warps, int64_t across, int most_strips)
+/* The block for c channels: as many lanes at work as possible, of a multiprocessor that holds `warps` warps of this kernel
+ * and `shared` bytes of shared memory, of which a block takes shared_of(vecs, strips).  `across`: strips of a row of the
+ * image, where a block has to take whole rows or at least `least_strips` of one (0: any). */
+template <typename F> static inline block_cut cut_block(int64_t c, int warps, size_t shared, int64_t across, int least_strips, F shared_of)
 {
     const int all = (int)(c / 8);
-    block_cut best = { 1, 1, 1, all };
+    block_cut best = { 1, 1, 1, all, 1 };
     double best_score = 0;
     for (int vecs = 1; vecs <= (all < MAX_VECS ? all : MAX_VECS); vecs++)
-        for (int strips = 1; strips <= most_strips; strips++) {
+        for (int strips = 1; strips <= MAX_STRIPS; strips++) {
             const int lanes = vecs * 4 * strips, w = (lanes + 31) / 32, slices = (all + vecs - 1) / vecs;
-            if (w > warps) break;
-            double score = (double)all / (slices * vecs) * lanes / (w * 32) * (warps / w * w) / warps;
+            const size_t bytes = shared_of(vecs, strips) + 1024;
+            if (w > warps || bytes > shared) break;
+            if (strips < across && strips < least_strips) continue;
+            const int fit = (int)(shared / bytes), resident = warps / w < fit ? warps / w : fit;
+            double score = (double)all / (slices * vecs) * lanes / (w * 32) * (resident * w) / warps;
             score *= vecs >= 4 || vecs == all ? 1. : vecs == 3 ? .95 : vecs == 2 ? .9 : .6;       /* bytes next to each other */
             score *= strips / (strips + .3);                                                      /* partial sums by block   */
             if (across > 0) score *= strips <= across ? (double)across / (double)(ceil_div(across, strips) * strips)
                                                       : (double)(strips / across * across) / strips;
-            if (score > best_score + 1e-9) best_score = score, best = { vecs, strips, w, slices };
+            if (score > best_score + 1e-9) best_score = score, best = { vecs, strips, w, slices, resident };
         }
     return best;
 }

@@ -16,8 +16,7 @@
  * several images where images are small.  Zeros outside the image are zeros after batch norm and activation: masked. */
 #include "depthwise.h"
 
-enum { FORWARD_BLOCKS = 16,     /* blocks (parts times slices) per multiprocessor at most: bounds the partial sums */
-       FLUSH_ROWS = 32 };       /* rows of a strip between two flushes: TW*32 <= SUM_RUN values in a float         */
+enum { FLUSH_ROWS = 32 };       /* rows of a strip between two flushes: TW*32 <= SUM_RUN values in a float         */
 
 /* A forward problem as its kernel sees it.  Strips: ((image * blocks + block) * across + column strip). */
 struct forward_shape { int h, w, oh, ow, c, pad, vecs, strips, across, blocks, rows, total, groups; };
@@ -167,18 +166,21 @@ static forward_launch cut_forward(const cuda_engine *e, en_dtype dtype, const en
 {
     const int k = g->kernel, bf16_threads = k == 3 ? forward_threads<bf16, 3> : forward_threads<bf16, 5>;
     const int warps = (dtype == EN_F32 ? forward_threads<float, 3> : bf16_threads) / 32, tw = k == 7 ? forward_columns<7> : forward_columns<3>;
-    const block_cut cut = cut_block(g->c, warps, 0, MAX_STRIPS);
+    const auto shared_of = [k](int vecs, int strips) {
+        return (size_t)(k * k) * MAX_PAIRS * sizeof(float2) + (size_t)(vecs * strips * 4 + 31) / 32 * 128 * sizeof(double);
+    };
+    const block_cut cut = cut_block(g->c, warps, e->shared_max + 1024, 0, 1, shared_of);
     const int64_t across = ceil_div(g->ow, tw);
     forward_launch l = {};
     l.shape = { (int)g->h, (int)g->w, (int)g->oh, (int)g->ow, (int)g->c, g->pad, cut.vecs, cut.strips, (int)across, 0, 0, (int)(g->n * across), 0 };
-    l.shape.rows   = cut_rows(g->oh, (k - 1) / g->stride + 1, (int64_t)e->sms * (warps / cut.warps), blocks_of_rows, &l.shape);
+    l.shape.rows   = cut_rows(g->oh, (k - 1) / g->stride + 1, (int64_t)e->sms * cut.resident, blocks_of_rows, &l.shape);
     l.shape.blocks = (int)ceil_div(g->oh, l.shape.rows);
     l.shape.total *= l.shape.blocks;
     l.shape.groups = (int)ceil_div(l.shape.total, cut.strips);
     l.parts   = even_parts(l.shape.groups, part_limit((int64_t)e->sms * FORWARD_BLOCKS, cut.slices));
     l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
     l.threads = cut.warps * 32;
-    l.shared  = (size_t)(k * k) * MAX_PAIRS * sizeof(float2) + (size_t)(4 * l.threads) * sizeof(double);
+    l.shared  = shared_of(cut.vecs, cut.strips);
     return l;
 }
 
