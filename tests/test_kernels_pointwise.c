@@ -223,6 +223,75 @@ static void an_expansion_there_and_back_is_within_the_bound_of_its_fold(void **s
         expansion_case(fitting(257, 3 * ci * co), ci, co, (k + 1) % 3);
         expansion_case(3, ci, co, (k + 2) % 3);
     }
+    expansion_case(4500, 8, 8, ADD);                            /* more rows than one part of x^T x takes */
+    verdict();
+}
+
+/* The last batch of an epoch is smaller than what was planned for, and may be too small to fold: the workspace suffices. */
+static void a_smaller_batch_than_planned_needs_no_more_workspace(void **state)
+{
+    (void)state;
+    const int64_t ci = 64, co = 96, most = 400;
+    for (int64_t rows = 100; rows <= 106; rows += 3) {          /* ci*ci/40 = 102 rows fold no more */
+        if (!problem(false, "pointwise smaller batch rows%d", (int)rows) || !affordable(3 * rows * ci * co)) continue;
+        const en_conv_geom g = oracle_rows(rows, ci, co), planned = { .n = most, .h = 1, .w = 1, .c = ci, .oh = 1, .ow = 1, .oc = co };
+        float *x = random_rows(rows, ci, ci), *wt = random_rows(ci, co, co), *start = random_rows(ci, co, co);
+        const host_grad d = grad_make(1, rows, co, co, PLAIN);
+        const gradients f = folded(d.of.bn, x, wt, d.stored, NULL, start, rows, ci, co);
+        for (variant *v = first(3 * rows * ci * co); v; v = next(v)) {
+            reserve(v, &planned);
+            workspace(v, EN_WORK_POINTWISE_BACKWARD, &planned);
+            en_bn bn = bn_up(v, d.of.bn);
+            const int64_t fold = v->be->ops->fold_floats(v->be, most, ci, co);
+            if (fold) bn.fold = OUT_F(v, fold);
+            const void *x_dev = up_a(v, x, rows * ci);
+            const float *wt_dev = UP_F(v, wt, ci * co);
+            void *y_dev = out_a(v, rows * co), *dx_dev = out_a(v, rows * ci);
+            float *dwt_dev = BOTH_F(v, start, ci * co);
+            RUN(v, v->be->ops->pointwise_forward(v->be, rows, ci, co, x_dev, wt_dev, y_dev, &bn));
+            const en_grad grad = { .stored = up_a(v, d.stored, rows * co), .y = y_dev, .bn = &bn, .hw = rows };
+            RUN(v, v->be->ops->pointwise_backward(v->be, rows, ci, co, x_dev, wt_dev, &grad, NULL, dx_dev, dwt_dev));
+            if (bf16(v)) continue;                              /* its bounds: an_expansion_there_and_back */
+            check(v, "dx", down_a(v, dx_dev, rows * ci), f.dx, ci, ci);
+            check(v, "dwt", DOWN_F(v, dwt_dev, ci * co), f.dwt, co, co);
+        }
+    }
+    verdict();
+}
+
+/* x = 10 + noise: x^T x is 300 times its covariance.  The variance of y = x wt keeps 5e-3 even where tensor cores cut off each of
+ * 4096/16 sums instead of rounding it, 2^-24 * 256 / 2 of (mean/deviation)^2 of y, which is kept below 500 here. */
+static void a_fold_survives_inputs_far_above_their_deviation(void **state)
+{
+    (void)state;
+    const int64_t rows = 700, ci = 16, co = 32;
+    if (problem(false, "pointwise expansion of x far from 0") && affordable(3 * rows * ci * co)) {
+        float *x = random_rows(rows, ci, ci), *wt = random_rows(ci, co, co);
+        for (int64_t i = 0; i < rows * ci; i++) x[i] += 10;
+        storable(x, rows * ci);
+        for (int64_t o = 0; o < co; o++) wt[o] = 1.5f, wt[co + o] = -1.5f;     /* enough deviation in every channel */
+        const host_bn *h = bn_make(co, co);
+        const en_conv_geom g = oracle_rows(rows, ci, co);
+        const bounded y = bilinear(oracle_conv, &g, exactly(x, rows * ci), exactly(wt, ci * co), rows * co, ci);
+        for (variant *v = first(3 * rows * ci * co); v; v = next(v)) {
+            const int64_t fold = v->be->ops->fold_floats(v->be, rows, ci, co);
+            if (!fold || !v->gram) continue;
+            reserve(v, &(en_conv_geom){ .n = 1, .h = rows, .w = 1, .c = ci, .oh = rows, .ow = 1, .oc = co });
+            en_bn bn = bn_up(v, h);
+            bn.fold = OUT_F(v, fold);
+            RUN(v, v->be->ops->pointwise_forward(v->be, rows, ci, co, up_a(v, x, rows * ci), UP_F(v, wt, ci * co), out_a(v, rows * co), &bn));
+            const double *local = DOWN_D(v, bn.local, 2 * co + 1);
+            for (int64_t o = 0; o < co; o++) {
+                double mean = 0, var = 0;
+                for (int64_t r = 0; r < rows; r++) mean += y.v[r * co + o] / (double)rows;
+                for (int64_t r = 0; r < rows; r++) var += (y.v[r * co + o] - mean) * (y.v[r * co + o] - mean) / (double)rows;
+                const double m = local[o] / (double)rows, got = local[co + o] / (double)rows - m * m, at = m + h->running_mean[o];
+                if (mean * mean > 500 * var) continue;
+                if (!(fabs(got - var) <= 5e-3 * var)) failed("[%s] variance of channel %d: got %.9g want %.9g", v->name, (int)o, got, var);
+                if (!(fabs(at - mean) <= 1e-5 * (10 * (double)ci))) failed("[%s] mean of channel %d: got %.9g want %.9g", v->name, (int)o, at, mean);
+            }
+        }
+    }
     verdict();
 }
 
@@ -354,6 +423,8 @@ int main(void)
         cmocka_unit_test(forward_is_within_the_rounding_bound_at_the_shapes_of_the_models),
         cmocka_unit_test(backward_is_within_the_rounding_bound_at_the_shapes_of_the_models),
         cmocka_unit_test(an_expansion_there_and_back_is_within_the_bound_of_its_fold),
+        cmocka_unit_test(a_smaller_batch_than_planned_needs_no_more_workspace),
+        cmocka_unit_test(a_fold_survives_inputs_far_above_their_deviation),
         cmocka_unit_test(forward_handles_every_remainder),
         cmocka_unit_test(backward_handles_every_remainder),
         cmocka_unit_test(sums_survive_a_mean_far_above_the_deviation),
