@@ -4,9 +4,13 @@
 
 #include "trainer/commands.h"
 
+#include "kernels/plugin.h"
+
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- which device ------------------------------------------------------------------------------------------------------ */
 
@@ -84,6 +88,25 @@ static en_status open_device(en_run *run, const char *name, const en_checkpoint_
     return EN_OK;
 }
 
+/* Which algorithm computes a product is measured, and a stopwatch does not say the same twice: RUN/algorithms/ keeps the
+ * choices of each rank, so that a run that goes on computes the same bits.  A file that cannot be kept costs that, not the run. */
+static en_status keep_choices(en_run *run)
+{
+    const en_trainer *t = &run->t;
+    en_cuda_keep_choices_fn *keep;
+    char path[4200];
+    if (!run->dir[0] || strcmp(t->be->name, "cuda") != 0) return EN_OK;
+    *(void **)&keep = en_cuda_symbol("en_cuda_keep_choices");
+    snprintf(path, sizeof path, "%s/algorithms", run->dir);
+    if (mkdir(path, 0777) != 0 && errno != EEXIST) return EN_OK;
+    snprintf(path, sizeof path, "%s/algorithms/rank-%05d.txt", run->dir, t->comm->rank);
+    if (keep && keep(t->be, path) != EN_OK) {
+        fprintf(stderr, "effnet: %s; a resume may differ in the last bits\n", en_error_message());
+        en_error_clear();
+    }
+    return EN_OK;
+}
+
 /* ---- sums over its memory ------------------------------------------------------------------------------------------------ */
 
 /* --bn-group: all, node, or a number of consecutive ranks */
@@ -127,6 +150,7 @@ en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed)
     EN_TRY(en_agree(t->comm, check_same_kernels(t->comm)), "comparing kernels");
     EN_TRY(en_agree(t->comm, agree_on_isa(run)), "comparing kernels");
     EN_TRY(en_agree(t->comm, open_device(run, name, resumed)), "opening it");
+    EN_TRY(en_agree(t->comm, keep_choices(run)), "remembering algorithms");
     EN_TRY(en_agree(t->comm, en_comm_tensor_open(t->comm, t->be, t->o->comm, &t->tensors)), "joining the devices");
     EN_TRY(en_agree(t->comm, choose_bn_group(t)), "batch-norm groups");
     EN_TRY(en_agree(t->comm, share_device(run)), "its memory");
