@@ -3,12 +3,14 @@
 #
 #     need_packages PACKAGE...         installs what is missing (Debian, Ubuntu), or says what to type and ends with 1
 #     build_tree DIR TARGET [-D...]    configures and builds; safe to call again, and from two shells at once
+#     cuda_headers                     sets cuda_include, for the tests of CUDA code on machines without a toolkit
+#     has_gpu                          there is an NVIDIA GPU with its driver
 #     mpi_environment                  for what calls mpirun without launch/run
 #     cores                            how many this process may use
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 program_packages=(gcc libc6-dev cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libjpeg-dev libpng-dev)
-test_packages=(libcmocka-dev)
+test_packages=(libcmocka-dev g++ python3)       # C++ and Python: CUDA sources are tested on the processor (tests/cudaemu)
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'; else bold='' red='' plain=''; fi
 say()  { printf '%s==>%s %s\n' "$bold" "$plain" "$*"; }
@@ -35,7 +37,7 @@ need_packages() {
     local missing=() package as_root=() log
     if ! command -v dpkg-query >/dev/null; then
         note "$(distribution): not Debian or Ubuntu, so packages are yours to install: a C compiler, CMake 3.25, Ninja or make,"
-        note "Open MPI, HDF5, libjpeg, libpng with their headers, and cmocka for the tests."
+        note "Open MPI, HDF5, libjpeg, libpng with their headers; for the tests cmocka, a C++ compiler and Python 3."
         return
     fi
     for package in "$@"; do package_is_installed "$package" || missing+=("$package"); done
@@ -63,6 +65,30 @@ need_packages() {
         die "apt-get could not install: ${missing[*]}"
     fi
     rm -f "$log"
+}
+
+has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
+# Three of NVIDIA's header packages, 7 MB, by pip; no toolkit, nothing outside build/.  Without a network the tests of CUDA code are
+# left out.  cuda_include: for -DEN_CUDA_INCLUDE, empty where a toolkit has the headers.
+cuda_headers() {
+    local place folder=$root/build/cuda-headers
+    cuda_include=''
+    for place in "${CUDA_HOME:-/usr/local/cuda}" "${CUDA_PATH:-/usr/local/cuda}" /usr/local /usr; do
+        [[ ! -f $place/include/cuda_runtime.h ]] || return 0
+    done
+    if [[ ! -f $folder/nvidia/cu13/include/cuda_runtime.h ]]; then
+        python3 -m pip --version >/dev/null 2>&1 || need_packages python3-pip
+        say "fetching CUDA's headers (pip, 7 MB)"
+        mkdir -p "$root/build"
+        if ! python3 -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 20 --no-deps --upgrade --target "$folder" \
+                'nvidia-cuda-runtime==13.*' 'nvidia-cuda-crt==13.*' 'nvidia-cuda-cccl==13.*' >"$root/build/cuda-headers.log" 2>&1; then
+            rm -rf "$folder"
+            note "no CUDA toolkit here and its headers cannot be fetched (build/cuda-headers.log): the tests of CUDA code are left out"
+            return 0
+        fi
+    fi
+    cuda_include=$folder/nvidia/cu13/include
 }
 
 build_tree() {

@@ -6,7 +6,7 @@
 # MODE: plain; asan (AddressSanitizer and UBSan); race (our checker behind -fsanitize=thread).  EN_CUDAEMU_MODES lists the
 # modes of this build: where EN_SANITIZE is on, that is asan alone.  It is empty where the toolkit's headers are missing.
 set(EN_CUDA_INCLUDE "" CACHE STRING "folders with the CUDA headers: a toolkit's, or those of its pip wheels
-(nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl, nvidia-cublas, nvidia-nccl-cu13)")
+(nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl)")
 set(EN_CUDAEMU_MODES "")
 set(EN_CUDAEMU_DIR ${CMAKE_CURRENT_LIST_DIR}/cudaemu)
 
@@ -20,6 +20,9 @@ foreach(header cuda_runtime.h crt/host_config.h cuda_bf16.h nv/target cublasLt.h
   string(MAKE_C_IDENTIFIER EN_HEADER_${header} var)
   find_path(${var} ${header} HINTS ${places} ${wheels} PATH_SUFFIXES cccl)
   mark_as_advanced(${var})
+  if(NOT ${var} AND EXISTS ${EN_CUDAEMU_DIR}/standins/${header})       # cublasLt.h, nccl.h: ours, where NVIDIA's are not
+    set(${var} ${EN_CUDAEMU_DIR}/standins)
+  endif()
   if(${var})
     list(APPEND EN_CUDAEMU_INCLUDES ${${var}})
   else()
