@@ -3,6 +3,9 @@
 if(NOT DEFINED EN_CUDAEMU_MODES)
   include(${CMAKE_CURRENT_LIST_DIR}/cudaemu.cmake)
 endif()
+if(NOT EN_CUDAEMU_MODES)
+  return()
+endif()
 
 include_guard()
 # en_nccl_program(name mode source...): with nccl.c as it is; the program exports what nccl_api.c looks up
