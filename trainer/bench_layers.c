@@ -8,24 +8,19 @@
 #include "data/data.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 /* ---- the passes ------------------------------------------------------------------------------------------------------- */
 
-static en_conv_geom stem_geom(const bench_layer *l)
+static en_conv_geom stem_geom(const en_model *m, int64_t n)
 {
-    const en_model *m = l->m;
-    return (en_conv_geom){ .n = l->n, .h = m->stem.h, .w = m->stem.w, .c = 3, .oh = m->stem.oh, .ow = m->stem.ow, .oc = m->stem.oc_p,
+    return (en_conv_geom){ .n = n, .h = m->stem.h, .w = m->stem.w, .c = 3, .oh = m->stem.oh, .ow = m->stem.ow, .oc = m->stem.oc_p,
                            .kernel = m->stem.kernel, .stride = m->stem.stride, .pad = m->stem.pad_h };
 }
 
-static en_conv_geom depthwise_geom(const bench_layer *l)
+static en_conv_geom depthwise_geom(const en_block *k, int64_t n)
 {
-    const en_block *k = l->block;
-    return (en_conv_geom){ .n = l->n, .h = k->h, .w = k->w, .c = k->mid_p, .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel,
+    return (en_conv_geom){ .n = n, .h = k->h, .w = k->w, .c = k->mid_p, .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel,
                            .stride = k->stride, .pad = k->pad_h };
 }
 
@@ -33,15 +28,6 @@ static en_conv_geom pointwise_geom(int64_t n, int64_t h, int64_t w, int64_t ci, 
 {
     return (en_conv_geom){ .n = n, .h = h, .w = w, .c = ci, .oh = h, .ow = w, .oc = co, .stride = 1 };
 }
-
-static en_conv_geom expand_geom(const bench_layer *l)
-{
-    const en_model *m = l->m;
-    return l->block ? pointwise_geom(l->n, l->block->h, l->block->w, l->block->ci_p, l->block->mid_p)
-                    : pointwise_geom(l->n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
-}
-
-static en_conv_geom project_geom(const bench_layer *l) { return pointwise_geom(l->n, l->block->oh, l->block->ow, l->block->mid_p, l->block->co_p); }
 
 static en_pixels pixels(bench_side *s)
 {
@@ -66,14 +52,14 @@ static en_se squeeze(bench_side *s)
 
 static en_status stem(bench_side *s)
 {
-    const en_conv_geom g = stem_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     const en_pixels x = pixels(s);
     return s->be->ops->stem_forward(s->be, &g, &x, s->p[W1], s->p[Y1], &s->bn[1]);
 }
 
 static en_status stem_back(bench_side *s)
 {
-    const en_conv_geom g = stem_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     const en_pixels x = pixels(s);
     const en_grad dy = { .stored = s->p[DZ1], .y = s->p[Y1], .bn = &s->bn[1], .hw = g.oh * g.ow };
     return s->be->ops->stem_backward(s->be, &g, &x, &dy, s->p[DW1]);
@@ -81,13 +67,13 @@ static en_status stem_back(bench_side *s)
 
 static en_status expand(bench_side *s)
 {
-    const en_conv_geom g = expand_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     return s->be->ops->pointwise_forward(s->be, g.n * g.h * g.w, g.c, g.oc, s->p[X], s->p[W1], s->p[Y1], &s->bn[1]);
 }
 
 static en_status expand_back(bench_side *s)
 {
-    const en_conv_geom g = expand_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     const en_grad stored = { .stored = s->p[DZ1], .y = s->p[Y1], .bn = &s->bn[1], .hw = g.h * g.w },
                   pooled = { .dpooled = s->p[DPOOLED], .act = s->l->m->act, .y = s->p[Y1], .bn = &s->bn[1], .hw = g.h * g.w };
     return s->be->ops->pointwise_backward(s->be, g.n * g.h * g.w, g.c, g.oc, s->p[X], s->p[W1], s->l->block ? &stored : &pooled,
@@ -96,7 +82,7 @@ static en_status expand_back(bench_side *s)
 
 static en_status depthwise(bench_side *s)
 {
-    const en_conv_geom g = depthwise_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_DEPTHWISE];
     const en_operand x = depthwise_input(s);
     return s->be->ops->depthwise_forward(s->be, &g, &x, s->p[WD], s->p[Y2], &s->bn[2]);
 }
@@ -104,7 +90,7 @@ static en_status depthwise(bench_side *s)
 static en_status depthwise_back(bench_side *s)
 {
     const en_block *k = s->l->block;
-    const en_conv_geom g = depthwise_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_DEPTHWISE];
     const en_operand x = depthwise_input(s);
     const en_grad dy = { .stored = s->p[DZ2], .gated = s->be->gated, .act = s->l->m->act, .gate = k->q > 0 ? s->p[GATE] : NULL,
                          .dgate = k->q > 0 ? s->p[DGATE] : NULL, .y = s->p[Y2], .bn = &s->bn[2], .hw = k->oh * k->ow };
@@ -114,7 +100,7 @@ static en_status depthwise_back(bench_side *s)
 
 static en_status project(bench_side *s)
 {
-    const en_conv_geom g = project_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_NARROW];
     const en_operand u = { s->p[Y2], &s->bn[2], s->l->m->act };
     const en_se se = squeeze(s);
     return s->be->ops->se_project_forward(s->be, g.n, g.h * g.w, g.c, g.oc, &u, se.q > 0 ? &se : NULL, s->p[W3], s->p[Y3], &s->bn[3]);
@@ -122,7 +108,7 @@ static en_status project(bench_side *s)
 
 static en_status project_back(bench_side *s)
 {
-    const en_conv_geom g = project_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_NARROW];
     const en_operand u = { s->p[Y2], &s->bn[2], s->l->m->act };
     const en_se se = squeeze(s);
     const en_grad dy = { .stored = s->p[G], .y = s->p[Y3], .bn = &s->bn[3], .hw = g.h * g.w };
@@ -131,27 +117,27 @@ static en_status project_back(bench_side *s)
 
 static en_status residual(bench_side *s)
 {
-    const en_conv_geom g = project_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_NARROW];
     const en_operand y = { s->p[Y3], &s->bn[3], EN_ACT_NONE }, x = input(s);
     return s->be->ops->residual_forward(s->be, g.n, g.h * g.w, g.oc, &y, NULL, s->l->block->skip ? &x : NULL, s->p[O]);
 }
 
 static en_status residual_back(bench_side *s)
 {
-    const en_conv_geom g = project_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_NARROW];
     return s->be->ops->residual_backward(s->be, g.n, g.h * g.w, g.oc, s->p[G], NULL, s->p[Y3], &s->bn[3]);
 }
 
 static en_status pool(bench_side *s)
 {
-    const en_conv_geom g = expand_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     const en_operand x = { s->p[Y1], &s->bn[1], s->l->m->act };
     return s->be->ops->pool_forward(s->be, g.n, g.h * g.w, g.oc, &x, s->p[MASK], s->p[POOLED]);
 }
 
 static en_status pool_back(bench_side *s)
 {
-    const en_conv_geom g = expand_geom(s->l);
+    const en_conv_geom g = s->l->geom[BENCH_WIDEN];
     const en_operand x = { s->p[Y1], &s->bn[1], s->l->m->act };
     return s->be->ops->pool_backward(s->be, g.n, g.h * g.w, g.oc, s->p[DPOOLED], s->p[MASK], &x, &s->bn[1]);
 }
@@ -195,6 +181,9 @@ static void make_block(bench_layer *l, double e)
     const en_block *k = l->block;
     const int64_t n = l->n, in = n * k->h * k->w, out = n * k->oh * k->ow, ci = k->ci_p, mid = k->mid_p, co = k->co_p, q = k->q;
     int64_t *el = l->elems;
+    if (k->expand) l->geom[BENCH_WIDEN] = pointwise_geom(n, k->h, k->w, ci, mid);
+    l->geom[BENCH_DEPTHWISE] = depthwise_geom(k, n);
+    l->geom[BENCH_NARROW] = pointwise_geom(n, k->oh, k->ow, mid, co);
     el[X] = in * ci, el[Y2] = el[DZ2] = out * mid, el[Y3] = el[O] = el[G] = out * co, el[DX] = in * ci;
     el[WD] = el[DWD] = (int64_t)k->kernel * k->kernel * mid, el[W3] = el[DW3] = mid * co;
     if (k->expand) el[Y1] = el[DZ1] = in * mid, el[W1] = el[DW1] = ci * mid;
@@ -227,7 +216,7 @@ static void make_block(bench_layer *l, double e)
 
 static void make_stem(bench_layer *l, double e, bool u8)
 {
-    const en_conv_geom g = stem_geom(l);
+    const en_conv_geom g = l->geom[BENCH_WIDEN] = stem_geom(l->m, l->n);
     int64_t *el = l->elems;
     el[X] = g.n * g.h * g.w * 3, el[Y1] = el[DZ1] = g.n * g.oh * g.ow * g.oc, el[W1] = el[DW1] = (int64_t)g.kernel * g.kernel * 3 * g.oc;
     l->type[X] = u8 ? BENCH_BYTE : BENCH_FLOAT;
@@ -240,14 +229,16 @@ static void make_stem(bench_layer *l, double e, bool u8)
 
 static void make_head(bench_layer *l, double e)
 {
-    const en_conv_geom g = expand_geom(l);
-    const int64_t n = g.n, rows = n * g.h * g.w, c = g.oc, k = l->m->classes_p;
+    const en_model *m = l->m;
+    const en_conv_geom g = l->geom[BENCH_WIDEN] = pointwise_geom(l->n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
+    l->geom[BENCH_NARROW] = pointwise_geom(l->n, 1, 1, m->head.co_p, m->classes_p);
+    const int64_t n = g.n, rows = n * g.h * g.w, c = g.oc, k = m->classes_p;
     int64_t *el = l->elems;
     el[X] = el[DX] = rows * g.c, el[Y1] = rows * c, el[W1] = el[DW1] = g.c * c, el[POOLED] = el[DPOOLED] = el[MASK] = n * c;
     el[W3] = el[DW3] = c * k, el[BR] = el[DBR] = k, el[LOGITS] = el[DLOGITS] = n * k, el[LABELS] = n * 4, el[TALLY] = EN_TALLY;
     l->type[LABELS] = BENCH_BYTE;
     add_bn(l, 1, c);
-    snprintf(l->shape, sizeof l->shape, "%" PRId64 "x%" PRId64 " %" PRId64 ">%" PRId64 ">%d", g.h, g.w, g.c, c, l->m->classes);
+    snprintf(l->shape, sizeof l->shape, "%" PRId64 "x%" PRId64 " %" PRId64 ">%" PRId64 ">%d", g.h, g.w, g.c, c, m->classes);
     const double x = (double)el[X], y = (double)el[Y1], w = (double)el[W1], p = (double)el[POOLED], w3 = (double)el[W3], z = (double)el[LOGITS];
     ADD("head", false, 1, e * (x + y + w), 2 * x * (double)c, { Y1, SUMS1 }, expand);
     ADD("pool", false, 0, e * y + 8 * p, 0, { POOLED }, pool);
@@ -326,176 +317,4 @@ int64_t bench_layer_images(const en_model *m, int index, int64_t elems)
         for (int t = 0; t < BENCH_TENSORS; t++)
             if (l.type[t] == BENCH_ACTIVATION && l.elems[t] > largest) largest = l.elems[t];
     return elems > largest ? elems / largest : 1;
-}
-
-/* ---- memory and contents ------------------------------------------------------------------------------------------------ */
-
-static size_t number_bytes(const en_backend *be, bench_number t)
-{
-    return t == BENCH_ACTIVATION ? en_dtype_bytes(be->dtype) : t == BENCH_FLOAT ? 4 : t == BENCH_DOUBLE ? 8 : 1;
-}
-
-static uint32_t bits_of(float x) { uint32_t w; memcpy(&w, &x, sizeof w); return w; }
-static float rounded(float x)                                 /* to a bf16 number, ties to even */
-{
-    const uint32_t w = (bits_of(x) + 0x7fff + (bits_of(x) >> 16 & 1)) & 0xffff0000u;
-    memcpy(&x, &w, sizeof x);
-    return x;
-}
-
-/* Half-width and centre of the uniform numbers of a tensor that no pass writes first:
- * activations of variance 1, weights that keep it. */
-static bool spread_of(const bench_layer *l, int t, float *width, float *centre)
-{
-    const en_block *k = l->block;
-    const int64_t ci = k ? k->ci_p : t == W3 ? l->m->head.co_p : l->m->head.ci_p;
-    *centre = 0, *width = 1.7f;
-    switch (t) {
-    case X: case G: case DZ1: return true;
-    case MASK: *width = 0.25f, *centre = 1; return true;       /* any numbers near 1 serve for time and for right or wrong */
-    case W1: *width = 1.7f / sqrtf(l->elems[X] == 0 ? 1000.f : l->type[X] == BENCH_ACTIVATION ? (float)ci : 27.f); return true;
-    case WD: *width = 1.7f / (float)k->kernel; return true;
-    case W3: *width = 1.7f / sqrtf((float)(k ? k->mid_p : ci)); return true;
-    case WR: *width = 1.7f / sqrtf((float)k->mid_p); return true;
-    case WE: *width = 1.7f / sqrtf((float)k->q); return true;
-    case BR: case BE: *width = 0.1f; return true;
-    case DW1: *width = 0.1f; return l->elems[X] == 0;          /* the gradient that the update reads */
-    case MS: *width = 0.5f, *centre = 0.75f; return true;
-    case MOM: *width = 0.01f; return true;
-    case EMA: *width = 0.05f; return true;
-    default: return false;
-    }
-}
-
-enum { PERIOD = 1000003 };                                    /* a prime: no image begins like another */
-
-en_status bench_draw(en_backend *be, void *p, bench_number type, int64_t elems, float width, float centre, uint64_t seed, int stream)
-{
-    const size_t one = number_bytes(be, type);
-    const int64_t some = elems < PERIOD ? elems : PERIOD;
-    unsigned char *host = malloc((size_t)some * one + 1);
-    EN_REQUIRE(host, EN_ENOMEM, "no memory to draw tensors");
-    en_rng r = en_rng_at(seed, EN_RNG_SYNTH, 0, (uint64_t)stream, 1);
-    for (int64_t i = 0; i < some; i++) {
-        const float u = en_rng_uniform(&r), v = rounded(centre + width * (2 * u - 1));
-        const uint16_t half = (uint16_t)(bits_of(v) >> 16);
-        if (type == BENCH_BYTE) host[i] = (unsigned char)(256 * u);
-        else if (one == 2) memcpy(host + 2 * i, &half, 2);
-        else memcpy(host + 4 * i, &v, 4);
-    }
-    en_status status = EN_OK;
-    for (int64_t i = 0; i < elems && status == EN_OK; i += some)
-        status = be->ops->upload(be, (char *)p + (size_t)i * one, host, (size_t)(elems - i < some ? elems - i : some) * one);
-    free(host);
-    return status;
-}
-
-/* gamma near 1, beta and the running mean near 0, running variance 1; the rest is computed. */
-static en_status fill_bn(bench_side *s, int i, uint64_t seed)
-{
-    const int64_t c = s->l->channels[i];
-    float *host = calloc((size_t)(6 * c), sizeof *host);
-    EN_REQUIRE(host, EN_ENOMEM, "no memory to draw tensors");
-    en_rng r = en_rng_at(seed, EN_RNG_SYNTH, 0, (uint64_t)(BN1 + i), 2);
-    for (int64_t j = 0; j < c; j++) {
-        host[j] = 0.9f + 0.2f * en_rng_uniform(&r);
-        host[c + j] = 0.2f * en_rng_uniform(&r) - 0.1f;
-        host[4 * c + j] = 0.2f * en_rng_uniform(&r) - 0.1f;
-        host[5 * c + j] = 1.f;
-    }
-    const en_status status = s->be->ops->upload(s->be, s->p[BN1 + i - 1], host, (size_t)(6 * c) * sizeof *host);
-    free(host);
-    float *p = s->p[BN1 + i - 1];
-    double *sums = s->p[SUMS1 + i - 1];
-    s->bn[i] = (en_bn){ .c = c, .eps = s->l->m->bn_eps, .momentum = 0,                  /* running statistics stay, however often it runs */
-                        .gamma = p, .beta = p + c, .dgamma = p + 2 * c, .dbeta = p + 3 * c, .running_mean = p + 4 * c, .running_var = p + 5 * c,
-                        .mean = p + 6 * c, .rstd = p + 7 * c, .scale = p + 8 * c, .shift = p + 9 * c, .ga = p + 10 * c, .gb = p + 11 * c, .gc = p + 12 * c,
-                        .local = sums, .total = sums, .fold = i == 1 ? s->p[FOLD] : NULL };
-    return status;
-}
-
-static en_status fill_few(bench_side *s, uint64_t seed)       /* labels, and what changes from step to step */
-{
-    const en_now now = { .seed = seed, .lr = 1e-3f, .ema_decay = 0.999f };
-    if (s->p[NOW]) EN_TRY(s->be->ops->upload(s->be, s->p[NOW], &now, sizeof now), "uploading");
-    if (!s->p[LABELS]) return EN_OK;
-    int32_t *labels = malloc((size_t)s->l->n * sizeof *labels + 1);
-    EN_REQUIRE(labels, EN_ENOMEM, "no memory for labels");
-    en_rng r = en_rng_at(seed, EN_RNG_SYNTH, 0, LABELS, 1);
-    for (int64_t i = 0; i < s->l->n; i++) labels[i] = (int32_t)en_rng_below(&r, (uint32_t)s->l->m->classes);
-    const en_status status = s->be->ops->upload(s->be, s->p[LABELS], labels, (size_t)s->l->n * sizeof *labels);
-    free(labels);
-    return status;
-}
-
-static en_status reserve(bench_side *s, size_t *workspace)
-{
-    const bench_layer *l = s->l;
-    const struct en_backend_ops *ops = s->be->ops;
-    en_conv_geom g[4];
-    int n = 0;
-    if (l->block) {
-        g[n++] = expand_geom(l);
-        g[n++] = depthwise_geom(l);
-        g[n++] = project_geom(l);
-    } else if (l->elems[POOLED]) {
-        g[n++] = expand_geom(l);
-        g[n++] = pointwise_geom(l->n, 1, 1, l->m->head.co_p, l->m->classes_p);
-    } else if (l->elems[X]) g[n++] = stem_geom(l);
-    *workspace = 0;
-    for (int i = 0; i < n; i++) {
-        EN_TRY(ops->reserve(s->be, &g[i]), "scratch memory");
-        const en_work kind = !l->block ? EN_WORK_POOLED_BACKWARD : i == 0 ? EN_WORK_POINTWISE_BACKWARD : i == 1 ? EN_WORK_DEPTHWISE_BACKWARD : EN_WORK_PROJECT;
-        if (!l->block && (!l->elems[POOLED] || i > 0)) continue;                        /* of the head, its convolution alone */
-        const size_t bytes = ops->workspace_bytes(s->be, kind, &g[i]);
-        if (bytes > *workspace) *workspace = bytes;
-    }
-    return EN_OK;
-}
-
-en_status bench_side_open(bench_side *s, en_backend *be, const bench_layer *l, uint64_t seed)
-{
-    *s = (bench_side){ .be = be, .l = l, .segment = { 0, l->elems[W1], true } };
-    size_t bytes[BENCH_TENSORS] = { 0 };
-    for (int t = 0; t < BENCH_TENSORS; t++) bytes[t] = (size_t)l->elems[t] * number_bytes(be, l->type[t]);
-    EN_TRY(reserve(s, &bytes[WORK]), "%s", l->shape);
-    if (l->elems[GATE] && be->gated) bytes[DGATE] = bytes[GATE];
-    if (l->block && l->block->expand) {
-        const en_conv_geom g = expand_geom(l);
-        bytes[FOLD] = (size_t)be->ops->fold_floats(be, g.n * g.h * g.w, g.c, g.oc) * sizeof(float);
-    }
-    for (int t = 0; t < BENCH_TENSORS; t++)
-        if (bytes[t]) EN_TRY(be->ops->alloc(be, bytes[t], &s->p[t]), "%s: memory for %lld images", l->shape, (long long)l->n);
-    be->workspace = s->p[WORK];
-    for (int t = 0; t < BN1; t++) {
-        float width, centre;
-        if (s->p[t] && spread_of(l, t, &width, &centre)) EN_TRY(bench_draw(be, s->p[t], l->type[t], l->elems[t], width, centre, seed, t), "%s", l->shape);
-    }
-    for (int i = 1; i <= 3; i++)
-        if (l->channels[i]) EN_TRY(fill_bn(s, i, seed), "%s", l->shape);
-    EN_TRY(fill_few(s, seed), "%s", l->shape);
-    if (l->raw) EN_TRY(be->ops->bn_from_running(be, &s->bn[1]), "batch norm of the stem");
-    if (s->p[W1]) EN_TRY(be->ops->keep_weights(be, s->p[W1], l->elems[W1]), "weights");
-    if (s->p[W3]) EN_TRY(be->ops->keep_weights(be, s->p[W3], l->elems[W3]), "weights");
-    return be->ops->synchronize(be);
-}
-
-void bench_side_close(bench_side *s)
-{
-    if (!s->be) return;
-    if (s->p[W1]) (void)s->be->ops->keep_weights(s->be, s->p[W1], 0);
-    if (s->p[W3]) (void)s->be->ops->keep_weights(s->be, s->p[W3], 0);
-    for (int t = 0; t < BENCH_TENSORS; t++)
-        if (s->p[t]) s->be->ops->free(s->be, s->p[t]);
-    s->be->workspace = NULL;
-    *s = (bench_side){ 0 };
-}
-
-en_status bench_settle(bench_side *s, const bench_pass *p)
-{
-    const struct en_backend_ops *ops = s->be->ops;
-    if (!p->bn) return EN_OK;
-    if (!p->backward) return ops->bn_finalize(s->be, &s->bn[p->bn]);
-    EN_TRY(ops->bn_backward_local(s->be, &s->bn[p->bn]), "batch norm");
-    return ops->bn_backward_finalize(s->be, &s->bn[p->bn]);
 }

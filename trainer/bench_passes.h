@@ -1,7 +1,7 @@
 /* bench_passes.h - the layers of a model as lists of passes, each with what it must move: for `effnet bench passes`.
  *
  * A layer (bench_layers.c) is a block, the stem, the head or the update: its tensors, for n images, and its passes in the
- * order of a step.  A side is a backend with memory for the tensors of one layer.  What a pass must move is each tensor
+ * order of a step.  A side (bench_side.c) is a backend with memory for one layer.  What a pass must move is each tensor
  * that goes in or comes out, once, in the type in which it is stored; nothing of what a particular way to compute it moves
  * besides. */
 #ifndef EN_BENCH_PASSES_H
@@ -18,6 +18,9 @@ enum {
     BN1, BN2, BN3, SUMS1, SUMS2, SUMS3, FOLD, WORK, BENCH_TENSORS
 };
 typedef enum { BENCH_ACTIVATION, BENCH_FLOAT, BENCH_DOUBLE, BENCH_BYTE } bench_number;
+
+/* Geometries as `reserve` takes them: expansion, stem or last convolution; depthwise; projection or classifier. */
+enum { BENCH_WIDEN, BENCH_DEPTHWISE, BENCH_NARROW, BENCH_GEOMETRIES };
 
 enum { BENCH_OUTPUTS = 8, BENCH_PASSES = 8 };
 typedef struct bench_side bench_side;
@@ -36,6 +39,7 @@ typedef struct {
     int     count;                       /* layers of the model that are equal to this one                          */
     bool    raw;                         /* the block reads the stem's raw output through its batch norm            */
     int64_t n, channels[4];              /* images; channels of BN1, BN2, BN3 at [1], [2], [3]                      */
+    en_conv_geom geom[BENCH_GEOMETRIES]; /* n 0: not used                                                           */
     int64_t elems[BENCH_TENSORS];
     bench_number type[BENCH_TENSORS];
     bench_pass pass[BENCH_PASSES]; int passes;
