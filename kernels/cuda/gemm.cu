@@ -121,14 +121,14 @@ static gemm_key key_of(const gemm_call *g, const void *c)
     return key;
 }
 
-static en_status describe(gemm_plan *p, const void *bias)
+static en_status describe(gemm_plan *p, cublasComputeType_t precision, const void *bias)
 {
     const int64_t *v = p->key.v;
-    const bool f32 = v[KEY_A_TYPE] == EN_F32, ta = v[KEY_TA] != 0, tb = v[KEY_TB] != 0;
+    const bool ta = v[KEY_TA] != 0, tb = v[KEY_TB] != 0;
     const cudaDataType_t in = data_type((en_dtype)v[KEY_A_TYPE]), out = data_type((en_dtype)v[KEY_D_TYPE]);
     const uint64_t m = (uint64_t)v[KEY_M], n = (uint64_t)v[KEY_N], k = (uint64_t)v[KEY_K];
     const int32_t opa = tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
-    LT_TRY(cublasLtMatmulDescCreate(&p->desc, f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
+    LT_TRY(cublasLtMatmulDescCreate(&p->desc, precision, CUDA_R_32F), "descriptor");
     LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof opa), "descriptor");
     LT_TRY(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof opb), "descriptor");
     if (bias) {
@@ -143,7 +143,7 @@ static en_status describe(gemm_plan *p, const void *bias)
 }
 
 /* The library's proposals, best first by its own estimate; at least one. */
-static en_status propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuristicResult_t out[PROPOSALS], int *got)
+static cublasStatus_t propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuristicResult_t out[PROPOSALS], int *got)
 {
     cublasLtMatmulPreference_t pref = NULL;
     const uint64_t workspace = e->lt_workspace_bytes;
@@ -152,8 +152,9 @@ static en_status propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuri
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, p->key.v[KEY_ALIGN_B] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, p->key.v[KEY_ALIGN_A] },
         { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, p->key.v[KEY_ALIGN_C] }, { CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, p->key.v[KEY_ALIGN_D] } };
     *got = 0;
-    LT_TRY(cublasLtMatmulPreferenceCreate(&pref), "preference");
-    cublasStatus_t s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    cublasStatus_t s = cublasLtMatmulPreferenceCreate(&pref);
+    if (s != CUBLAS_STATUS_SUCCESS) return s;
+    s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reduction, sizeof reduction);
     for (const auto &a : aligned) {
@@ -162,13 +163,11 @@ static en_status propose(cuda_engine *e, const gemm_plan *p, cublasLtMatmulHeuri
     }
     if (s == CUBLAS_STATUS_SUCCESS) s = cublasLtMatmulAlgoGetHeuristic(e->lt, p->desc, p->a, p->b, p->d, p->d, pref, PROPOSALS, out, got);
     (void)cublasLtMatmulPreferenceDestroy(pref);
-    LT_TRY(s, "looking for an algorithm");
     int usable = 0;
-    for (int i = 0; i < *got; i++)
+    for (int i = 0; s == CUBLAS_STATUS_SUCCESS && i < *got; i++)
         if (out[i].state == CUBLAS_STATUS_SUCCESS) out[usable++] = out[i];
     *got = usable;
-    EN_REQUIRE(usable > 0, EN_ENOTSUP, "cuBLASLt has no algorithm for this product");
-    return EN_OK;
+    return s == CUBLAS_STATUS_SUCCESS && usable == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : s;
 }
 
 cublasStatus_t gemm_run(cuda_engine *e, const gemm_plan *p, const cublasLtMatmulAlgo_t *algo, const gemm_call *g, const void *c, void *d)
@@ -182,8 +181,17 @@ static en_status make_plan(cuda_engine *e, gemm_plan *p, const gemm_call *g, con
 {
     cublasLtMatmulHeuristicResult_t proposals[PROPOSALS];
     int got = 0;
-    EN_TRY(describe(p, g->bias), "describing it");
-    EN_TRY(propose(e, p, proposals, &got), "planning it");
+    const gemm_key key = p->key;
+    const bool f32 = key.v[KEY_A_TYPE] == EN_F32;
+    EN_TRY(describe(p, f32 ? CUBLAS_COMPUTE_32F_PEDANTIC : CUBLAS_COMPUTE_32F, g->bias), "describing it");
+    cublasStatus_t s = propose(e, p, proposals, &got);
+    if (s != CUBLAS_STATUS_SUCCESS && f32) {        /* not every epilogue is there in pedantic mode; f32 stays f32 in this one, too */
+        free_plan(p);
+        p->key = key;
+        EN_TRY(describe(p, CUBLAS_COMPUTE_32F, g->bias), "describing it");
+        s = propose(e, p, proposals, &got);
+    }
+    LT_TRY(s, "looking for an algorithm");
     gemm_choose(e, p, g, c, proposals, got);
     return EN_OK;
 }
