@@ -118,8 +118,8 @@ static void backward_is_within_the_rounding_bound_at_the_shapes_of_the_models(vo
 /* Forward and backward of one expansion, as a step runs them: y is what forward wrote, and forward may leave in bn->fold
  * what backward then uses in place of y.  With a, b, c for ga, gb, gc that fold computes
  *
- *     dx = dz (wt a)^T + x H + k (+ add)    H = (wt b) wt^T    k = c wt^T          (wt a) and H rounded to the storage type,
- *     dwt = (x^T dz) a + (x^T x wt) b + (sum x) c^T                                one of the two products of dx stored between
+ *     dx = dz (wt a)^T + x H + k (+ add)    H = (wt b) wt^T    k = c wt^T    (wt a), (wt b), H rounded to the storage type,
+ *     dwt = (x^T dz) a + (x^T x wt) b + (sum x) c^T                          one of the two products of dx stored between
  *
  * where y's place is taken by sums of |x| |wt|, which is what the roundings of float are relative to. */
 typedef struct { bounded dx, dwt; } gradients;
@@ -127,25 +127,25 @@ typedef struct { bounded dx, dwt; } gradients;
 static gradients folded(const host_bn *bn, const float *x, const float *wt, const float *dz, const float *add, const float *start, int64_t rows, int64_t ci, int64_t co)
 {
     const en_conv_geom g = oracle_rows(rows, ci, co), square = oracle_rows(ci, ci, co), through = oracle_rows(rows, ci, ci);
-    bounded wa = exactly(wt, ci * co), h = fresh(ci * ci), dz_b = exactly(dz, rows * co), x_b = exactly(x, rows * ci);
-    double *wb = mem_d(ci * co), *dy = mem_d(rows * co), *k = mem_d(ci), *y = mem_d(rows * co), *w = mem_d(ci * co);
+    bounded wa = exactly(wt, ci * co), wb = fresh(ci * co), dz_b = exactly(dz, rows * co), x_b = exactly(x, rows * ci);
+    double *dy = mem_d(rows * co), *k = mem_d(ci), *y = mem_d(rows * co), *w = mem_d(ci * co);
     const double *magnitude = magnitude_of(x, wt, rows, ci, co);
     double *all = mem_d(rows * co), *ax = mem_d(rows * ci), *aw = mem_d(ci * co), *e = mem_d(rows * ci);
     for (int64_t i = 0; i < ci * co; i++) {
         w[i] = wt[i];
         aw[i] = fabs(w[i]);
         wa.v[i] = w[i] * bn->ga[i % co];
-        wb[i] = w[i] * bn->gb[i % co];
+        wb.v[i] = w[i] * bn->gb[i % co];
         k[i / co] += w[i] * bn->gc[i % co];
     }
     for (int64_t i = 0; i < rows * ci; i++) ax[i] = fabs((double)x[i]);
-    oracle_conv_dx(&square, wb, w, h.v);
+    const bounded h = stored(bilinear(oracle_conv_dx, &square, stored(wb), exactly(wt, ci * co), ci * ci, co));
     oracle_conv(&g, x_b.v, w, y);
     for (int64_t i = 0; i < rows * co; i++) {
         dy[i] = bn->ga[i % co] * (double)dz[i] + bn->gb[i % co] * y[i] + bn->gc[i % co];
         all[i] = fabs(bn->ga[i % co] * (double)dz[i]) + fabs(bn->gb[i % co] * magnitude[i]) + fabs((double)bn->gc[i % co]);
     }
-    const bounded left = bilinear(oracle_conv_dx, &g, dz_b, stored(wa), rows * ci, co), right = bilinear(oracle_conv, &through, x_b, stored(h), rows * ci, ci);
+    const bounded left = bilinear(oracle_conv_dx, &g, dz_b, stored(wa), rows * ci, co), right = bilinear(oracle_conv, &through, x_b, h, rows * ci, ci);
     gradients f = { fresh(rows * ci), fresh(ci * co) };
     const double gamma = rounding((double)co) + rounding((double)ci) + rounding(8);
     oracle_conv_dx(&g, all, aw, e);
@@ -234,7 +234,7 @@ static void a_smaller_batch_than_planned_needs_no_more_workspace(void **state)
     const int64_t ci = 64, co = 96, most = 400;
     for (int64_t rows = 100; rows <= 106; rows += 3) {          /* ci*ci/40 = 102 rows fold no more */
         if (!problem(false, "pointwise smaller batch rows%d", (int)rows) || !affordable(3 * rows * ci * co)) continue;
-        const en_conv_geom g = oracle_rows(rows, ci, co), planned = { .n = most, .h = 1, .w = 1, .c = ci, .oh = 1, .ow = 1, .oc = co };
+        const en_conv_geom planned = { .n = most, .h = 1, .w = 1, .c = ci, .oh = 1, .ow = 1, .oc = co };
         float *x = random_rows(rows, ci, ci), *wt = random_rows(ci, co, co), *start = random_rows(ci, co, co);
         const host_grad d = grad_make(1, rows, co, co, PLAIN);
         const gradients f = folded(d.of.bn, x, wt, d.stored, NULL, start, rows, ci, co);

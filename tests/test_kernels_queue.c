@@ -68,7 +68,7 @@ static void zeros_of_new_memory_never_fall_on_what_came_after(void **state)
             float *host = NULL;
             RUN(v, v->be->ops->host_alloc(v->be, N * sizeof(float), (void **)&host));
             for (int i = 0; host && i < N; i++) host[i] = (float)i;
-            for (int round = 0; round < 4; round++) {
+            for (int round = 0; round < 32; round++) {
                 void *p = NULL;
                 if (v->be->ops->alloc(v->be, N * sizeof(float), &p) != EN_OK) failed("[%s] alloc: %s", v->name, en_error_text());
                 const en_copy copy = { p, host, N * sizeof(float) };
