@@ -1,5 +1,6 @@
 /* bench.c - `effnet bench train`: the training step itself (step.c) on resident data, nothing decoded and nothing saved: what
  * the engine can do.  `effnet bench passes` is in bench_passes.c. */
+#include "trainer/bench_passes.h"
 #include "trainer/commands.h"
 #include "trainer/run.h"
 
@@ -124,9 +125,11 @@ out:
 en_status en_command_bench(const en_options *o)
 {
     en_comm *comm = NULL;
-    EN_REQUIRE(o->operands == 1 && strcmp(o->operand[0], "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train");
+    const char *what = o->operands == 1 ? o->operand[0] : "";
+    const bool passes = strcmp(what, "passes") == 0;
+    EN_REQUIRE(passes || strcmp(what, "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train, or effnet bench passes");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
-    const en_status s = bench(o, comm);
+    const en_status s = passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

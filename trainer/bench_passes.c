@@ -298,7 +298,7 @@ static en_status time_layer(bench *b, const bench_layer *l, row *rows)
     EN_TRY_OUT(bench_side_open(&s, b->be, l, (uint64_t)b->o->seed), "preparing");
     for (int p = 0; p < l->passes; p++) {
         const bench_pass *pass = &l->pass[p];
-        double seconds;
+        double seconds = 0;
         EN_TRY_OUT(time_pass(b, &s, pass, &seconds), "%s", pass->name);
         EN_TRY_OUT(bench_settle(&s, pass), "%s", pass->name);
         rows[p] = (row){ .pass = pass->name, .backward = pass->backward, .count = l->count, .us = 1e6 * seconds, .bytes = pass->bytes, .flops = pass->flops,

@@ -18,7 +18,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
   X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
-  X(EN_BENCH,    bench,    1,  1, "train", "time and throughput of the training step on resident data")                                 \
+  X(EN_BENCH,    bench,    1,  1, "train|passes", "the training step on resident data: images/s; or every pass alone, beside its floor")       \
   X(EN_DOCTOR,   doctor,   0,  0, "", "what this machine offers, what is missing and how to get it")
 
 #define EN_OPTIONS(X)                                                                                                               \
@@ -134,6 +134,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "how many classes, 2 to 10") \
   X(synth_size,       I64,  96,                EN_SYNTH,                                   "pixels",  "[32,4096]",                  \
     "side of the pictures") \
+  X(bandwidth,        F64,  0,                 EN_BENCH,                                   "GB/s",    "[0,inf)",                    \
+    "bench passes: memory bandwidth that floors are taken from (0: measured)") \
+  X(tflops,           F64,  0,                 EN_BENCH,                                   "TFLOP/s", "[0,inf)",                    \
+    "bench passes: rate of matrix products that floors are taken from (0: measured)") \
   X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
