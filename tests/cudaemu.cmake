@@ -4,7 +4,7 @@
 #     target_link_libraries(my_test PRIVATE cuda_plain)          # and cudaemu_nccl_plain where NCCL is used
 #
 # MODE: plain; asan (AddressSanitizer and UBSan); race (our checker behind -fsanitize=thread).  EN_CUDAEMU_MODES lists the
-# modes of this build: where EN_SANITIZE is on, that is asan alone.  It is empty where the toolkit's headers are missing.
+# modes of this build: asan where EN_SANITIZE is on, else the other two.  It is empty where the toolkit's headers are missing.
 set(EN_CUDA_INCLUDE "" CACHE STRING "folders with the CUDA headers: a toolkit's, or those of its pip wheels
 (nvidia-cuda-runtime, nvidia-cuda-crt, nvidia-cuda-cccl)")
 set(EN_CUDAEMU_MODES "")
@@ -44,7 +44,7 @@ enable_language(CXX)
 if(EN_SANITIZE)
   set(EN_CUDAEMU_MODES asan)
 else()
-  set(EN_CUDAEMU_MODES plain asan race)
+  set(EN_CUDAEMU_MODES plain race)
 endif()
 
 # -ffp-contract=off with -mfma: fmaf is one instruction, and written where it is meant.  Kernels reinterpret memory as
