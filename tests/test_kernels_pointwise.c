@@ -35,9 +35,13 @@ static bounded sums_of(const variant *v, const host_bn *h, const float *y, const
     return want;
 }
 
-static void forward_case(bool exact, int64_t rows, int64_t ci, int64_t co, bool with_bn)
+enum { NO_BN, WITH_BN, ALL_BITS };                              /* all bits: operands that are no bf16 numbers */
+
+static void forward_case(bool exact, int64_t rows, int64_t ci, int64_t co, int with_bn)
 {
-    if (!problem(exact, "pointwise forward rows%d ci%d co%d%s", (int)rows, (int)ci, (int)co, with_bn ? "" : " no bn") || !affordable(rows * ci * co)) return;
+    static const char *const kinds[] = { " no bn", "", " all bits" };
+    if (!problem(exact, "pointwise forward rows%d ci%d co%d%s", (int)rows, (int)ci, (int)co, kinds[with_bn]) || !affordable(rows * ci * co)) return;
+    if (with_bn == ALL_BITS) floats_only();
     const int64_t cip = phys(ci), cop = phys(co);
     const en_conv_geom g = oracle_rows(rows, cip, cop);
     float *x = random_rows(rows, cip, ci), *wt = random_rows(cip, cop, co);
@@ -96,10 +100,10 @@ static void forward_is_within_the_rounding_bound_at_the_shapes_of_the_models(voi
     for (int k = 0; k < n_mbconv_rows; k++) {
         const mbconv_row *r = &mbconv_rows[k];
         const int64_t rows = fitting(r->mid > 1000 ? 25 : 147, r->ci * r->mid);
-        if (r->expand > 1) forward_case(k % 3 == 0, rows, r->ci, r->mid, true);
+        if (r->expand > 1) forward_case(k % 3 == 0, rows, r->ci, r->mid, WITH_BN);
     }
-    forward_case(false, 50, 320, 1280, true);
-    forward_case(false, 25, 640, 2560, true);
+    forward_case(false, 50, 320, 1280, WITH_BN);
+    forward_case(false, 25, 640, 2560, WITH_BN);
     verdict();
 }
 
@@ -301,13 +305,13 @@ static void forward_handles_every_remainder(void **state)
     (void)state;
     static const int rows[] = { 113, 225, 449, 1000 }, channels[][2] = { { 1, 1 }, { 16, 16 }, { 17, 31 }, { 48, 80 }, { 33, 112 }, { 100, 144 }, { 5, 177 } };
     for (size_t c = 0; c < sizeof channels / sizeof *channels; c++) {
-        for (int r = 1; r <= 34; r++) forward_case(true, r, channels[c][0], channels[c][1], true);
+        for (int r = 1; r <= 34; r++) forward_case(true, r, channels[c][0], channels[c][1], WITH_BN);
         for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-            forward_case(false, rows[r], channels[c][0], channels[c][1], true);
-            forward_case(true, rows[r], channels[c][0], channels[c][1], false);
+            forward_case(false, rows[r], channels[c][0], channels[c][1], WITH_BN);
+            forward_case(true, rows[r], channels[c][0], channels[c][1], NO_BN);
         }
     }
-    for (int c = 16; c <= 16 * 13; c += 16) forward_case(true, 15, c, 16 * 14 - c, true);
+    for (int c = 16; c <= 16 * 13; c += 16) forward_case(true, 15, c, 16 * 14 - c, WITH_BN), forward_case(false, 15, c, 16 * 14 - c, ALL_BITS);
     verdict();
 }
 
