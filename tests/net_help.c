@@ -33,6 +33,17 @@ double formula(uint64_t seed, uint32_t layer, int64_t e, double a, double b)
     return (double)(float)(a + b * s);
 }
 
+double *formula_images(uint64_t seed, int64_t n, int size, bool bytes)
+{
+    const int64_t values = n * size * size * 3;
+    double *images = malloc((size_t)(values + 1) * sizeof *images);
+    for (int64_t i = 0; i < values; i++) {
+        const double mean = (double)en_imagenet_normalise.mean[i % 3], std = (double)en_imagenet_normalise.std[i % 3], v = formula(seed, 65535, i, 0, 1.5);
+        images[i] = bytes ? (double)(float)((rint(v * std + mean) - mean) / std) : v;
+    }
+    return images;
+}
+
 static bool ends(const char *name, const char *with)
 {
     const size_t n = strlen(name), w = strlen(with);
@@ -98,100 +109,166 @@ int partner(const en_model *m, int tensor)
 
 #ifdef EN_TEST_CUDA
 const int net_align = 8;
-const char *net_device(int k, net_way *way)
+const char *net_device(en_precision precision, int k, net_way *way)
 {
-    static const char *const folds[] = { "all", "none" };
+    static const char *const folds[] = { "all", "none" }, *const names[2][2] = { { "cuda fp32, folds", "cuda fp32, no folds" }, { "cuda bf16, folds", "cuda bf16, no folds" } };
     if (k >= 2) return NULL;
-    way->device = "cuda", way->folds = folds[k], way->precision = EN_PRECISION_F32;
-    return k == 0 ? "cuda fp32, folds" : "cuda fp32, no folds";
+    setenv("EN_FOLD_LEAST", "0", 0);                        /* small images fold too */
+    way->device = "cuda", way->folds = folds[k], way->precision = precision;
+    return names[precision == EN_PRECISION_BF16][k];
 }
 #else
 const int net_align = 16;
-const char *net_device(int k, net_way *way)
+const char *net_device(en_precision precision, int k, net_way *way)
 {
     bool runs;
-    for (int i = 0; en_backend_isa(i, &runs); i++) {
+    for (int i = 0; precision == EN_PRECISION_F32 && en_backend_isa(i, &runs); i++) {
         if (!runs || k-- > 0) continue;
-        way->device = "cpu", way->isa = en_backend_isa(i, &runs);
+        way->device = "cpu", way->isa = en_backend_isa(i, &runs), way->precision = precision;
         return way->isa;
     }
     return NULL;
 }
 #endif
 
+/* ---- the program's net -------------------------------------------------------------------------------------------------- */
+
+typedef struct { en_backend *be; en_net *net; size_t params, stats; void *params_dev, *grads_dev, *stats_dev, *tally; } device_net;
+
+static void *on_device(en_backend *be, size_t bytes)
+{
+    void *p;
+    OK(be->ops->alloc(be, bytes, &p));
+    return p;
+}
+
+/* The state before the first pass */
+static void begin(const device_net *d, const float *stats)
+{
+    OK(d->be->ops->zero(d->be, d->grads_dev, d->params * sizeof(float)));
+    OK(d->be->ops->upload(d->be, d->stats_dev, stats, d->stats * sizeof(float)));
+}
+
+static void stage(const device_net *d, int64_t n, const void *images, const int32_t *labels, const en_now *now)
+{
+    OK(d->be->ops->stage_done(d->be, 0));
+    OK(d->be->ops->stage_wait(d->be, 0));
+    OK(en_net_stage(d->net, 0, n, images, labels, now));
+    OK(d->be->ops->stage_ready(d->be, 0));
+}
+
+static void pass(const device_net *d, const net_way *way, int64_t n)
+{
+    OK(d->be->ops->zero(d->be, d->tally, EN_TALLY * sizeof(double)));
+    OK(en_net_forward(d->net, 0));
+    OK(en_net_loss(d->net, 0.1f, way->training && n ? 1.f / (float)n : way->training, d->tally));
+    if (way->training) OK(en_net_backward(d->net, NULL));
+}
+
+static void passes(const device_net *d, const net_way *way, int64_t n, const void *images, const int32_t *labels, const float *stats)
+{
+    const struct en_backend_ops *ops = d->be->ops;
+    en_now now = way->now;
+    void *graph = NULL;
+    if (way->recorded) now.step++;
+    for (int i = 0; i < (way->recorded ? 2 : way->passes); i++) {               /* the first eager, the second recorded, its replay the third */
+        stage(d, n, images, labels, &now);
+        if (i > 0 && way->recorded) OK(ops->capture_begin(d->be));
+        pass(d, way, n);
+    }
+    if (!way->recorded) return;
+    OK(ops->capture_end(d->be, &graph));
+    for (int i = 0; i < 2; i++) {
+        begin(d, stats);
+        stage(d, n, images, labels, i ? &way->now : &now);
+        OK(ops->graph_launch(d->be, graph));
+    }
+    OK(ops->synchronize(d->be));
+    ops->graph_free(d->be, graph);
+}
+
+/* Bytes that mean these images: where the backend reads bytes, a test's images are what bytes can mean (formula_images). */
+static uint8_t *bytes_of(const double *images, size_t values)
+{
+    uint8_t *bytes = calloc(values + 1, 1);
+    for (size_t i = 0; i < values; i++) {
+        const double v = images[i] * (double)en_imagenet_normalise.std[i % 3] + (double)en_imagenet_normalise.mean[i % 3];
+        if (!(fabs(v - rint(v)) < 1e-3 && v > -1 && v < 256)) fail_msg("%g is not what a byte can mean", images[i]);
+        bytes[i] = (uint8_t)lrint(v);
+    }
+    return bytes;
+}
+
+static void read_masks(en_net *net, const en_model *m, int64_t n, net_result *r)
+{
+    bool has;
+    float *mask = calloc((size_t)(n * m->head.co_p + 1), sizeof *mask);
+    OK(en_net_dropout(net, mask, &has));
+    if (has) {
+        r->dropout = calloc((size_t)(n * m->head.co + 1), sizeof *r->dropout);
+        for (int64_t i = 0; i < n * m->head.co; i++) r->dropout[i] = (double)mask[i / m->head.co * m->head.co_p + i % m->head.co];
+    }
+    r->drop = calloc((size_t)m->n_blocks + 1, sizeof *r->drop);
+    for (int k = 0; k < m->n_blocks; k++) {
+        OK(en_net_drop(net, k, mask, &has));
+        if (!has) continue;
+        r->drop[k] = calloc((size_t)n + 1, sizeof **r->drop);
+        for (int64_t i = 0; i < n; i++) r->drop[k][i] = (double)mask[i];
+    }
+    free(mask);
+}
+
+static int count_folds(en_backend *be, const en_model *m, int64_t n)
+{
+    int folds = 0;
+    for (int k = 0; k < m->n_blocks; k++) {
+        const en_block *b = &m->blocks[k];
+        folds += b->expand && be->ops->fold_floats(be, n * b->h * b->w, b->ci_p, b->mid_p) > 0;
+    }
+    return folds;
+}
+
 net_result net_run(const en_model *m, const net_way *way, double *const *tensors, int64_t n, const double *images, const int32_t *labels)
 {
     net_result r = { .logits = calloc((size_t)(n * m->classes + 1), sizeof(double)), .answers = oracle_tensors(m) };
-    en_backend *be = NULL;
+    net_way first = *way;
+    if (!way->device) net_device(EN_PRECISION_F32, 0, &first);
+    device_net d = { .params = (size_t)m->param_elems, .stats = (size_t)m->stat_elems };
     en_comm *comm = NULL;
-    en_net *net = NULL;
-    net_way first = { 0 };
-    if (!way->device) net_device(0, &first);
-    const net_way *on = way->device ? way : &first;
-    OK(en_backend_open(on->device, &(en_backend_config){ .threads = way->threads, .lanes = way->lanes, .isa = on->isa, .folds = on->folds,
-                                                         .precision = on->precision }, &be));
+    OK(en_backend_open(first.device, &(en_backend_config){ .threads = way->threads, .lanes = way->lanes, .isa = first.isa, .folds = first.folds,
+                                                           .precision = first.precision }, &d.be));
+    en_backend *be = d.be;
     OK(en_comm_open(&comm));
-    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training }, &net));
+    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training }, &d.net));
 
-    const size_t p = (size_t)m->param_elems, s = (size_t)m->stat_elems, pixels = (size_t)(n * m->resolution * m->resolution * 3);
-    float *params = calloc(p, sizeof *params), *stats = calloc(s, sizeof *stats), *floats = calloc(pixels + 1, sizeof *floats);
-    void *params_dev, *grads_dev, *stats_dev;
+    const size_t values = (size_t)(n * m->resolution * m->resolution * 3);
+    float *params = calloc(d.params, sizeof *params), *stats = calloc(d.stats, sizeof *stats), *floats = calloc(values + 1, sizeof *floats);
+    uint8_t *bytes = be->u8 ? bytes_of(images, values) : NULL;
+    for (size_t i = 0; i < values; i++) floats[i] = (float)images[i];
     to_arenas(m, tensors, params, stats);
-    uint8_t *bytes = calloc(pixels + 1, 1);
-    for (size_t i = 0; i < pixels; i++) floats[i] = (float)images[i];
-    for (size_t i = 0; i < pixels; i++)                     /* where the backend reads bytes, images are multiples that bytes can say */
-        bytes[i] = (uint8_t)lrint(fmin(255, fmax(0, images[i] * (double)en_imagenet_normalise.std[i % 3] + (double)en_imagenet_normalise.mean[i % 3])));
-    OK(be->ops->alloc(be, p * sizeof(float), &params_dev));
-    OK(be->ops->alloc(be, p * sizeof(float), &grads_dev));
-    OK(be->ops->alloc(be, s * sizeof(float), &stats_dev));
-    OK(be->ops->upload(be, params_dev, params, p * sizeof(float)));
-    OK(be->ops->upload(be, stats_dev, stats, s * sizeof(float)));
-    en_net_bind(net, params_dev, grads_dev, stats_dev);
-    if (!way->training) OK(en_net_freeze(net));
+    d.params_dev = on_device(be, d.params * sizeof(float)), d.grads_dev = on_device(be, d.params * sizeof(float));
+    d.stats_dev = on_device(be, d.stats * sizeof(float)), d.tally = on_device(be, EN_TALLY * sizeof(double));
+    OK(be->ops->upload(be, d.params_dev, params, d.params * sizeof(float)));
+    begin(&d, stats);
+    en_net_bind(d.net, d.params_dev, d.grads_dev, d.stats_dev);
+    if (!way->training) OK(en_net_freeze(d.net));
+    passes(&d, &first, n, bytes ? (const void *)bytes : floats, labels, stats);
 
-    double sums[EN_TALLY] = { 0 };
-    void *tally;
-    OK(be->ops->alloc(be, sizeof sums, &tally));
-    for (int pass = 0; pass < way->passes; pass++) {
-        OK(be->ops->zero(be, tally, sizeof sums));
-        OK(be->ops->stage_done(be, 0));
-        OK(en_net_stage(net, 0, n, be->u8 ? (const void *)bytes : floats, labels, &way->now));
-        OK(be->ops->stage_ready(be, 0));
-        OK(en_net_forward(net, 0));
-        OK(en_net_loss(net, 0.1f, way->training && n ? 1.f / (float)n : way->training, tally));
-        if (way->training) OK(en_net_backward(net, NULL));
-    }
-    OK(be->ops->download(be, sums, tally, sizeof sums));
+    double sums[EN_TALLY];
+    OK(be->ops->download(be, sums, d.tally, sizeof sums));
     r.loss = sums[EN_TALLY_LOSS], r.top1 = sums[EN_TALLY_TOP1], r.images = sums[EN_TALLY_IMAGES];
+    r.folded = count_folds(be, m, n);
     float *logits = calloc((size_t)(n * m->classes + 1), sizeof *logits);
-    OK(en_net_logits(net, logits));
+    OK(en_net_logits(d.net, logits));
     for (int64_t i = 0; i < n * m->classes; i++) r.logits[i] = (double)logits[i];
-    free(logits);
-    OK(be->ops->download(be, params, grads_dev, p * sizeof(float)));
-    OK(be->ops->download(be, stats, stats_dev, s * sizeof(float)));
+    OK(be->ops->download(be, params, d.grads_dev, d.params * sizeof(float)));
+    OK(be->ops->download(be, stats, d.stats_dev, d.stats * sizeof(float)));
     from_arenas(m, params, stats, r.answers);
+    if (way->training) read_masks(d.net, m, n, &r);
 
-    if (way->training) {
-        bool has;
-        float *mask = calloc((size_t)(n * m->head.co_p + 1), sizeof *mask);
-        OK(en_net_dropout(net, mask, &has));
-        if (has) {
-            r.dropout = calloc((size_t)(n * m->head.co + 1), sizeof *r.dropout);
-            for (int64_t i = 0; i < n * m->head.co; i++) r.dropout[i] = (double)mask[i / m->head.co * m->head.co_p + i % m->head.co];
-        }
-        r.drop = calloc((size_t)m->n_blocks + 1, sizeof *r.drop);
-        for (int k = 0; k < m->n_blocks; k++) {
-            OK(en_net_drop(net, k, mask, &has));
-            if (!has) continue;
-            r.drop[k] = calloc((size_t)n + 1, sizeof **r.drop);
-            for (int64_t i = 0; i < n; i++) r.drop[k][i] = (double)mask[i];
-        }
-        free(mask);
-    }
-    be->ops->free(be, tally), free(bytes);
-    be->ops->free(be, params_dev), be->ops->free(be, grads_dev), be->ops->free(be, stats_dev);
-    free(params), free(stats), free(floats);
-    en_net_close(net);
+    be->ops->free(be, d.tally), be->ops->free(be, d.params_dev), be->ops->free(be, d.grads_dev), be->ops->free(be, d.stats_dev);
+    free(params), free(stats), free(floats), free(bytes), free(logits);
+    en_net_close(d.net);
     en_comm_close(comm);
     en_backend_close(be);
     return r;

@@ -15,6 +15,9 @@ en_model *model_make(const char *row, const en_model_overrides *o, int align);
  * convolution: a 0, b sqrt(6/(kh*kw*O)), depthwise sqrt(6/(kh*kw));  classifier: a 0, b 1/sqrt(classes);  bias, beta and
  * running_mean: a 0, b 0.1;  gamma and running_var: a 1, b 0.2.  Images: a 0, b 1.5, layer 65535. */
 double formula(uint64_t seed, uint32_t layer, int64_t e, double a, double b);
+/* Images (n, size, size, 3) by the formula.  With `bytes` each value v gives way to the nearest that a byte k can mean,
+ *     float((k - mean[d])/std[d]),   k = round(v*std[d] + mean[d])      with en_imagenet_normalise */
+double *formula_images(uint64_t seed, int64_t n, int size, bool bytes);
 void   formula_tensors(const en_model *m, uint64_t seed, double *const *tensors);
 
 /* Sign p (0..15) of element e, and sample k, of tensor t: 1 for bit p of word e%4 of philox(seed, EN_RNG_TEST, when 1, e/4, t). */
@@ -30,15 +33,19 @@ void from_arenas(const en_model *m, const float *params, const float *stats, dou
  * exactly 0 - a constant added to a block's output is removed by the batch norms of all that read it. */
 int partner(const en_model *m, int tensor);
 
-/* The program's net over one batch, `passes` times: forward, loss with smoothing 0.1 and, when training, backward. */
-typedef struct { const char *device, *isa, *folds; en_precision precision; int lanes, threads; bool training; int64_t max_images; en_now now; int passes; } net_way;
+/* The program's net over one batch, `passes` times: forward, loss with smoothing 0.1 and, when training, backward.  `recorded`: one
+ * pass that is replayed from a recording, made after passes over other noise (now.step + 1). */
+typedef struct { const char *device, *isa, *folds; en_precision precision; int lanes, threads; bool training, recorded; int64_t max_images; en_now now;
+                 int passes; } net_way;
 
-/* What this program tests on, k = 0, 1, ...: the device, instruction set, folds and precision of `way`, and their name; NULL
- * after the last.  The processor's instruction sets that run here; built with EN_TEST_CUDA: cuda, folded and not. */
-const char *net_device(int k, net_way *way);
+/* What this program tests on in a precision, k = 0, 1, ...: sets device, instruction set and folds of `way`, and tells their name;
+ * NULL after the last.  The processor's instruction sets that run here; built with EN_TEST_CUDA: cuda, folded and not, where
+ * EN_PRECISION_BF16 is one more. */
+const char *net_device(en_precision precision, int k, net_way *way);
 extern const int net_align;              /* channel alignment of its models                                     */
 typedef struct {
     double loss, top1, images;           /* sums as en_net_loss leaves them                                     */
+    int folded;                          /* expansions that were folded, where the device can                   */
     double *logits;                      /* (n, classes)                                                        */
     double **answers;                    /* per tensor: gradient, or the running statistic afterwards           */
     double *dropout, **drop;             /* the masks that the net drew, as oracle_batch takes them, or NULL    */

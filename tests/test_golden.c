@@ -68,15 +68,13 @@ static void answers_free(answers_file *a)
 
 typedef struct { en_model *m; double **tensors, *images; int32_t labels[BATCH]; } inputs;
 
-static inputs inputs_make(int size, int align)
+static inputs inputs_make(int size, int align, bool bytes)
 {
     inputs in = { .m = model_make("efficientnet_b0", &(en_model_overrides){ .resolution = size, .classes = CLASSES }, align) };      /* no dropout, no drop path */
     assert_int_equal(in.m->n_tensors, n_names);
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, SEED, in.tensors);
-    const int64_t pixels = (int64_t)BATCH * size * size * 3;
-    in.images = malloc((size_t)pixels * sizeof *in.images);
-    for (int64_t i = 0; i < pixels; i++) in.images[i] = formula(SEED, 65535, i, 0, 1.5);
+    in.images = formula_images(SEED, BATCH, size, bytes);
     for (int i = 0; i < BATCH; i++) in.labels[i] = i % CLASSES;
     return in;
 }
@@ -91,7 +89,7 @@ static void inputs_free(inputs *in)
 static void weights_and_names_are_those_of_the_golden_file(void **state)
 {
     (void)state;
-    inputs in = inputs_make(64, 16);
+    inputs in = inputs_make(64, 16, false);
     double *sums = numbers("/weight_sum", (hsize_t)n_names);
     for (int i = 0; i < n_names; i++) {
         assert_string_equal(in.m->tensors[i].name, names[i]);
@@ -155,11 +153,24 @@ static outcome compare(const en_model *m, const answers_file *want, double *cons
     return o;
 }
 
+static double norm(const double *x, int64_t n)
+{
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += x[i] * x[i];
+    return sqrt(square);
+}
+
+static double distance(const double *x, const double *y, int64_t n)
+{
+    double square = 0;
+    for (int64_t i = 0; i < n; i++) square += (x[i] - y[i]) * (x[i] - y[i]);
+    return sqrt(square);
+}
+
 static void compare_loss(const answers_file *want, double loss, const double *logits, double tolerance, const char *who)
 {
-    double square = 0, size = 0;
-    for (int i = 0; i < BATCH * CLASSES; i++) square += pow(logits[i] - want->logits[i], 2), size += pow(want->logits[i], 2);
-    if (!(sqrt(square / size) <= tolerance)) fail_msg("%s: logits are off by %.3g", who, sqrt(square / size));
+    const double off = distance(logits, want->logits, BATCH * CLASSES) / norm(want->logits, BATCH * CLASSES);
+    if (!(off <= tolerance)) fail_msg("%s: logits are off by %.3g", who, off);
     if (!(fabs(loss - *want->loss) <= tolerance * *want->loss)) fail_msg("%s: loss %.9g, golden %.9g", who, loss, *want->loss);
 }
 
@@ -170,7 +181,7 @@ static void the_reference_network_is_pytorchs_in_double(void **state)
     (void)state;
     for (int size = 64; size <= 75; size += 11) {
         answers_file want = answers_at(size);
-        inputs in = inputs_make(size, 16);
+        inputs in = inputs_make(size, 16, false);
         double **got = oracle_tensors(in.m), logits[BATCH * CLASSES];
         const double loss = oracle_net(in.m, in.tensors, &(oracle_batch){ .n = BATCH, .images = in.images, .labels = in.labels, .smoothing = 0.1 }, logits, got);
         compare_loss(&want, loss, logits, 1e-9, "reference");
@@ -187,10 +198,10 @@ static void the_net_is_pytorchs_within_1e_4(void **state)
     (void)state;
     for (int size = 64; size <= 75; size += 11) {
         answers_file want = answers_at(size);
-        inputs in = inputs_make(size, net_align);
+        inputs in = inputs_make(size, net_align, false);
         net_way device = { 0 };
         const char *isa;
-        for (int k = 0; (isa = net_device(k, &device)); k++) {
+        for (int k = 0; (isa = net_device(EN_PRECISION_F32, k, &device)); k++) {
             const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .training = true, .max_images = BATCH, .passes = 1 };
             net_result r = net_run(in.m, &way, in.tensors, BATCH, in.images, in.labels);
             compare_loss(&want, r.loss / BATCH, r.logits, 1e-4, isa);
@@ -201,6 +212,64 @@ static void the_net_is_pytorchs_within_1e_4(void **state)
         }
         inputs_free(&in);
         answers_free(&want);
+    }
+}
+
+/* ---- bfloat16 --------------------------------------------------------------------------------------------------------- */
+
+/* Errors of gradients: each tensor's in units of PyTorch's, and all tensors together in units of the gradient */
+typedef struct { double median, worst, ours, pytorch; int at; } narrow_outcome;
+
+static narrow_outcome compare_narrow(const en_model *m, double *const *want, double *const *got, const double *pytorch)
+{
+    narrow_outcome o = { 0 };
+    double *ratios = malloc((size_t)n_names * sizeof *ratios), size = 0;
+    int n = 0;
+    for (int i = 0; i < n_names; i++) {
+        if (m->tensors[i].arena != EN_ARENA_PARAMS) continue;
+        const int64_t elems = en_tensor_count(&m->tensors[i]);
+        const double off = distance(got[i], want[i], elems);
+        ratios[n] = off / pytorch[i];
+        if (!(ratios[n] <= o.worst)) o.worst = ratios[n], o.at = i;
+        n++, o.ours += off * off, o.pytorch += pytorch[i] * pytorch[i], size += pow(norm(want[i], elems), 2);
+    }
+    qsort(ratios, (size_t)n, sizeof *ratios, by_size);
+    o.median = ratios[n / 2], o.ours = sqrt(o.ours / size), o.pytorch = sqrt(o.pytorch / size);
+    free(ratios);
+    return o;
+}
+
+static void gradients_in_bf16_are_nearer_to_float64_than_pytorchs_in_bf16(void **state)
+{
+    (void)state;
+    for (int size = 64; size <= 75; size += 11) {
+        inputs in = inputs_make(size, net_align, true);
+        double **want = oracle_tensors(in.m), logits[BATCH * CLASSES];
+        const double loss = oracle_net(in.m, in.tensors, &(oracle_batch){ .n = BATCH, .images = in.images, .labels = in.labels, .smoothing = 0.1 }, logits, want);
+        char path[32];
+#define COLUMN(name, n) (snprintf(path, sizeof path, "/b%d/%s", size, name), numbers(path, (hsize_t)(n)))
+        double *norms = COLUMN("norm", n_names), *pytorch = COLUMN("bf16", n_names), *pytorch_logits = COLUMN("bf16_logits", 1);
+        answers_file exact = { .logits = COLUMN("logits", BATCH * CLASSES), .loss = COLUMN("loss", 1) };
+#undef COLUMN
+        compare_loss(&exact, loss, logits, 1e-9, "reference, bytes");
+        for (int i = 0; i < n_names; i++) {                     /* the reference network saw the images that PyTorch saw */
+            const double have = norm(want[i], en_tensor_count(&in.m->tensors[i]));
+            if (!(fabs(have - norms[i]) <= 1e-7 * norms[i] + 1e-9)) fail_msg("%s has the norm %.12g, golden %.12g", names[i], have, norms[i]);
+        }
+        net_way way = { .lanes = 3, .threads = 2, .training = true, .max_images = BATCH, .passes = 1 };
+        const char *name;
+        for (int k = 0; (name = net_device(EN_PRECISION_BF16, k, &way)); k++) {
+            net_result r = net_run(in.m, &way, in.tensors, BATCH, in.images, in.labels);
+            const narrow_outcome o = compare_narrow(in.m, want, r.answers, pytorch);
+            const double l = distance(r.logits, exact.logits, BATCH * CLASSES);
+            print_message("# %d px, %s: gradients are off by %.3f (PyTorch: %.3f); tensor by tensor %.2f of PyTorch's (median), %.2f (%s); logits %.2f\n",
+                          size, name, o.ours, o.pytorch, o.median, o.worst, names[o.at], l / *pytorch_logits);
+            if (!(o.ours <= o.pytorch && o.median <= 1 && l <= *pytorch_logits)) fail_msg("%d px, %s: further from float64 than PyTorch", size, name);
+            net_result_free(in.m, &r);
+        }
+        free(norms), free(pytorch), free(pytorch_logits), free(exact.logits), free(exact.loss);
+        oracle_tensors_free(in.m, want);
+        inputs_free(&in);
     }
 }
 
@@ -233,6 +302,7 @@ int main(void)
         cmocka_unit_test(weights_and_names_are_those_of_the_golden_file),
         cmocka_unit_test(the_reference_network_is_pytorchs_in_double),
         cmocka_unit_test(the_net_is_pytorchs_within_1e_4),
+        cmocka_unit_test(gradients_in_bf16_are_nearer_to_float64_than_pytorchs_in_bf16),
     };
     return cmocka_run_group_tests(tests, open_file, close_file);
 }

@@ -39,9 +39,7 @@ static inputs inputs_make(const net_case *c)
     inputs in = { .m = model_make(c->row, &c->o, net_align) };
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, 31, in.tensors);
-    const int64_t pixels = MAX_N * (int64_t)in.m->resolution * in.m->resolution * 3;
-    in.images = malloc((size_t)pixels * sizeof *in.images);
-    for (int64_t i = 0; i < pixels; i++) in.images[i] = formula(31, 65535, i, 0, 1.5);
+    in.images = formula_images(31, MAX_N, in.m->resolution, true);
     for (int i = 0; i < MAX_N; i++) in.labels[i] = (i * 7 + 1) % in.m->classes;
     return in;
 }
@@ -119,7 +117,7 @@ static void a_training_step_is_that_of_the_reference(void **state)
         double **want = oracle_tensors(in.m), *d = NULL, logits[MAX_N * 100], loss = 0, largest = 0, times = 0;
         net_way device = { 0 };
         const char *name;
-        for (int k = 0; (name = net_device(k, &device)); k++) {
+        for (int k = 0; (name = net_device(EN_PRECISION_F32, k, &device)); k++) {
             const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1,
                                   .now = { .seed = 3, .step = 11, .first = 100 } };
             net_result r = net_run(in.m, &way, in.tensors, cases[c].n, in.images, in.labels);
@@ -181,7 +179,7 @@ static void evaluation_is_that_of_the_reference(void **state)
         const double loss = oracle_net(in.m, in.tensors, &b, logits, NULL);
         net_way device = { 0 };
         const char *name;
-        for (int k = 0; (name = net_device(k, &device)); k++) {
+        for (int k = 0; (name = net_device(EN_PRECISION_F32, k, &device)); k++) {
             const net_way way = { .device = device.device, .isa = device.isa, .folds = device.folds, .precision = device.precision, .lanes = 3, .threads = 2, .max_images = MAX_N, .passes = 1 };
             net_result r = net_run(in.m, &way, in.tensors, b.n, in.images, in.labels);
             const double l = off(r.logits, logits, b.n * in.m->classes, norm(logits, b.n * in.m->classes));

@@ -17,7 +17,15 @@ answers the file keeps logits, loss and, per tensor (gradients of parameters, ne
                        projections estimates |e|^2 without bias, with relative deviation sqrt(2/P) at most: 0.35 for P = 16.
                        It comes out below |e|^2/10 with probability 2e-6 (chi^2 with 16 degrees of freedom).
     float32            |answer in float32 - answer in float64|: what PyTorch's own float32 is off by
-and b0.h5 keeps the sum of each tensor's weights, to tell wrong inputs from wrong answers."""
+and b0.h5 keeps the sum of each tensor's weights, to tell wrong inputs from wrong answers.
+
+Groups r64, r75 are of images by the formula; groups b64, b75 of images that bytes can mean, the nearest to those (net_help.h,
+formula_images).  These have no samples and no projections - C's reference network in double, which the former hold to 1e-8, has the
+answers in full - but what PyTorch's bfloat16 is off by, as one trains with it: float32 weights under torch.autocast.
+    bf16               |answer under autocast - answer in float64|
+    bf16_logits        the same of the logits
+Autocast here is the processor's: oneDNN multiplies bfloat16 and sums in float32, as tensor cores do, and rounds what it stores.
+On a GPU the same operators round at the same places.  The loss is taken in float32, as autocast does there."""
 import argparse
 import csv
 import os
@@ -50,6 +58,12 @@ def words(when, layer, count):
 def formula(layer, shape, a, b):
     s = 2.0 * ((words(0, layer, int(np.prod(shape))) >> np.uint64(8)).astype(np.float64) * 2.0**-24) - 1.0
     return (a + b * s).astype(np.float32).astype(np.float64).reshape(shape)
+
+
+def as_bytes(images):
+    """What bytes can mean that is nearest: data/resize.c normalises by these floats."""
+    mean, std = ((np.float32(255) * np.array(v, np.float32)).astype(np.float64) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return ((np.rint(images * std + mean) - mean) / std).astype(np.float32).astype(np.float64)
 
 
 def weight(layer, name, shape):
@@ -88,8 +102,9 @@ class BatchNorm(torch.nn.Module):
 
     def forward(self, x):
         with torch.no_grad():
-            mean = x.mean((0, 2, 3))
-            var = ((x - mean[:, None, None]) ** 2).mean((0, 2, 3))
+            y = x.to(self.running_mean.dtype)                  # under autocast x is narrower
+            mean = y.mean((0, 2, 3))
+            var = ((y - mean[:, None, None]) ** 2).mean((0, 2, 3))
             self.new = [(1 - self.momentum) * old + self.momentum * now for old, now in ((self.running_mean, mean), (self.running_var, var))]
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, 1e-3)
 
@@ -117,8 +132,8 @@ def timm_names():
         return [row["name"] for row in csv.DictReader(f) if not row["name"].endswith("num_batches_tracked")]
 
 
-def step(model, given, images, labels, dtype):
-    """{'loss', 'logits', tensors by position} of one forward and backward pass in `dtype`."""
+def step(model, given, images, labels, dtype, autocast=False):
+    """Loss, logits, tensors by position of one forward and backward pass in `dtype`, or in bfloat16 over weights of it."""
     model = model.to(dtype)
     slots = list(model.state_dict(keep_vars=True).values())
     assert len(slots) == len(given)
@@ -126,7 +141,8 @@ def step(model, given, images, labels, dtype):
         for slot, value in zip(slots, given):
             slot.copy_(torch.from_numpy(value).to(dtype))
             slot.grad = None
-    logits = model(torch.from_numpy(images).to(dtype).permute(0, 3, 1, 2).contiguous())
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        logits = model(torch.from_numpy(images).to(dtype).permute(0, 3, 1, 2).contiguous()).to(dtype)
     loss = F.cross_entropy(logits, torch.from_numpy(labels).long(), label_smoothing=0.1)
     loss.backward()
     new = {id(old): value for bn in model.modules() if isinstance(bn, BatchNorm)
@@ -145,6 +161,20 @@ def compact(layer, answer, single):
     return np.linalg.norm(flat), flat.sum(), flat[index.astype(np.int64)], [s @ flat for s in signs], np.linalg.norm(single.reshape(-1) - flat)
 
 
+def bf16_group(g, model, given, images, labels, size):
+    loss, logits, exact = step(model, given, images, labels, torch.float64)
+    narrow = step(model, given, images, labels, torch.float32, autocast=True)
+    columns = { "norm": [np.linalg.norm(e) for e in exact], "sum": [e.sum() for e in exact],
+                "bf16": [np.linalg.norm(a - e) for a, e in zip(narrow[2], exact)] }
+    for key, column in columns.items():
+        g[key] = np.array(column, np.float64)
+    g["logits"], g["loss"], g["bf16_logits"] = logits, loss, np.linalg.norm(narrow[1] - logits)
+    gradients = [i for i, slot in enumerate(model.state_dict(keep_vars=True).values()) if slot.requires_grad]
+    bf16, norm = (np.array(columns[key])[gradients] for key in ("bf16", "norm"))
+    print("%d px, bytes: loss %.12f; bf16 gradients are off by %.2g (median over tensors), %.2g (all together); logits by %.2g" % (
+        size, loss, np.median(bf16 / norm), np.linalg.norm(bf16) / np.linalg.norm(norm), g["bf16_logits"][()] / np.linalg.norm(logits)))
+
+
 def write(path, full, classes=10, batch=4):
     names = timm_names()
     model = network(classes)
@@ -153,7 +183,7 @@ def write(path, full, classes=10, batch=4):
     labels = (np.arange(batch) % classes).astype(np.int32)
     out = h5py.File(full, "w") if full else None
     with h5py.File(path, "w") as f:
-        f.attrs.update(seed=np.uint64(SEED), batch=batch, classes=classes, smoothing=0.1)
+        f.attrs.update(seed=np.uint64(SEED), batch=batch, classes=classes, smoothing=0.1, torch=str(torch.__version__))
         f["names"] = np.array(names, "S80")
         f["weight_sum"] = np.array([g.sum() for g in given])
         for size in (64, 75):
@@ -172,6 +202,7 @@ def write(path, full, classes=10, batch=4):
                     o["given/" + name], o["answers/" + name] = value.astype(np.float32), answer
             print("%d px: loss %.12f; float32 is off by %.2g (median over tensors), %.2g at worst" % (
                 size, loss, *(q([r[4] / r[0] for r in rows]) for q in (np.median, np.max))))
+            bf16_group(f.create_group("b%d" % size), model, given, as_bytes(images), labels, size)
 
 
 def compare(path):
