@@ -27,31 +27,78 @@ struct backward_shape {
     int rows, row_blocks, pitch, items;                         /* rows: steps of an item; pitch: columns of a ring row      */
 };
 
-template <typename T, int K, int S> constexpr int backward_columns = K == 7 ? (S == 1 ? 4 : 2) : S == 1 ? 7 : 4;
-template <typename T, int K> constexpr int backward_threads = sizeof(T) == 4 || K == 7 ? 256 : 384;
+template <typename T, int K, int S> constexpr int backward_columns = K == 7 ? (S == 1 ? 4 : 2) : S == 1 ? 7 : K == 5 ? 3 : 4;
+/* Threads of a multiprocessor, which is what the registers of this kernel allow. */
+template <typename T, int K, bool SILU> constexpr int backward_threads = sizeof(T) == 4 || K == 7 || (K == 5 && !SILU) ? 256 : 384;
+
+enum { NOWHERE = INT32_MIN };
 
 /* What belongs to a channel, in shared memory: [COEFFICIENTS][MAX_PAIRS] */
 enum { COEF_GA, COEF_GB, COEF_GC, COEF_DY_SCALE, COEF_DY_SHIFT, COEF_SCALE, COEF_SHIFT, COEF_MEAN, COEFFICIENTS };
 
 struct backward_pointers {
     const void *x; const float *scale, *shift, *mean, *wt;
-    const void *dz, *y; const float *ga, *gb, *gc, *dy_scale, *dy_shift, *gate, *dgate; bool gated, gated_silu;
+    const void *dz, *y; const float *ga, *gb, *gc, *dy_scale, *dy_shift, *gate, *dgate; int how;
     const void *add; void *dx; float *weight_partials; double *sum_partials;
 };
 
-template <typename T>
-EN_DEVICE float2 formed(raw_pair<T> raw_dz, raw_pair<T> raw_y, const float2 *coef, bool gated, float2 gate, float2 dgate, bool silu)
+/* How dz comes: as it is stored, or times gate plus dgate, and times the slope of the activation. */
+enum { STORED, GATED, GATED_SILU };
+
+template <typename T, int HOW> EN_DEVICE float2 formed(raw_pair<T> raw_dz, raw_pair<T> raw_y, const float2 *coef, float2 gate, float2 dgate)
 {
     const float2 y = as_pair(raw_y);
     float2 dz = as_pair(raw_dz);
-    if (gated) {
-        dz = pair_fma(dz, gate, dgate);
-        if (silu) {
-            const float2 z = pair_fma(y, coef[COEF_DY_SCALE * MAX_PAIRS], coef[COEF_DY_SHIFT * MAX_PAIRS]);
-            dz = pair_mul(dz, silu_slope(z, pair_sigmoid<T>(z)));
-        }
+    if (HOW != STORED) dz = pair_fma(dz, gate, dgate);
+    if (HOW == GATED_SILU) {
+        const float2 z = pair_fma(y, coef[COEF_DY_SCALE * MAX_PAIRS], coef[COEF_DY_SHIFT * MAX_PAIRS]);
+        dz = pair_mul(dz, silu_slope(z, pair_sigmoid<T>(z)));
     }
     return pair_fma(coef[COEF_GA * MAX_PAIRS], dz, pair_fma(coef[COEF_GB * MAX_PAIRS], y, coef[COEF_GC * MAX_PAIRS]));
+}
+
+/* COUNT columns of dy into the ring; zeros from column `inside` on. */
+template <typename T, int HOW, int COUNT>
+EN_DEVICE void form_columns(const raw_pair<T> dz[COUNT], const raw_pair<T> y[COUNT], const float2 *coef, float2 gate, float2 dgate, int inside, float2 *to)
+{
+    if (inside >= COUNT) {
+#pragma unroll
+        for (int t = 0; t < COUNT; t++) to[t] = formed<T, HOW>(dz[t], y[t], coef, gate, dgate);
+        return;
+    }
+#pragma unroll
+    for (int t = 0; t < COUNT; t++) {
+        const float2 v = formed<T, HOW>(dz[t], y[t], coef, gate, dgate);
+        to[t] = t < inside ? v : make_float2(0.f, 0.f);
+    }
+}
+template <typename T, int COUNT>
+EN_DEVICE void form_columns(int how, const raw_pair<T> dz[COUNT], const raw_pair<T> y[COUNT], const float2 *coef, float2 gate, float2 dgate, int inside, float2 *to)
+{
+    if (how == GATED_SILU) form_columns<T, GATED_SILU, COUNT>(dz, y, coef, gate, dgate, inside, to);
+    else if (how == STORED) form_columns<T, STORED, COUNT>(dz, y, coef, gate, dgate, inside, to);
+    else form_columns<T, GATED, COUNT>(dz, y, coef, gate, dgate, inside, to);
+}
+
+/* COUNT columns of a row, those before `inside` */
+template <typename T, int COUNT> EN_DEVICE void fetch_columns(const T *from, int c, int inside, raw_pair<T> raw[COUNT])
+{
+    if (inside >= COUNT) {
+#pragma unroll
+        for (int t = 0; t < COUNT; t++) raw[t] = load_raw(from + (int64_t)t * c);
+        return;
+    }
+#pragma unroll
+    for (int t = 0; t < COUNT; t++)
+        if (t < inside) raw[t] = load_raw(from + (int64_t)t * c);
+}
+
+/* One element of dx: stored, and summed as stored. */
+template <typename T> EN_DEVICE void take_gradient(T *out, float2 v, raw_pair<T> x, float2 mean, float2 *sum, float2 *sum2)
+{
+    v = store_pair(out, v);
+    *sum  = pair_add(*sum, v);
+    *sum2 = pair_fma(v, pair_sub(as_pair(x), mean), *sum2);
 }
 
 /* sums[k*k][pairs*2] += dw of all strips, in their order; dw = 0.  `room`: [K][threads] pairs. */
@@ -64,10 +111,12 @@ template <int K> EN_DEVICE void gather_weights(float2 dw[K][K], double *sums, fl
 #pragma unroll
         for (int b = 0; b < K; b++) room[b * threads + (int)threadIdx.x] = dw[a][b], dw[a][b] = make_float2(0.f, 0.f);
         __syncthreads();
+#pragma unroll 1
         for (int i = (int)threadIdx.x; i < K * me.pairs; i += threads) {
             const int b = i / me.pairs, pair = i % me.pairs;
             double *const sum = sums + (int64_t)((a * K + b) * me.pairs + pair) * 2;
             double x = sum[0], y = sum[1];
+#pragma unroll 1
             for (int s = 0; s < strips; s++) {
                 const float2 v = room[b * threads + s * me.pairs + pair];
                 x += (double)v.x, y += (double)v.y;
@@ -80,7 +129,7 @@ template <int K> EN_DEVICE void gather_weights(float2 dw[K][K], double *sums, fl
 
 /* grid (parts, slices), block vecs*4*strips.  Bytes: x, dz, y, (add) and dx once; of dz and y (R-1)/(wide*TQ) again.
  * Edge: dy and u are zero outside; lanes without a strip form and store nothing, and meet every barrier. */
-template <typename T, int K, int S, int PP, int TQ, bool SILU> static __global__ void __launch_bounds__(backward_threads<T, K>, 1)
+template <typename T, int K, int S, int PP, int TQ, bool SILU> static __global__ void __launch_bounds__(backward_threads<T, K, SILU>, 1)
 walk_backward(const backward_pointers of, const backward_shape g)
 {
     constexpr int R = (K + S - 1) / S, RS = R + 1, X = S * TQ, D = TQ + R - 1;      /* X columns of x, D of dy */
@@ -92,7 +141,8 @@ walk_backward(const backward_pointers of, const backward_shape g)
     double *const kept = (double *)shared;                              /* [4][threads] sums of batch norm          */
     double *const weight_sums = kept + 4 * threads;                     /* [k*k][pairs*2]                           */
     float2 *const all_coef = (float2 *)(weight_sums + K * K * me.pairs * 2), *const weights = all_coef + COEFFICIENTS * MAX_PAIRS;
-    float2 *const gates = weights + K * K * MAX_PAIRS, *const ring = gates + 2 * threads;    /* [2][threads]; [RS][images][pairs][pitch] */
+    float2 *const gates = weights + K * K * MAX_PAIRS, *const slopes = gates + 2 * threads;      /* [2][threads]; [threads][X|1] */
+    float2 *const ring = slopes + threads * (X | 1), *const slope = slopes + tid * (X | 1);       /* [RS][images][pairs][pitch]   */
     const T *const x = (const T *)of.x, *const dz = (const T *)of.dz, *const y = (const T *)of.y, *const add = (const T *)of.add;
     T *const dx = (T *)of.dx;
 
@@ -127,64 +177,58 @@ walk_backward(const backward_pointers of, const backward_shape g)
         if (g.tiles_across == 1 && me.live)                                        /* no dy beyond the tile: zeros on both sides */
             for (int e = column; e < R - 1; e += g.wide)
                 for (int slot = 0; slot < RS; slot++) mine[slot * ring_row + (e < HL ? e : g.wide * TQ + e)] = make_float2(0.f, 0.f);
-        if (of.gated) {
+        if (of.how != STORED) {
             gates[tid]           = load_pair_or(live && of.gate ? of.gate + image * c + channel : nullptr, 1.f);
             gates[threads + tid] = load_pair_or(live && of.gate ? of.dgate + image * c + channel : nullptr, 0.f);
         }
 
         /* this strip's columns of dy, one of those beside the tile, and of x, each a row ahead */
         raw_pair<T> next_dz[TQ] = {}, next_y[TQ] = {}, side_dz = {}, side_y = {}, next_x[S][X] = {};
-        const bool has_side = me.live && g.tiles_across > 1 && column < R - 1;
-        const int side = column < HL ? column : g.wide * TQ + column, side_q = tile * g.wide * TQ - HL + side;       /* ring column; column of dy */
-        const bool side_inside = has_side && image < g.n && side_q >= 0 && side_q < g.ow;
-        const int64_t dy_pitch = (int64_t)g.ow * c, x_pitch = (int64_t)g.w * c;
-        const int64_t dy_at = image * g.oh * dy_pitch + (int64_t)q * c + channel, side_at = image * g.oh * dy_pitch + (int64_t)side_q * c + channel;
-        const int64_t x_at = image * g.h * x_pitch + (int64_t)q * S * c + channel;
         const int dy_columns = live ? min(TQ, g.ow - q) : 0, x_columns = live ? min(X, g.w - q * S) : 0;
+        int side = -1, side_step = NOWHERE;             /* the ring's column of what lies beside; where it is from dy's column q */
+        if (me.live && g.tiles_across > 1 && column < R - 1) {
+            side = column < HL ? column : g.wide * TQ + column;
+            const int side_q = tile * g.wide * TQ - HL + side;
+            if (image < g.n && side_q >= 0 && side_q < g.ow) side_step = (side_q - q) * c;
+        }
 
+        /* A step is led by one that only fetches, and R-1 that only form.  dy_at: the row of dy to fetch; x_at: that of x to fetch */
         int slot = 0;
-        for (int m = first - (R - 1) - 1; m < end; m++) {
-            const int row = m + B + PP;                                         /* of dy: the one that came with the last step */
-            if (m >= first - (R - 1)) {
+        const int ahead = g.pad / S + PP + 1;                                   /* row of dy to fetch - m */
+        int64_t dy_at = ((image * g.oh + first - R + ahead) * g.ow + q) * c + channel, x_at = ((image * g.h + (int64_t)S * first) * g.w + (int64_t)S * q) * c + channel;
+        for (int m = first - R; m < end; m++, dy_at += (int64_t)g.ow * c) {
+            const int row = m + ahead;
+            RECOMPUTED(c);
+            if (m > first - R) {
                 slot = slot + 1 == RS ? 0 : slot + 1;
                 if (me.live) {                                                  /* without an image too: zeros for the neighbours */
                     float2 *const to = mine + slot * ring_row;
-                    const bool inside = row >= 0 && row < g.oh;
+                    const int inside = row > 0 && row <= g.oh ? dy_columns : 0;
                     const float2 gate = gates[tid], dgate = gates[threads + tid];
                     KEEP_IN_SHARED();
-#pragma unroll
-                    for (int t = 0; t < TQ; t++) {
-                        const float2 v = formed<T>(next_dz[t], next_y[t], coef, of.gated, gate, dgate, of.gated_silu);
-                        to[HL + column * TQ + t] = inside && t < dy_columns ? v : make_float2(0.f, 0.f);
-                    }
-                    if (has_side) {
-                        const float2 v = formed<T>(side_dz, side_y, coef, of.gated, gate, dgate, of.gated_silu);
-                        to[side] = inside && side_inside ? v : make_float2(0.f, 0.f);
-                    }
+                    form_columns<T, TQ>(of.how, next_dz, next_y, coef, gate, dgate, inside, to + HL + column * TQ);
+                    if (side >= 0) form_columns<T, 1>(of.how, &side_dz, &side_y, coef, gate, dgate, side_step != NOWHERE && row > 0 && row <= g.oh, to + side);
                 }
             }
-            if (row + 1 >= 0 && row + 1 < g.oh && m + 1 < end) {
-#pragma unroll
-                for (int t = 0; t < TQ; t++)
-                    if (t < dy_columns) {
-                        next_dz[t] = load_raw(dz + dy_at + (row + 1) * dy_pitch + (int64_t)t * c);
-                        next_y[t]  = load_raw(y + dy_at + (row + 1) * dy_pitch + (int64_t)t * c);
-                    }
-                if (side_inside) side_dz = load_raw(dz + side_at + (row + 1) * dy_pitch), side_y = load_raw(y + side_at + (row + 1) * dy_pitch);
+            if (row >= 0 && row < g.oh && m + 1 < end) {
+                const T *const dz_row = dz + dy_at, *const y_row = y + dy_at;
+                fetch_columns<T, TQ>(dz_row, c, dy_columns, next_dz);
+                fetch_columns<T, TQ>(y_row, c, dy_columns, next_y);
+                if (side_step != NOWHERE) side_dz = load_raw(dz_row + side_step), side_y = load_raw(y_row + side_step);
             }
             if (m >= first) __syncthreads();
             float2 sum = make_float2(0.f, 0.f), sum2 = sum;
 #pragma unroll
             for (int ii = 0; ii < S; ii++) {
-                const int i = S * m + ii;
+                const int i = S * m + ii;                                       /* the row of x in next_x[ii] */
                 if (m >= first && i < g.h) {
                     const int rp = (ii + PP) % S, newest = PP - (ii + PP) / S, nr = (K - rp + S - 1) / S;
-                    float2 u[X], slope[X], du[X];
+                    float2 u[X], du[X];
                     KEEP_IN_SHARED();
 #pragma unroll
                     for (int j = 0; j < X; j++) {
                         const float2 z = pair_fma(as_pair(next_x[ii][j]), coef[COEF_SCALE * MAX_PAIRS], coef[COEF_SHIFT * MAX_PAIRS]);
-                        u[j] = z, slope[j] = make_float2(1.f, 1.f), du[j] = make_float2(0.f, 0.f);
+                        u[j] = z, du[j] = make_float2(0.f, 0.f);
                         if (SILU) {
                             const float2 s = pair_sigmoid<T>(z);
                             u[j] = pair_mul(z, s), slope[j] = silu_slope(z, s);
@@ -210,24 +254,27 @@ walk_backward(const backward_pointers of, const backward_shape g)
                                 dw[a][b] = pair_fma(v, u[j], dw[a][b]);
                             }
                     }
+                    const int64_t at = x_at - (int64_t)(S - ii) * g.w * c;      /* x_at is a step ahead */
+                    T *const out = dx + at;
+                    KEEP_IN_SHARED();
                     const float2 mean = coef[COEF_MEAN * MAX_PAIRS];
-                    T *const out = dx + x_at + i * x_pitch;
+                    if (add)
 #pragma unroll
-                    for (int j = 0; j < X; j++)
-                        if (j < x_columns) {
-                            if (add) du[j] = pair_add(du[j], as_pair(load_raw(add + x_at + i * x_pitch + (int64_t)j * c)));
-                            const float2 v = store_pair(out + (int64_t)j * c, SILU ? pair_mul(du[j], slope[j]) : du[j]);
-                            sum  = pair_add(sum, v);
-                            sum2 = pair_fma(v, pair_sub(as_pair(next_x[ii][j]), mean), sum2);
-                        }
-                }
-                const int next = i + S;
-                if (next >= S * first && next < g.h && m + 1 < end) {
+                        for (int j = 0; j < X; j++)
+                            if (j < x_columns) du[j] = pair_add(du[j], as_pair(load_raw(add + at + (int64_t)j * c)));
+                    if (x_columns == X) {
 #pragma unroll
-                    for (int j = 0; j < X; j++)
-                        if (j < x_columns) next_x[ii][j] = load_raw(x + x_at + next * x_pitch + (int64_t)j * c);
+                        for (int j = 0; j < X; j++)
+                            take_gradient(out + (int64_t)j * c, SILU ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
+                    } else {
+#pragma unroll
+                        for (int j = 0; j < X; j++)
+                            if (j < x_columns) take_gradient(out + (int64_t)j * c, SILU ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
+                    }
                 }
+                if (m + 1 >= first && i + S < g.h && m + 1 < end) fetch_columns<T, X>(x + x_at + (int64_t)ii * g.w * c, c, x_columns, next_x[ii]);
             }
+            if (m + 1 >= first) x_at += (int64_t)S * g.w * c;
             if (m >= first) {
                 double *const to = kept + tid;
                 to[0] += (double)sum.x, to[threads] += (double)sum.y, to[2 * threads] += (double)sum2.x, to[3 * threads] += (double)sum2.y;
@@ -254,11 +301,11 @@ static void cut_tile(backward_shape *b, int k, int s, int tq, int vecs, int stri
     b->pitch  = (b->wide * tq + (k + s - 1) / s - 1) | 1;       /* odd: the pairs of a warp lie in different banks */
 }
 static int threads_of(const backward_shape *b) { return (b->strips * b->vecs * 4 + 31) / 32 * 32; }
-static size_t shared_of(int k, int s, const backward_shape *b)
+static size_t shared_of(int k, int s, int tq, const backward_shape *b)
 {
     const size_t pairs = (size_t)b->vecs * 4, threads = (size_t)threads_of(b), rows = (size_t)((k + s - 1) / s + 1);
     return (4 * threads + (size_t)(k * k) * pairs * 2) * sizeof(double) +
-           ((size_t)(COEFFICIENTS + k * k) * MAX_PAIRS + 2 * threads + rows * (size_t)(b->images * b->pitch) * pairs) * sizeof(float2);
+           ((size_t)(COEFFICIENTS + k * k) * MAX_PAIRS + (2 + (size_t)(s * tq | 1)) * threads + rows * (size_t)(b->images * b->pitch) * pairs) * sizeof(float2);
 }
 
 struct backward_launch { backward_shape shape; dim3 grid; int threads; size_t shared; int64_t parts; };
@@ -272,7 +319,7 @@ static backward_launch cut_backward(const cuda_engine *e, const en_conv_geom *g,
     const block_cut cut = cut_block(g->c, warps, e->shared_max + 1024, b->across, r - 1, [=](int vecs, int strips) {
         backward_shape tile = *b;
         cut_tile(&tile, k, s, tq, vecs, strips);
-        return shared_of(k, s, &tile);
+        return shared_of(k, s, tq, &tile);
     });
     cut_tile(b, k, s, tq, cut.vecs, cut.strips);
     b->tiles_across     = (int)ceil_div(b->across, b->wide);
@@ -289,7 +336,7 @@ static backward_launch cut_backward(const cuda_engine *e, const en_conv_geom *g,
     l.parts   = even_parts(b->items, limit);
     l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
     l.threads = threads_of(b);
-    l.shared  = shared_of(k, s, b);
+    l.shared  = shared_of(k, s, tq, b);
     return l;
 }
 
@@ -298,7 +345,7 @@ template <typename T, int K, int S, int PP> static en_status launch_backward(en_
 {
     cuda_engine *e = engine(be);
     constexpr int TQ = backward_columns<T, K, S>;
-    const backward_launch l = cut_backward(e, g, TQ, backward_threads<T, K> / 32);
+    const backward_launch l = cut_backward(e, g, TQ, (silu ? backward_threads<T, K, true> : backward_threads<T, K, false>) / 32);
     const int64_t width = (int64_t)K * K * g->c;
     scratch_carver scratch = carver_of(be);
     backward_pointers p = *of;
@@ -324,7 +371,7 @@ en_status cuda_depthwise_backward(en_backend *be, const en_conv_geom *g, const e
     if (g->n == 0 || !folds(be, FOLD_DEPTHWISE)) return plain_depthwise_backward(be, g, x, wt, dy, add, dx, dwt, xbn);
     const en_bn *bn = x->bn, *dbn = dy->bn;
     const backward_pointers of = { x->y, bn ? bn->scale : nullptr, bn ? bn->shift : nullptr, bn ? bn->mean : nullptr, wt, dy->stored, dy->y, dbn->ga, dbn->gb,
-                                   dbn->gc, dbn->scale, dbn->shift, dy->gate, dy->dgate, dy->gated, dy->act == EN_ACT_SILU, add, dx, nullptr, nullptr };
+                                   dbn->gc, dbn->scale, dbn->shift, dy->gate, dy->dgate, !dy->gated ? STORED : dy->act == EN_ACT_SILU ? GATED_SILU : GATED, add, dx, nullptr, nullptr };
     const bool silu = x->act == EN_ACT_SILU;
 #define BACKWARD(K, S, PP)                                                                                             \
     if (g->kernel == K && g->stride == S && g->pad % S == PP)                                                          \

@@ -76,7 +76,7 @@ template <bool PLANAR> EN_DEVICE void stage(const stem_shape &s, const stem_tile
     for (int i = (int)threadIdx.x; i < rows * words; i += (int)blockDim.x) {
         const int row = i / words, r = top + row;
         const int64_t start = (((int64_t)t.image * s.h + r) * s.w + left) * 3;         /* of the row: maybe outside */
-        const int64_t at = (start >> 2 << 2) + i % words * 4;
+        const int64_t at = (start & ~(int64_t)3) + i % words * 4;
         unsigned word = 0;
         if (r >= 0 && r < s.h && at >= 0 && at + 4 <= total) word = *(const unsigned *)(image + at);
         else
