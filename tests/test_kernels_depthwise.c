@@ -113,6 +113,24 @@ static void each_odd_case(void (*run)(shape, bool, const en_conv_geom *))
 static void forward_handles_odd_shapes(void **state)  { (void)state; each_odd_case(forward_case); verdict(); }
 static void backward_handles_odd_shapes(void **state) { (void)state; each_odd_case(backward_case); verdict(); }
 
+/* Rows of more columns, and more rows, than one block takes; more of them than there are blocks; channels that are no multiple
+ * of what a block takes. */
+static void each_large_case(void (*run)(shape, bool, const en_conv_geom *))
+{
+    static const struct { int64_t n, h, w, c; } sizes[] = { { 1, 3, 131, 16 }, { 2, 2, 250, 8 }, { 7, 90, 5, 8 }, { 1, 40, 3, 16 }, { 9, 7, 7, 104 }, { 33, 2, 3, 8 } };
+    for (int kernel = 3; kernel <= 7; kernel += 2)
+        for (int stride = 1; stride <= 2; stride++)
+            for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
+                const shape s = { .n = sizes[k].n, .h = sizes[k].h, .w = sizes[k].w, .c = sizes[k].c, .kernel = kernel, .stride = stride, .bn = true,
+                                  .act = EN_ACT_SILU, .add = k % 2 };
+                run(s, k % 2, NULL);
+                run(s, !(k % 2), NULL);
+            }
+}
+
+static void forward_cuts_large_images(void **state)  { (void)state; each_large_case(forward_case); verdict(); }
+static void backward_cuts_large_images(void **state) { (void)state; each_large_case(backward_case); verdict(); }
+
 /* pad, oh and ow are the caller's: symmetric padding, none, and more zeros below than above. */
 static void each_padding(void (*run)(shape, bool, const en_conv_geom *))
 {
@@ -235,6 +253,8 @@ int main(void)
         cmocka_unit_test(backward_is_within_the_rounding_bound_at_the_shapes_of_the_models),
         cmocka_unit_test(forward_handles_odd_shapes),
         cmocka_unit_test(backward_handles_odd_shapes),
+        cmocka_unit_test(forward_cuts_large_images),
+        cmocka_unit_test(backward_cuts_large_images),
         cmocka_unit_test(forward_takes_any_padding),
         cmocka_unit_test(backward_takes_any_padding),
         cmocka_unit_test(sums_survive_a_mean_far_above_the_deviation),

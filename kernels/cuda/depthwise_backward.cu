@@ -178,8 +178,8 @@ walk_backward(const backward_pointers of, const backward_shape g)
             for (int e = column; e < R - 1; e += g.wide)
                 for (int slot = 0; slot < RS; slot++) mine[slot * ring_row + (e < HL ? e : g.wide * TQ + e)] = make_float2(0.f, 0.f);
         if (of.how != STORED) {
-            gates[tid]           = load_pair_or(live && of.gate ? of.gate + image * c + channel : nullptr, 1.f);
-            gates[threads + tid] = load_pair_or(live && of.gate ? of.dgate + image * c + channel : nullptr, 0.f);
+            gates[tid]           = load_pair_or(me.live && image < g.n && of.gate ? of.gate + image * c + channel : nullptr, 1.f);
+            gates[threads + tid] = load_pair_or(me.live && image < g.n && of.gate ? of.dgate + image * c + channel : nullptr, 0.f);
         }
 
         /* this strip's columns of dy, one of those beside the tile, and of x, each a row ahead */
