@@ -11,7 +11,12 @@
  * is 5e-8 of eps, some 1e-9 of the answers.
  *
  * Float tolerance: 1e-4.  PyTorch's own float32 is off by 1e-5 (median), 16 values a channel in the last batch norms
- * amplifying what 80 layers round; its errors are in the file, and a test below says how ours compare. */
+ * amplifying what 80 layers round; its errors are in the file, and a test below says how ours compare.
+ *
+ * bf16 is held to PyTorch's own: the same step under torch.autocast, whose errors against float64 are in the file too.  The backend
+ * that stores bf16 reads images as bytes, so both see images that bytes can mean.  Errors are of the order of the gradients
+ * themselves here, a fifth to a third, and a tensor of few values may come out well by luck: so the logits, the norm over all
+ * gradients and the median over tensors must be no worse than PyTorch's, and nine tensors of ten. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -217,29 +222,31 @@ static void the_net_is_pytorchs_within_1e_4(void **state)
 
 /* ---- bfloat16 --------------------------------------------------------------------------------------------------------- */
 
-/* Errors of gradients: each tensor's in units of PyTorch's, and all tensors together in units of the gradient */
-typedef struct { double median, worst, ours, pytorch; int at; } narrow_outcome;
+/* Errors of gradients, or of running statistics: tensor by tensor in units of PyTorch's, and of all together relative to all. */
+typedef struct { double median, worst, nearer, ours, pytorch; int at; } narrow_outcome;
 
-static narrow_outcome compare_narrow(const en_model *m, double *const *want, double *const *got, const double *pytorch)
+static narrow_outcome compare_narrow(const en_model *m, en_arena arena, double *const *want, double *const *got, const double *pytorch)
 {
     narrow_outcome o = { 0 };
     double *ratios = malloc((size_t)n_names * sizeof *ratios), size = 0;
     int n = 0;
     for (int i = 0; i < n_names; i++) {
-        if (m->tensors[i].arena != EN_ARENA_PARAMS) continue;
+        if (m->tensors[i].arena != arena) continue;
         const int64_t elems = en_tensor_count(&m->tensors[i]);
-        const double off = distance(got[i], want[i], elems);
+        const double off = distance(got[i], want[i], elems), is = norm(want[i], elems);
+        o.ours += off * off, o.pytorch += pytorch[i] * pytorch[i], size += is * is;
+        if (is < 1e-9) continue;                                /* betas of projections: all error */
         ratios[n] = off / pytorch[i];
         if (!(ratios[n] <= o.worst)) o.worst = ratios[n], o.at = i;
-        n++, o.ours += off * off, o.pytorch += pytorch[i] * pytorch[i], size += pow(norm(want[i], elems), 2);
+        o.nearer += ratios[n] <= 1, n++;
     }
     qsort(ratios, (size_t)n, sizeof *ratios, by_size);
-    o.median = ratios[n / 2], o.ours = sqrt(o.ours / size), o.pytorch = sqrt(o.pytorch / size);
+    o.median = ratios[n / 2], o.nearer /= n, o.ours = sqrt(o.ours / size), o.pytorch = sqrt(o.pytorch / size);
     free(ratios);
     return o;
 }
 
-static void gradients_in_bf16_are_nearer_to_float64_than_pytorchs_in_bf16(void **state)
+static void answers_in_bf16_are_nearer_to_float64_than_pytorchs(void **state)
 {
     (void)state;
     for (int size = 64; size <= 75; size += 11) {
@@ -260,11 +267,13 @@ static void gradients_in_bf16_are_nearer_to_float64_than_pytorchs_in_bf16(void *
         const char *name;
         for (int k = 0; (name = net_device(EN_PRECISION_BF16, k, &way)); k++) {
             net_result r = net_run(in.m, &way, in.tensors, BATCH, in.images, in.labels);
-            const narrow_outcome o = compare_narrow(in.m, want, r.answers, pytorch);
-            const double l = distance(r.logits, exact.logits, BATCH * CLASSES);
-            print_message("# %d px, %s: gradients are off by %.3f (PyTorch: %.3f); tensor by tensor %.2f of PyTorch's (median), %.2f (%s); logits %.2f\n",
-                          size, name, o.ours, o.pytorch, o.median, o.worst, names[o.at], l / *pytorch_logits);
-            if (!(o.ours <= o.pytorch && o.median <= 1 && l <= *pytorch_logits)) fail_msg("%d px, %s: further from float64 than PyTorch", size, name);
+            const narrow_outcome g = compare_narrow(in.m, EN_ARENA_PARAMS, want, r.answers, pytorch), t = compare_narrow(in.m, EN_ARENA_STATS, want, r.answers, pytorch);
+            const double l = distance(r.logits, exact.logits, BATCH * CLASSES) / *pytorch_logits;
+            print_message("# %d px, %s: gradients are off by %.3f (PyTorch: %.3f)\n", size, name, g.ours, g.pytorch);
+            print_message("#     of PyTorch's error: logits %.2f, gradients %.2f (median), statistics %.2f (median); %.0f %% of the gradients are nearer; "
+                          "worst %.2f (%s)\n", l, g.median, t.median, 100 * g.nearer, g.worst, names[g.at]);
+            if (!(g.ours <= g.pytorch && g.median <= 1 && t.median <= 1 && l <= 1 && g.nearer >= 0.9)) fail_msg("%d px, %s: further from float64 than PyTorch", size, name);
+            assert_true(way.folds[0] == 'a' ? r.folded > 0 : r.folded == 0);
             net_result_free(in.m, &r);
         }
         free(norms), free(pytorch), free(pytorch_logits), free(exact.logits), free(exact.loss);
@@ -302,7 +311,7 @@ int main(void)
         cmocka_unit_test(weights_and_names_are_those_of_the_golden_file),
         cmocka_unit_test(the_reference_network_is_pytorchs_in_double),
         cmocka_unit_test(the_net_is_pytorchs_within_1e_4),
-        cmocka_unit_test(gradients_in_bf16_are_nearer_to_float64_than_pytorchs_in_bf16),
+        cmocka_unit_test(answers_in_bf16_are_nearer_to_float64_than_pytorchs),
     };
     return cmocka_run_group_tests(tests, open_file, close_file);
 }
