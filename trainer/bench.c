@@ -73,9 +73,10 @@ static void print_text(const en_run *run, const en_step_report *mean, const doub
 {
     const en_trainer *t = &run->t;
     const double all = (double)t->shard.global_batch, median = seconds[steps / 2];
-    printf("%s at %d px, %" PRId64 " images a rank, %d rank%s, %s (%s), %s%s\n", t->model->name, t->model->resolution, run->micro_batch,
-           t->comm->world_size, t->comm->world_size == 1 ? "" : "s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32",
-           t->recording ? ", steps recorded and replayed" : "");
+    printf("%s at %d px, %" PRId64 " images a rank, %d rank%s, %s (%s), %s", t->model->name, t->model->resolution, run->micro_batch,
+           t->comm->world_size, t->comm->world_size == 1 ? "" : "s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32");
+    if (run->device_memory > 0) printf("%s\n", t->recording ? ", steps recorded and replayed" : "");
+    else printf(", %d thread%s each\n", t->be->threads, t->be->threads == 1 ? "" : "s");
     printf("%.1f images/s (median of %" PRId64 " steps; best %.1f), step %.1f ms: forward %.1f, backward %.1f (batch-norm sums %.1f of both), "
            "gradients still to sum %.1f, update %.1f\n", all / median, steps, all / seconds[0], 1e3 * median, 1e3 * mean->forward_s,
            1e3 * mean->backward_s, 1e3 * mean->bn_comm_s, 1e3 * mean->grad_comm_s, 1e3 * mean->optimizer_s);
