@@ -138,7 +138,7 @@ static void refusals_say_value_and_remedy(void **state)
         { EN_TRAIN, { "--bn-group", "+2" },       { "--bn-group '+2'" } },
         { EN_TRAIN, { "--bn-group", "nodes" },    { "did you mean node?" } },
         { EN_TRAIN, { "--lr-schedule", "cosin" }, { "did you mean cosine?", "exponential, cosine or constant" } },
-        { EN_TRAIN, { "--device", "gpu" },        { "--device 'gpu'", "cuda or cpu" } },
+        { EN_TRAIN, { "--device", "abacus" },     { "--device 'abacus'", "cuda or cpu" } },
         { EN_EVAL, { "--eval-weights", "best" },  { "ema or raw" } },
         { EN_SYNTH, { "d", "--synth-classes", "11" }, { "2 to 10" } },
         { EN_TRAIN, { "images" },                 { "'images'", "options begin with --" } },
