@@ -7,9 +7,9 @@ endif()
 
 include_guard()
 set(EN_CUDA_SUBJECTS pointwise depthwise stem project residual head batchnorm optimizer noise queue choice)
-set(EN_TEST_WORK_plain 4e6)
-set(EN_TEST_WORK_asan  1e6)
-set(EN_TEST_WORK_race  2e5)
+set(EN_TEST_WORK_plain 2e6)
+set(EN_TEST_WORK_asan  4e5)
+set(EN_TEST_WORK_race  1e5)
 
 if(EN_CUDAEMU_MODES)
   include(${CMAKE_CURRENT_LIST_DIR}/../kernels/cuda/sources.cmake)
