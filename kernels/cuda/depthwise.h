@@ -20,7 +20,6 @@ en_status plain_depthwise_backward(en_backend *be, const en_conv_geom *g, const 
 size_t scratch_of_plain_depthwise(const cuda_engine *e, const en_conv_geom *g);
 en_status check_depthwise(const en_conv_geom *g, const en_operand *x);
 
-enum { FORWARD_BLOCKS = 16, BACKWARD_BLOCKS = 3 };       /* blocks (parts times slices) per multiprocessor at most: bounds the partial sums */
 enum { MAX_VECS = 12, MAX_PAIRS = 4 * MAX_VECS, MAX_STRIPS = 16 };
 
 #ifdef EN_DEVICE
@@ -86,52 +85,67 @@ EN_DEVICE void leave_sums(const double *kept, const lane &me, int strips, int c,
 }
 #endif
 
-/* ---- cutting a shape ------------------------------------------------------------------------------------------------------- */
+/* ---- cutting a shape -------------------------------------------------------------------------------------------------------
+ *
+ * How many vecs and strips make a block, how many rows an item, how many items a part: the choice with the least estimated
+ * time, in slots (instructions of a warp).  A multiprocessor works off the blocks it gets, `resident` at a time; fewer
+ * than FULL warps leave it idle between instructions, so they take as long as FULL would. */
 
-struct block_cut { int vecs, strips, warps, slices, resident /* blocks on a multiprocessor */; };
+enum { FULL = 8, FORWARD_CHANNELS = 2048, BACKWARD_CHANNELS = 512 };       /* parts * c <= sms * CHANNELS: bounds the partial sums */
 
-/* The block for c channels: as many lanes at work as possible, of a multiprocessor that holds `warps` warps of this kernel
- * and `shared` bytes of shared memory, of which a block takes shared_of(vecs, strips).  `across`: strips of a row of the
- * image, where a block has to take whole rows or at least `least_strips` of one (0: any). */
-template <typename F> static inline block_cut cut_block(int64_t c, int warps, size_t shared, int64_t across, int least_strips, F shared_of)
+struct block_cut { int vecs, strips, warps, slices, resident, rows; int64_t parts; double slots; };
+
+static inline double slots_of(int64_t blocks, int sms, int resident, int warps, double slots_of_warp)
+{
+    const int64_t mine = ceil_div(blocks, sms), full = mine / resident, rest = mine % resident;
+    const int all = resident * warps > FULL ? resident * warps : FULL, some = rest * warps > FULL ? (int)rest * warps : FULL;
+    return (double)(full * all + (rest > 0 ? some : 0)) * slots_of_warp;
+}
+/* What it costs to write and to add `bytes` of partial sums: 4 TB/s, against 4 instructions per cycle of 0.6 ns */
+static inline double slots_of_partials(double bytes) { return 2 * bytes / 4e12 / .57e-9 * 4; }
+
+/* Neighbouring bytes of a row that a block reads: half a line or less costs the memory more than its bytes. */
+static inline double scattered(int vecs, int all) { return vecs >= 4 || vecs == all ? 1. : vecs == 3 ? 1.05 : vecs == 2 ? 1.15 : 1.6; }
+
+/* The blocks for c channels, on multiprocessors that hold `warps` warps of the kernel and `shared` bytes: the best of
+ * judge(cut), which sets rows and parts and returns the slots, or a negative number where the cut does not do.
+ * shared_of(vecs, strips): bytes that a block takes. */
+template <typename S, typename J> static inline block_cut best_cut(int64_t c, int warps, size_t shared, S shared_of, J judge)
 {
     const int all = (int)(c / 8);
-    block_cut best = { 1, 1, 1, all, 1 };
-    double best_score = 0;
+    block_cut best = {};
     for (int vecs = 1; vecs <= (all < MAX_VECS ? all : MAX_VECS); vecs++)
         for (int strips = 1; strips <= MAX_STRIPS; strips++) {
-            const int lanes = vecs * 4 * strips, w = (lanes + 31) / 32, slices = (all + vecs - 1) / vecs;
-            const size_t bytes = shared_of(vecs, strips) + 1024;
-            if (w > warps || bytes > shared) break;
-            if (strips < across && strips < least_strips) continue;
-            const int fit = (int)(shared / bytes), resident = warps / w < fit ? warps / w : fit;
-            double score = (double)all / (slices * vecs) * lanes / (w * 32) * (resident * w) / warps;
-            score *= vecs >= 4 || vecs == all ? 1. : vecs == 3 ? .95 : vecs == 2 ? .9 : .6;       /* bytes next to each other */
-            score *= strips / (strips + .3);                                                      /* partial sums by block   */
-            if (across > 0) score *= strips <= across ? (double)across / (double)(ceil_div(across, strips) * strips)
-                                                      : (double)(strips / across * across) / strips;
-            if (score > best_score + 1e-9) best_score = score, best = { vecs, strips, w, slices, resident };
+            block_cut cut = { vecs, strips, (vecs * 4 * strips + 31) / 32, (all + vecs - 1) / vecs, 0, 0, 0, 0 };
+            const size_t bytes = shared_of(vecs, strips) + 1024;                /* a block costs 1 KB beside its own */
+            if (cut.warps > warps || bytes > shared) break;
+            const int fit = (int)(shared / bytes);
+            cut.resident = warps / cut.warps < fit ? warps / cut.warps : fit;
+            cut.slots    = judge(&cut) * scattered(vecs, all);
+            if (cut.slots >= 0 && (best.vecs == 0 || cut.slots < best.slots)) best = cut;
         }
     return best;
 }
 
-/* Rows of a block of rows: a strip costs rows + `lead` (rows that lead in), blocks of threads run `resident` at a time. */
-static inline int cut_rows(int64_t all_rows, int64_t lead, int64_t resident, int64_t (*blocks_of)(int64_t row_blocks, const void *), const void *of)
-{
-    int64_t best = all_rows, best_cost = INT64_MAX;
-    for (int64_t blocks = 1; blocks == 1 || all_rows / blocks >= 4; blocks++) {
-        const int64_t rows = ceil_div(all_rows, blocks), cost = ceil_div(blocks_of(ceil_div(all_rows, rows), of), resident) * (rows + lead);
-        if (cost < best_cost) best_cost = cost, best = rows;
+/* Rows to try for an item, of `all`: every count of blocks that differs from the last by a tenth or more */
+static inline int64_t more_blocks(int64_t blocks) { return blocks + 1 + blocks / 10; }
+
+/* A shape is cut once: the answers by geometry, for as many as a network has. */
+template <typename L> struct cut_memory {
+    struct entry { en_conv_geom g; en_dtype dtype; int variant, sms; size_t shared; L launch; } entries[256];
+    int used, next;
+    template <typename F> const L *find(const cuda_engine *e, const en_conv_geom *g, int variant, F make)
+    {
+        for (int i = 0; i < used; i++) {
+            const entry &k = entries[i];
+            if (k.g.n == g->n && k.g.h == g->h && k.g.w == g->w && k.g.c == g->c && k.g.oh == g->oh && k.g.ow == g->ow && k.g.kernel == g->kernel &&
+                k.g.stride == g->stride && k.g.pad == g->pad && k.dtype == e->dtype && k.variant == variant && k.sms == e->sms && k.shared == e->shared_max)
+                return &k.launch;
+        }
+        const int at = used < 256 ? used++ : next++ % 256;
+        entries[at] = { *g, e->dtype, variant, e->sms, e->shared_max, make() };
+        return &entries[at].launch;
     }
-    return (int)best;
-}
-
-/* The partial sums of a pass: at most part_limit parts, so that part_channels floats or doubles of each kind hold them,
- * whatever the number of images. */
-static inline int64_t part_limit(int64_t blocks, int64_t slices) { return max64(1, blocks / slices); }
-static inline int64_t part_channels(int64_t blocks, int64_t c)   { return max64(c, blocks * MAX_VECS * 8); }
-
-/* Parts of at most `limit` that share `items` evenly. */
-static inline int64_t even_parts(int64_t items, int64_t limit) { return items <= 0 ? 0 : ceil_div(items, ceil_div(items, max64(1, limit))); }
+};
 
 #endif

@@ -7,8 +7,7 @@
  *
  * so a block keeps the last R = ceil(k/s) rows of dy in shared memory, formed once from dz, y and the coefficients of the
  * batch norm (and of gate and activation, en_grad.gated), and every value read from there is used for both.  A lane owns
- * two channels of a strip of s*TQ columns; u and act' of its strip, the k*k sums of dwt and the sums of batch norm stay in
- * its registers.  A step m makes the s rows of x from s*m on:
+ * two channels of a strip of s*TQ columns; its u, du and k*k sums of dwt stay in registers, its act' in shared memory.  A step m makes the s rows of x from s*m on:
  *
  *     form row m + pad/s + PP of dy -> ring        (PP = pad % s: the parity of the first row and column)
  *     barrier                                      one, because the ring has a row more than is read
@@ -101,24 +100,27 @@ template <typename T> EN_DEVICE void take_gradient(T *out, float2 v, raw_pair<T>
     *sum2 = pair_fma(v, pair_sub(as_pair(x), mean), *sum2);
 }
 
-/* sums[k*k][pairs*2] += dw of all strips, in their order; dw = 0.  `room`: [K][threads] pairs. */
+/* sums[k*k][pairs*2] += dw of all strips, in their order; dw = 0.  `room`: [K][lanes] pairs, which a ring holds. */
 template <int K> EN_DEVICE void gather_weights(float2 dw[K][K], double *sums, float2 *room, const lane &me, int strips)
 {
-    const int threads = (int)blockDim.x;
+    const int threads = (int)blockDim.x, lanes = strips * me.pairs, tid = (int)threadIdx.x;
 #pragma unroll
     for (int a = 0; a < K; a++) {
         __syncthreads();
 #pragma unroll
-        for (int b = 0; b < K; b++) room[b * threads + (int)threadIdx.x] = dw[a][b], dw[a][b] = make_float2(0.f, 0.f);
+        for (int b = 0; b < K; b++) {
+            if (tid < lanes) room[b * lanes + tid] = dw[a][b];
+            dw[a][b] = make_float2(0.f, 0.f);
+        }
         __syncthreads();
 #pragma unroll 1
-        for (int i = (int)threadIdx.x; i < K * me.pairs; i += threads) {
+        for (int i = tid; i < K * me.pairs; i += threads) {
             const int b = i / me.pairs, pair = i % me.pairs;
             double *const sum = sums + (int64_t)((a * K + b) * me.pairs + pair) * 2;
             double x = sum[0], y = sum[1];
 #pragma unroll 1
             for (int s = 0; s < strips; s++) {
-                const float2 v = room[b * threads + s * me.pairs + pair];
+                const float2 v = room[b * lanes + s * me.pairs + pair];
                 x += (double)v.x, y += (double)v.y;
             }
             sum[0] = x, sum[1] = y;
@@ -312,28 +314,48 @@ struct backward_launch { backward_shape shape; dim3 grid; int threads; size_t sh
 static backward_launch cut_backward(const cuda_engine *e, const en_conv_geom *g, int tq, int warps)
 {
     const int k = g->kernel, s = g->stride, r = (k + s - 1) / s;
+    const int64_t steps = ceil_div(g->h, s), limit = max64(1, (int64_t)e->sms * BACKWARD_CHANNELS / g->c);
     backward_launch l = {};
     backward_shape *b = &l.shape;
     b->n = (int)g->n, b->h = (int)g->h, b->w = (int)g->w, b->oh = (int)g->oh, b->ow = (int)g->ow, b->c = (int)g->c, b->pad = g->pad;
     b->across = (int)ceil_div(max64(ceil_div(g->w, s), g->ow), tq);
-    const block_cut cut = cut_block(g->c, warps, e->shared_max + 1024, b->across, r - 1, [=](int vecs, int strips) {
+    const double form_slots = 48. * tq, taps_slots = 4. * k * k * tq + 36. * s * s * tq, gather_slots = 16. * k * k;
+    const auto tile_of = [=](int vecs, int strips) {
         backward_shape tile = *b;
         cut_tile(&tile, k, s, tq, vecs, strips);
+        return tile;
+    };
+    const auto judge = [=](block_cut *cut) {
+        const backward_shape tile = tile_of(cut->vecs, cut->strips);
+        if (tile.strips < cut->strips) return -1.;                              /* a smaller cut is the same */
+        if (tile.wide < tile.across && tile.wide < r - 1) return -1.;           /* what lies beside a tile is formed by its strips */
+        const int64_t columns = ceil_div(g->n, tile.images) * ceil_div(tile.across, tile.wide);
+        const double side_slots = tile.wide < tile.across ? 48. * (r - 1) / tile.wide : 0.;
+        double best = -1;
+        for (int64_t blocks = ceil_div(steps, SUM_RUN / tq), first = blocks; blocks == first || steps / blocks >= 4; blocks = more_blocks(blocks)) {
+            const int64_t rows = ceil_div(steps, blocks), items = columns * ceil_div(steps, rows);
+            const double item_slots = (double)(rows + r - 1) * (form_slots + side_slots) + (double)rows * taps_slots + 200;
+            for (int64_t each = ceil_div(items, limit), tries = 0; tries < 6 && each <= items; each = more_blocks(each), tries++) {
+                const int64_t parts = ceil_div(items, each);
+                const double gathers = ceil((double)(each * rows) / (SUM_RUN / tq));
+                const double slots = slots_of(parts * cut->slices, e->sms, cut->resident, cut->warps, (double)each * item_slots + gathers * gather_slots + 800) +
+                                     slots_of_partials((double)(parts * g->c) * (k * k * sizeof(float) + 2 * sizeof(double)));
+                if (best < 0 || slots < best) best = slots, cut->rows = (int)rows, cut->parts = parts;
+            }
+        }
+        return best * (cut->resident == 1 ? 1.1 : 1.);                          /* nobody works while a block waits at its barrier */
+    };
+    const block_cut cut = best_cut(g->c, warps, e->shared_max + 1024, [=](int vecs, int strips) {
+        const backward_shape tile = tile_of(vecs, strips);
         return shared_of(k, s, tq, &tile);
-    });
+    }, judge);
     cut_tile(b, k, s, tq, cut.vecs, cut.strips);
+    b->rows             = cut.rows;
     b->tiles_across     = (int)ceil_div(b->across, b->wide);
     b->groups_of_images = (int)ceil_div(g->n, b->images);
-    const int64_t steps = ceil_div(g->h, s), limit = part_limit((int64_t)e->sms * BACKWARD_BLOCKS, cut.slices), columns = b->groups_of_images * b->tiles_across;
-    int64_t best = INT64_MAX;
-    for (int64_t blocks = ceil_div(steps, SUM_RUN / tq); blocks == 1 || steps / blocks >= 4 || b->rows == 0; blocks++) {
-        const int64_t rows = ceil_div(steps, blocks), items = columns * ceil_div(steps, rows), cost = ceil_div(items, limit) * (rows * 3 + r);
-        if (cost < best) best = cost, b->rows = (int)rows;      /* forming a row that leads in costs a third of a step */
-        if (blocks > steps) break;
-    }
-    b->row_blocks = (int)ceil_div(steps, b->rows);
-    b->items      = (int)(columns * b->row_blocks);
-    l.parts   = even_parts(b->items, limit);
+    b->row_blocks       = (int)ceil_div(steps, b->rows);
+    b->items            = b->groups_of_images * b->tiles_across * b->row_blocks;
+    l.parts   = cut.parts;
     l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
     l.threads = threads_of(b);
     l.shared  = shared_of(k, s, tq, b);
@@ -345,7 +367,9 @@ template <typename T, int K, int S, int PP> static en_status launch_backward(en_
 {
     cuda_engine *e = engine(be);
     constexpr int TQ = backward_columns<T, K, S>;
-    const backward_launch l = cut_backward(e, g, TQ, (silu ? backward_threads<T, K, true> : backward_threads<T, K, false>) / 32);
+    static cut_memory<backward_launch> memory;
+    const int threads = silu ? backward_threads<T, K, true> : backward_threads<T, K, false>;
+    const backward_launch l = *memory.find(e, g, silu, [=] { return cut_backward(e, g, TQ, threads / 32); });
     const int64_t width = (int64_t)K * K * g->c;
     scratch_carver scratch = carver_of(be);
     backward_pointers p = *of;
@@ -386,8 +410,8 @@ en_status cuda_depthwise_backward(en_backend *be, const en_conv_geom *g, const e
 size_t scratch_of_depthwise(const cuda_engine *e, const en_conv_geom *g)
 {
     if ((g->kernel != 3 && g->kernel != 5 && g->kernel != 7) || g->c % 8 != 0 || g->oc != g->c) return 0;
-    const size_t plain = scratch_of_plain_depthwise(e, g), forward = (size_t)part_channels((int64_t)e->sms * FORWARD_BLOCKS, g->c) * 2 * sizeof(double);
-    const size_t backward = (size_t)part_channels((int64_t)e->sms * BACKWARD_BLOCKS, g->c) * ((size_t)(g->kernel * g->kernel) * sizeof(float) + 2 * sizeof(double));
+    const size_t plain = scratch_of_plain_depthwise(e, g), forward = (size_t)max64(g->c, (int64_t)e->sms * FORWARD_CHANNELS) * 2 * sizeof(double);
+    const size_t backward = (size_t)max64(g->c, (int64_t)e->sms * BACKWARD_CHANNELS) * ((size_t)(g->kernel * g->kernel) * sizeof(float) + 2 * sizeof(double));
     return (plain > forward ? plain > backward ? plain : backward : forward > backward ? forward : backward) + 512;
 }
 

@@ -155,29 +155,33 @@ walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const 
 
 /* ---- the pass -------------------------------------------------------------------------------------------------------------- */
 
-static int64_t blocks_of_rows(int64_t row_blocks, const void *of)
-{
-    const forward_shape *s = (const forward_shape *)of;         /* total: strips of one row of blocks */
-    return ceil_div(s->total * row_blocks, s->strips) * ceil_div(s->c / 8, s->vecs);
-}
-
 struct forward_launch { forward_shape shape; dim3 grid; int threads; size_t shared; int64_t parts; };
-static forward_launch cut_forward(const cuda_engine *e, en_dtype dtype, const en_conv_geom *g)
+static forward_launch cut_forward(const cuda_engine *e, const en_conv_geom *g)
 {
     const int k = g->kernel, bf16_threads = k == 3 ? forward_threads<bf16, 3> : forward_threads<bf16, 5>;
-    const int warps = (dtype == EN_F32 ? forward_threads<float, 3> : bf16_threads) / 32, tw = k == 7 ? forward_columns<7> : forward_columns<3>;
+    const int warps = (e->dtype == EN_F32 ? forward_threads<float, 3> : bf16_threads) / 32, tw = k == 7 ? forward_columns<7> : forward_columns<3>;
+    const int64_t across = ceil_div(g->ow, tw), limit = max64(1, (int64_t)e->sms * FORWARD_CHANNELS / g->c), lead = (k - 1) / g->stride;
+    const double row_slots = 2. * tw * k * k + 24. * ((tw - 1) * g->stride + k) * g->stride + 14. * tw;
     const auto shared_of = [k](int vecs, int strips) {
         return (size_t)(k * k) * MAX_PAIRS * sizeof(float2) + (size_t)(vecs * strips * 4 + 31) / 32 * 128 * sizeof(double);
     };
-    const block_cut cut = cut_block(g->c, warps, e->shared_max + 1024, 0, 1, shared_of);
-    const int64_t across = ceil_div(g->ow, tw);
+    const auto judge = [=](block_cut *cut) {
+        double best = -1;
+        for (int64_t blocks = 1; blocks == 1 || g->oh / blocks >= 4; blocks = more_blocks(blocks)) {
+            const int64_t rows = ceil_div(g->oh, blocks), groups = ceil_div(g->n * across * ceil_div(g->oh, rows), cut->strips);
+            const int64_t each = ceil_div(groups, limit), parts = ceil_div(groups, each);
+            const double slots = slots_of(parts * cut->slices, e->sms, cut->resident, cut->warps, (double)each * (double)(rows + lead) * row_slots + 400) +
+                                 slots_of_partials((double)(parts * 2 * g->c) * sizeof(double));
+            if (best < 0 || slots < best) best = slots, cut->rows = (int)rows, cut->parts = parts;
+        }
+        return best;
+    };
+    const block_cut cut = best_cut(g->c, warps, e->shared_max + 1024, shared_of, judge);
     forward_launch l = {};
-    l.shape = { (int)g->h, (int)g->w, (int)g->oh, (int)g->ow, (int)g->c, g->pad, cut.vecs, cut.strips, (int)across, 0, 0, (int)(g->n * across), 0 };
-    l.shape.rows   = cut_rows(g->oh, (k - 1) / g->stride + 1, (int64_t)e->sms * cut.resident, blocks_of_rows, &l.shape);
-    l.shape.blocks = (int)ceil_div(g->oh, l.shape.rows);
-    l.shape.total *= l.shape.blocks;
+    l.shape = { (int)g->h, (int)g->w, (int)g->oh, (int)g->ow, (int)g->c, g->pad, cut.vecs, cut.strips, (int)across, (int)ceil_div(g->oh, cut.rows), cut.rows, 0, 0 };
+    l.shape.total  = (int)(g->n * across * l.shape.blocks);
     l.shape.groups = (int)ceil_div(l.shape.total, cut.strips);
-    l.parts   = even_parts(l.shape.groups, part_limit((int64_t)e->sms * FORWARD_BLOCKS, cut.slices));
+    l.parts   = cut.parts;
     l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
     l.threads = cut.warps * 32;
     l.shared  = shared_of(cut.vecs, cut.strips);
@@ -201,7 +205,8 @@ en_status cuda_depthwise_forward(en_backend *be, const en_conv_geom *g, const en
     cuda_engine *e = engine(be);
     const int64_t rows = g->n * g->oh * g->ow;
     if (rows == 0) return bn ? set_rows(be, bn, 0) : EN_OK;
-    const forward_launch l = cut_forward(e, be->dtype, g);
+    static cut_memory<forward_launch> memory;
+    const forward_launch l = *memory.find(e, g, 0, [=] { return cut_forward(e, g); });
     scratch_carver scratch = carver_of(be);
     double *partials = bn ? scratch.take<double>(l.parts * 2 * g->c) : nullptr;
     SCRATCH_FITS(be, scratch);
