@@ -30,6 +30,11 @@ static void *open_library(void)
         if (named) snprintf(path, sizeof path, "%s", named);
         else snprintf(path, sizeof path, places[i], self);
         if (access(path, F_OK) != 0) continue;
+        void *driver = named ? NULL : dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);       /* asked first: the plugin brings 200 MB of libraries */
+        if (!named && !driver) {
+            snprintf(missing, sizeof missing, "no NVIDIA driver on this machine");
+            return NULL;
+        }
         void *h = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
         if (h) return h;
         snprintf(missing, sizeof missing, "%.400s", dlerror());      /* a library of CUDA's that is not installed is named here */

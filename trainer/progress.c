@@ -43,7 +43,7 @@ void en_print_header(const en_run *run, void *stream)
     if (run->device_memory > 0) fprintf(f, ", sums by %s, steps %s", t->tensors->name, t->recording ? "recorded and replayed" : "not recorded");
     else fprintf(f, ", %d thread%s a rank, %d lane%s", t->be->threads, t->be->threads == 1 ? "" : "s", t->be->lanes, t->be->lanes == 1 ? "" : "s");
     fprintf(f, "; %.2f GiB a rank; %d host%s\n", (double)run->memory_bytes / 0x1p30, t->comm->nodes, t->comm->nodes == 1 ? "" : "s");
-    if (run->device_why[0]) fprintf(f, "  note        %s\n", run->device_why);
+    if (run->device_why[0]) fprintf(f, "  because     %s\n", run->device_why);
     if (t->tensors->why[0]) fprintf(f, "  note        %s\n", t->tensors->why);
     if (run->narrowed[0]) fprintf(f, "  note        %s\n", run->narrowed);
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),

@@ -137,10 +137,10 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
     r->loss = images > 0 ? v[EN_TALLY_LOSS] / images : 0;
     r->top1 = images > 0 ? v[EN_TALLY_TOP1] / images : 0;
     r->grad_norm = sqrt(v[EN_TALLY_GRAD_SQUARE]);
-    EN_REQUIRE(isfinite(r->loss), EN_EDIVERGED, "the loss is %g at step %" PRId64 " (learning rate %g); go on from a checkpoint before it, with a "
-               "smaller --lr or a longer --warmup-epochs", r->loss, t->state.step, r->lr);
-    EN_REQUIRE(isfinite(r->grad_norm), EN_EDIVERGED, "the gradients are not finite at step %" PRId64 " (loss %g, learning rate %g); go on from a "
-               "checkpoint before it, with a smaller --lr or a longer --warmup-epochs", t->state.step, r->loss, r->lr);
+    EN_REQUIRE(isfinite(r->loss), EN_EDIVERGED, "the loss is %g at step %" PRId64 " (learning rate %g); the newest checkpoint is from before: go on "
+               "from it with a smaller --lr or a longer --warmup-epochs", r->loss, t->state.step, r->lr);
+    EN_REQUIRE(isfinite(r->grad_norm), EN_EDIVERGED, "the gradients are not finite at step %" PRId64 " (loss %g, learning rate %g); the newest "
+               "checkpoint is from before: go on from it with a smaller --lr or a longer --warmup-epochs", t->state.step, r->loss, r->lr);
     if (t->a.ema) t->state.ema_updates++;
     return EN_OK;
 }
