@@ -7,7 +7,8 @@
  *
  * so a block keeps the last R = ceil(k/s) rows of dy in shared memory, formed once from dz, y and the coefficients of the
  * batch norm (and of gate and activation, en_grad.gated), and every value read from there is used for both.  A lane owns
- * two channels of a strip of s*TQ columns; its u, du and k*k sums of dwt stay in registers, its act' in shared memory.  A step m makes the s rows of x from s*m on:
+ * two channels of a strip of s*TQ columns; its u, du and k*k sums of dwt stay in registers, its act' in shared memory.
+ * A step m makes the s rows of x from s*m on:
  *
  *     form row m + pad/s + PP of dy -> ring        (PP = pad % s: the parity of the first row and column)
  *     barrier                                      one, because the ring has a row more than is read
@@ -310,7 +311,7 @@ static size_t shared_of(int k, int s, int tq, const backward_shape *b)
            ((size_t)(COEFFICIENTS + k * k) * MAX_PAIRS + (2 + (size_t)(s * tq | 1)) * threads + rows * (size_t)(b->images * b->pitch) * pairs) * sizeof(float2);
 }
 
-struct backward_launch { backward_shape shape; dim3 grid; int threads; size_t shared; int64_t parts; };
+struct backward_launch { backward_shape shape; int slices, threads; size_t shared; int64_t parts; };
 static backward_launch cut_backward(const cuda_engine *e, const en_conv_geom *g, int tq, int warps)
 {
     const int k = g->kernel, s = g->stride, r = (k + s - 1) / s;
@@ -356,7 +357,7 @@ static backward_launch cut_backward(const cuda_engine *e, const en_conv_geom *g,
     b->row_blocks       = (int)ceil_div(steps, b->rows);
     b->items            = b->groups_of_images * b->tiles_across * b->row_blocks;
     l.parts   = cut.parts;
-    l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
+    l.slices  = cut.slices;
     l.threads = threads_of(b);
     l.shared  = shared_of(k, s, tq, b);
     return l;
@@ -379,7 +380,7 @@ template <typename T, int K, int S, int PP> static en_status launch_backward(en_
     auto *kernel = silu ? walk_backward<T, K, S, PP, TQ, true> : walk_backward<T, K, S, PP, TQ, false>;
     EN_REQUIRE(l.shared <= e->shared_max, EN_ENOTSUP, "depthwise backward needs %zu bytes of shared memory, a block may have %zu", l.shared, e->shared_max);
     CU_TRY(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)l.shared), "shared memory of depthwise backward");
-    kernel<<<l.grid, l.threads, l.shared, e->compute>>>(p, l.shape);
+    kernel<<<dim3((unsigned)l.parts, (unsigned)l.slices), l.threads, l.shared, e->compute>>>(p, l.shape);
     CU_LAUNCHED("depthwise backward");
     EN_TRY(collect_add(be, p.weight_partials, l.parts, width, dwt), "depthwise weight gradient");
     if (xbn) EN_TRY(collect(be, p.sum_partials, l.parts, 2 * g->c, xbn->local), "sums of the depthwise input's gradient");

@@ -155,7 +155,7 @@ walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const 
 
 /* ---- the pass -------------------------------------------------------------------------------------------------------------- */
 
-struct forward_launch { forward_shape shape; dim3 grid; int threads; size_t shared; int64_t parts; };
+struct forward_launch { forward_shape shape; int slices, threads; size_t shared; int64_t parts; };
 static forward_launch cut_forward(const cuda_engine *e, const en_conv_geom *g)
 {
     const int k = g->kernel, bf16_threads = k == 3 ? forward_threads<bf16, 3> : forward_threads<bf16, 5>;
@@ -182,7 +182,7 @@ static forward_launch cut_forward(const cuda_engine *e, const en_conv_geom *g)
     l.shape.total  = (int)(g->n * across * l.shape.blocks);
     l.shape.groups = (int)ceil_div(l.shape.total, cut.strips);
     l.parts   = cut.parts;
-    l.grid    = dim3((unsigned)l.parts, (unsigned)cut.slices);
+    l.slices  = cut.slices;
     l.threads = cut.warps * 32;
     l.shared  = shared_of(cut.vecs, cut.strips);
     return l;
@@ -192,7 +192,7 @@ template <typename T, int K, int S> static en_status launch_forward(cuda_engine 
                                                                     const en_bn *bn, double *partials)
 {
     auto *kernel = x->act == EN_ACT_SILU ? walk_forward<T, K, S, forward_columns<K>, true> : walk_forward<T, K, S, forward_columns<K>, false>;
-    kernel<<<l->grid, l->threads, l->shared, e->compute>>>((const T *)x->y, x->bn ? x->bn->scale : nullptr, x->bn ? x->bn->shift : nullptr, wt, (T *)y,
+    kernel<<<dim3((unsigned)l->parts, (unsigned)l->slices), l->threads, l->shared, e->compute>>>((const T *)x->y, x->bn ? x->bn->scale : nullptr, x->bn ? x->bn->shift : nullptr, wt, (T *)y,
                                                            bn ? bn->running_mean : nullptr, partials, l->shape);
     CU_LAUNCHED("depthwise forward");
     return EN_OK;
