@@ -234,22 +234,22 @@ int close_variants(void **state)
 /* A device buffer between two guards; all of it 0xff (NaN as float and as double) before the contents. */
 typedef struct buffer { struct buffer *next; uint8_t *base; int64_t bytes; const void *expect; } buffer;
 
-static void *place(variant *v, const void *host, int64_t bytes, const void *expect)
+static void *place(variant *v, const void *host, int64_t bytes, bool changes)
 {
     buffer *b = mem(sizeof *b);
     uint8_t *image = mem((size_t)(bytes + 2 * GUARD));
     memset(image, 0xff, (size_t)(bytes + 2 * GUARD));
     if (host) memcpy(image + GUARD, host, (size_t)bytes);
-    *b = (buffer){ .next = v->buffers, .bytes = bytes, .expect = expect };
+    *b = (buffer){ .next = v->buffers, .bytes = bytes, .expect = changes ? NULL : image + GUARD };
     if (v->be->ops->alloc(v->be, (size_t)(bytes + 2 * GUARD), (void **)&b->base) != EN_OK ||
         v->be->ops->upload(v->be, b->base, image, (size_t)(bytes + 2 * GUARD)) != EN_OK) fail_msg("alloc or upload: %s", en_error_text());
     v->buffers = b;
     return b->base + GUARD;
 }
 
-const void *up(variant *v, const void *host, int64_t bytes)   { return host ? place(v, host, bytes, host) : NULL; }
-void       *both(variant *v, const void *host, int64_t bytes) { return host ? place(v, host, bytes, NULL) : NULL; }
-void       *out(variant *v, int64_t bytes)                    { return place(v, NULL, bytes, NULL); }
+const void *up(variant *v, const void *host, int64_t bytes)   { return host ? place(v, host, bytes, false) : NULL; }
+void       *both(variant *v, const void *host, int64_t bytes) { return host ? place(v, host, bytes, true) : NULL; }
+void       *out(variant *v, int64_t bytes)                    { return place(v, NULL, bytes, true); }
 
 void *down(variant *v, const void *dev, int64_t bytes)
 {
