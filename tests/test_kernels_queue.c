@@ -201,6 +201,9 @@ static void memory_that_is_not_there_is_an_error_and_nothing_else(void **state)
     (void)state;
     if (problem(true, "no memory"))
         for (variant *v = first(0); v; v = next(v)) {
+#ifdef __SANITIZE_ADDRESS__
+            if (!strcmp(v->be->name, "cpu")) continue;          /* its malloc ends the process rather than to say no */
+#endif
             void *p = v;
             en_error_clear();
             const en_status s = v->be->ops->alloc(v->be, (size_t)1 << 46, &p);
