@@ -172,7 +172,7 @@ en_status cuda_alloc(en_backend *be, size_t bytes, void **out)
                         "needs less", (double)bytes / 0x1p20, engine(be)->device, (double)left / 0x1p30, (double)total / 0x1p30);
     }
     CU_TRY(cudaMemsetAsync(*out, 0, want, engine(be)->compute), "zeroing %zu bytes", bytes);
-    return EN_OK;
+    return cuda_synchronize(be);                                   /* its zeros must not fall on what another stream brings */
 }
 
 void cuda_free(en_backend *be, void *p)
