@@ -10,78 +10,12 @@
 
 #include <stdint.h>
 
+#include "data/augment.h"
+#include "data/cache.h"
+#include "data/dataset.h"
+#include "data/image.h"
 #include "kernels/rng.h"
 #include "kernels/status.h"
-
-/* The bytes of a regular file as they are now, into *buf (grown with realloc, *capacity follows; owned by the caller).  1 GiB
- * at most.  EN_EDATA, EN_EIO: the file's fault, with its path. */
-en_status en_file_read(const char *path, uint8_t **buf, size_t *capacity, size_t *n);
-
-/* ---- decode ---------------------------------------------------------------------------------------------------- */
-
-typedef struct { int64_t w, h; uint8_t *rgb; int channels; } en_image;  /* rgb (h,w,3) owned; channels as stored: 1..4 */
-
-/* Decodes JPEG (libjpeg-turbo: baseline, progressive, grayscale, CMYK/YCCK, any sampling) or PNG (any type and depth),
- * told apart by content, to 8-bit RGB.  Alpha is dropped, 16-bit samples are shifted right by 8, gray is replicated,
- * Adobe CMYK is taken as inverted, EXIF orientation is NOT applied (as torchvision's ImageFolder and the reference do).
- * EN_EDATA with a message that names `name` and the reason: not an image, damaged, truncated (a decoder's warning counts
- * as damage: the picture is wrong), an unsupported kind, or more pixels than max_pixels, which is checked before memory
- * is taken.  The image is freed by en_image_free. */
-en_status en_image_decode(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *out);
-void      en_image_free(en_image *img);
-enum { EN_MAX_PIXELS = 178956970 };            /* the default limit: Pillow's, 0.25 G pixels / 1.4 */
-
-/* ---- crop, flip, resize ------------------------------------------------------------------------------------------ */
-
-typedef struct { int64_t x, y, w, h; bool flip; bool whole; } en_crop; /* whole: the sampler gave up, see en_crop_train */
-
-/* The reference's training crop (tensorflow sample_distorted_bounding_box, spec 4.1): aspect U[3/4,4/3), area [0.08,1],
- * ten attempts, effective minimum 10 % of the area; then the evaluation crop when the result is the whole image of a
- * 3-channel file; flip with probability 1/2.  A function of (seed, epoch, sample) through EN_RNG_CROP. */
-en_crop en_crop_train(int64_t w, int64_t h, int channels, int size, uint64_t seed, uint64_t epoch, uint64_t sample);
-/* The published evaluation crop (spec 4.4): centre square of side floor(size/(size+32) * min(w,h)). */
-en_crop en_crop_eval(int64_t w, int64_t h, int size);
-
-typedef struct { float mean[3], std[3]; } en_normalise;
-extern const en_normalise en_imagenet_normalise;   /* mean 255*(.485,.456,.406), std 255*(.229,.224,.225) */
-
-/* Resizes the crop to size x size as TF1's legacy resize_bicubic does (spec 4.2: A = -0.75, no half-pixel shift, no
- * antialias, 1/1024 table), flips, normalises: out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped. */
-void en_resize_bicubic(const en_image *img, const en_crop *crop, int size, const en_normalise *norm, float *out);
-/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255; out may
- * be the memory of value */
-void en_round_pixels(const float *value, size_t n, uint8_t *out);
-
-/* ---- datasets: a table ----------------------------------------------------------------------------------------- */
-
-typedef struct en_dataset en_dataset;
-struct en_dataset_ops {
-    /* The original bytes of sample i into *buf (grown with realloc, *capacity follows), *n set.  Any thread. */
-    en_status (*read)(const en_dataset *ds, int64_t i, uint8_t **buf, size_t *capacity, size_t *n);
-    void      (*close)(en_dataset *ds);
-};
-struct en_dataset {
-    const struct en_dataset_ops *ops;
-    char      source[4096];                    /* what the user named                                             */
-    int64_t   samples, classes;
-    char    **class_names;                     /* owned, byte order of names, as ImageFolder                      */
-    char    **files;                           /* owned, (samples) path as a user would open it; never NULL       */
-    int32_t  *labels;                          /* owned, (samples)                                                */
-    void     *impl;
-};
-
-/* Opens an image folder: DIR/<class>/..., nested folders belong to their top folder's class; hidden files, hidden
- * folders and files without content of an image are kept out only by name (.*, Thumbs.db): what a file *is* shows when
- * it is decoded.  When DIR has train/ and/or val/ (or validation/), `split` picks one: "train" or "val".
- * `classes_like` (may be NULL) fixes names and order: a class it lacks is EN_EDATA; one it has and DIR lacks is fine.
- * "synthetic" or "synthetic:N" is N (1024) made-up pictures of 10 classes without files, for benchmarks and first tries.
- * EN_EDATA, each with path and remedy: missing, empty, no class folders, a class folder without files, split missing. */
-en_status en_dataset_open(const char *path, const char *split, const en_dataset *classes_like, en_dataset **out);
-void      en_dataset_close(en_dataset *ds);    /* NULL is fine */
-
-/* Writes DIR/train/<class>/NAME.jpg and DIR/val/...: drawn shapes and textures, `classes` <= 10, deterministic in seed.
- * EN_EUSAGE when DIR exists and is not empty. */
-en_status en_synth_write(const char *dir, int classes, int train_per_class, int val_per_class, int size, uint64_t seed);
 
 /* ---- order -------------------------------------------------------------------------------------------------------- */
 

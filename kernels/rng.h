@@ -19,7 +19,9 @@ typedef enum {          /* what the draw is for; part of the counter, so no two 
     EN_RNG_DROP_PATH,   /* when = step,      sample = position within the global batch, layer = block  */
     EN_RNG_REPLACE,     /* stand-in for an undecodable sample: when = epoch, sample = sample id        */
     EN_RNG_SYNTH,       /* made-up datasets and benchmark inputs                                       */
-    EN_RNG_TEST
+    EN_RNG_TEST,
+    EN_RNG_AUGMENT,     /* policy and erasing: when = epoch, sample = sample id                        */
+    EN_RNG_MIX          /* mixup and cutmix:   when = epoch, sample = sample id                        */
 } en_rng_purpose;
 
 typedef struct { uint32_t key[2], counter[4], word[4]; int left; } en_rng;

@@ -9,7 +9,7 @@
 
 #include "kernels/kernels.h"
 
-enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64 };
+enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128 };
 
 /* X(bit, name, fewest operands, most (-1: any), usage, summary) */
 #define EN_COMMANDS(X)                                                                                                              \
@@ -18,7 +18,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
   X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
-  X(EN_BENCH,    bench,    1,  1, "train|passes", "the training step on resident data: images/s; or every pass alone, beside its floor")       \
+  X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
+  X(EN_BENCH,    bench,    1,  1, "train|passes|data", "the training step on resident data, every pass beside its floor, or the input side: images/s") \
   X(EN_DOCTOR,   doctor,   0,  0, "", "what this machine offers, what is missing and how to get it")
 
 #define EN_OPTIONS(X)                                                                                                               \
@@ -34,8 +35,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
-  X(data,             STR,  "",                EN_TRAIN | EN_EVAL,                         "path",    "",                           \
-    "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), or `synthetic`") \
+  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH,              "path",    "",                           \
+    "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), packed .h5, or `synthetic`") \
   X(val,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "validation images, when not DIR/val of --data") \
   X(run,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
@@ -88,8 +89,30 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "ranks that share batch-norm statistics: all, node, or a number") \
   X(bn_momentum,      F64,  0,                 EN_TRAIN,                                   "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own, 0.01)") \
-  X(augment,          STR,  "basic",           EN_TRAIN,                                   "name",    "basic|none",                 \
-    "basic (crop and flip) or none (evaluation crop)") \
+  X(augment,          STR,  "basic",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
+    "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
+  X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH,                        "number",  "[1,16]",                     \
+    "randaugment: operations a picture") \
+  X(magnitude,        F64,  10,                EN_TRAIN | EN_BENCH,                        "level",   "[0,30]",                     \
+    "randaugment: level of its operations (paper: B5 17, B7 28)") \
+  X(erase,            F64,  0,                 EN_TRAIN | EN_BENCH,                        "share",   "[0,1]",                      \
+    "share of pictures with a rectangle erased (random erasing)") \
+  X(erase_fill,       STR,  "noise",           EN_TRAIN | EN_BENCH,                        "name",    "noise|mean",                 \
+    "what an erased rectangle is filled with") \
+  X(mixup,            F64,  0,                 EN_TRAIN,                                   "alpha",   "[0,100]",                    \
+    "mixup: alpha of its Beta distribution (0: off)") \
+  X(cutmix,           F64,  0,                 EN_TRAIN,                                   "alpha",   "[0,100]",                    \
+    "cutmix: alpha of its Beta distribution (0: off); with --mixup every other pair") \
+  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
+    "auto (the checkpoint's, else bicubic), bicubic (the reference's), bilinear (V2's); -aa: antialiased, as Pillow") \
+  X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH,                        "name",    "exact|scaled",               \
+    "JPEG: exact, or scaled (large crops at 1/2, 1/4, 1/8 size: faster, slightly other pixels)") \
+  X(prefetch,         I64,  0,                 EN_TRAIN | EN_EVAL,                         "MiB",     "[0,1048576]",                \
+    "memory for batches decoded ahead (0: two batches)") \
+  X(cache,            STR,  "",                EN_TRAIN,                                   "place",   "",                           \
+    "keep decoded, shrunk images: memory, or a folder on a local disk") \
+  X(cache_side,       I64,  0,                 EN_TRAIN,                                   "pixels",  "0|[32,4096]",                \
+    "shorter side of cached images (0: 8/7 of the image size)") \
   X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
   X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,1000000]",                \
@@ -114,11 +137,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "compute threads per rank (0: OMP_NUM_THREADS, else this host's cores / its ranks)") \
   X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
-  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL,                         "threads", "[0,1024]",                   \
+  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH,    "threads", "[0,1024]",                   \
     "threads that decode ahead of the step (0: as --threads)") \
-  X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL,                         "share",   "[0,1]",                      \
+  X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK,               "share",   "[0,1]",                      \
     "end the run when more than this share of the files cannot be decoded") \
-  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "[1,inf)",                    \
+  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH, "pixels",  "[1,inf)",                    \
     "refuse images that claim more") \
   X(dump,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
@@ -134,6 +157,16 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "how many classes, 2 to 10") \
   X(synth_size,       I64,  96,                EN_SYNTH,                                   "pixels",  "[32,4096]",                  \
     "side of the pictures") \
+  X(split,            STR,  "",                EN_PACK | EN_BENCH,                         "name",    "",                           \
+    "train or val: only this part of the dataset (\"\": pack all, bench train)") \
+  X(max_side,         I64,  0,                 EN_PACK,                                    "pixels",  "0|[32,65500]",               \
+    "shrink images whose longer side is longer, and encode them anew (0: original bytes)") \
+  X(quality,          I64,  95,                EN_PACK,                                    "percent", "[1,100]",                    \
+    "JPEG quality of shrunk images") \
+  X(verify,           FLAG, 0,                 EN_PACK,                                    "",        "",                           \
+    "check every byte of FILE.h5 and write nothing") \
+  X(rate,             F64,  0,                 EN_BENCH,                                   "images/s","[0,inf)",                    \
+    "bench data: images/s that a GPU of yours trains (0: the model's floor on an H200)") \
   X(bandwidth,        F64,  0,                 EN_BENCH,                                   "GB/s",    "[0,inf)",                    \
     "bench passes: memory bandwidth that floors are taken from (0: measured)") \
   X(tflops,           F64,  0,                 EN_BENCH,                                   "TFLOP/s", "[0,inf)",                    \
@@ -142,7 +175,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "the memory plan for --micro-batch images") \
-  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH,"",        "",             \
+  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK,"",        "",             \
     "print one JSON object and nothing else on stdout")
 
 #define EN_OPTION_CTYPE_STR  const char *

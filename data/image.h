@@ -1,0 +1,84 @@
+/* image.h - one picture: bytes to pixels, the part that is looked at, the size the network wants. */
+#ifndef EN_DATA_IMAGE_H
+#define EN_DATA_IMAGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/status.h"
+
+/* ---- decode ---------------------------------------------------------------------------------------------------- */
+
+typedef struct { int64_t w, h; uint8_t *rgb; int channels; } en_image;  /* rgb (h,w,3) owned; channels as stored: 1..4 */
+
+/* Decodes JPEG (libjpeg-turbo: baseline, progressive, grayscale, CMYK/YCCK, any sampling) or PNG (any type and depth),
+ * told apart by content, to 8-bit RGB.  Alpha is dropped, 16-bit samples are shifted right by 8, gray is replicated,
+ * Adobe CMYK is taken as inverted, EXIF orientation is NOT applied (as torchvision's ImageFolder and the reference do).
+ * EN_EDATA with a message that names `name` and the reason: not an image, damaged, truncated (a decoder's warning counts
+ * as damage: the picture is wrong), an unsupported kind, or more pixels than max_pixels, which is checked before memory
+ * is taken.  The image is freed by en_image_free. */
+en_status en_image_decode(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *out);
+void      en_image_free(en_image *img);
+enum { EN_MAX_PIXELS = 178956970 };            /* the default limit: Pillow's, 0.25 G pixels / 1.4 */
+
+/* ---- crop, flip, resize ------------------------------------------------------------------------------------------ */
+
+typedef struct { int64_t x, y, w, h; bool flip; bool whole; } en_crop; /* whole: the sampler gave up, see en_crop_train */
+
+/* The reference's training crop (tensorflow sample_distorted_bounding_box, spec 4.1): aspect U[3/4,4/3), area [0.08,1],
+ * ten attempts, effective minimum 10 % of the area; then the evaluation crop when the result is the whole image of a
+ * 3-channel file; flip with probability 1/2.  A function of (seed, epoch, sample) through EN_RNG_CROP. */
+en_crop en_crop_train(int64_t w, int64_t h, int channels, int size, uint64_t seed, uint64_t epoch, uint64_t sample);
+/* The published evaluation crop (spec 4.4): centre square of side floor(size/(size+32) * min(w,h)). */
+en_crop en_crop_eval(int64_t w, int64_t h, int size);
+
+/* ---- decoding a part: what a worker does -------------------------------------------------------------------------- */
+
+/* Of one thread: all memory that decoding takes, kept from image to image (the decoder's own, too), so that a steady state
+ * allocates nothing. */
+typedef struct en_decoder en_decoder;
+en_status en_decoder_open(int64_t max_pixels, en_decoder **out);    /* max_pixels 0: EN_MAX_PIXELS */
+void      en_decoder_close(en_decoder *d);                          /* NULL is fine */
+
+/* What to look at in a picture of w x h pixels, channels as stored. */
+typedef en_crop en_choose_crop(const void *context, int64_t w, int64_t h, int channels);
+
+/* Decodes the part of an image that `choose` wants (NULL: all of it), with the refusals of en_image_decode.  *crop is that part in
+ * the coordinates of *out, which is borrowed from d until its next call and holds at least the part.  A JPEG is decoded only in
+ * the rows and columns of the crop; its pixels are, bit for bit, those of a whole decoding.
+ * scale_to > 0: a JPEG may besides be decoded at 1/2, 1/4 or 1/8 of its size, as long as the crop keeps scale_to pixels a
+ * side: another picture, within the bound that image.c's test states.
+ * Damage below the crop may go unseen, but a file without an end is refused whatever the crop. */
+en_status en_decode_crop(en_decoder *d, const char *name, const uint8_t *bytes, size_t n, en_choose_crop *choose, const void *context,
+                         int scale_to, en_image *out, en_crop *crop);
+/* Only the header: what the file claims.  EN_EDATA as above. */
+en_status en_image_size(const char *name, const uint8_t *bytes, size_t n, int64_t *w, int64_t *h, int *channels);
+/* Shrinks a whole picture, antialiased, so that its shorter side has `side` pixels; left as it is when it is not longer.  out->rgb is
+ * grown with realloc, *capacity follows. */
+en_status en_shrink(const en_image *img, int64_t side, en_image *out, size_t *capacity);
+
+typedef struct { float mean[3], std[3]; } en_normalise;
+extern const en_normalise en_imagenet_normalise;   /* mean 255*(.485,.456,.406), std 255*(.229,.224,.225) */
+
+/* Resizes the crop to size x size as TF1's legacy resize_bicubic does (spec 4.2: A = -0.75, no half-pixel shift, no
+ * antialias, 1/1024 table), flips, normalises: out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped. */
+void en_resize_bicubic(const en_image *img, const en_crop *crop, int size, const en_normalise *norm, float *out);
+/* What maps the crop to size x size.  AA: the kernel is widened when shrinking, as Pillow and torchvision do (antialiasing);
+ * the others look at 4 (2) input pixels a side whatever the scale. */
+typedef enum {
+    EN_RESIZE_BICUBIC,                         /* TF1 legacy resize_bicubic: the V1 reference (spec 4.2)                   */
+    EN_RESIZE_BILINEAR,                        /* TF2 resize_bilinear, half-pixel centres, no antialias: V2 (spec 4.6)     */
+    EN_RESIZE_BICUBIC_AA,                      /* Pillow's BICUBIC (a = -0.5), as timm and torchvision evaluate            */
+    EN_RESIZE_BILINEAR_AA                      /* Pillow's BILINEAR                                                        */
+} en_resize_kernel;
+/* out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped; flipped when the crop says so. */
+void en_resize(const en_image *img, const en_crop *crop, en_resize_kernel kernel, int size, const en_normalise *norm, float *out);
+/* The same as bytes (size,size,3): clipped to 0..255, then rounded to nearest, or truncated as the reference does before it augments. */
+void en_resize_bytes(const en_image *img, const en_crop *crop, en_resize_kernel kernel, int size, bool truncate, uint8_t *out);
+/* out[i] = (in[i] - mean[i % 3]) / std[i % 3], n values */
+void en_normalise_bytes(const uint8_t *in, size_t n, const en_normalise *norm, float *out);
+/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255; out may
+ * be the memory of value */
+void en_round_pixels(const float *value, size_t n, uint8_t *out);
+
+#endif
