@@ -42,6 +42,8 @@ typedef struct {
     int32_t *labels;                           /* (n)                                                             */
     int64_t *samples;                          /* (n) index in the dataset of what was really used                */
     int64_t  epoch;                            /* of image 0                                                      */
+    int32_t *mates;                            /* (n) the second label of images that are mixed of two, and        */
+    float   *shares;                           /* (n) how much of the first there is, 0..1; both NULL: hard labels */
 } en_batch;
 
 typedef struct {
