@@ -2,6 +2,7 @@
 # common.sh - what the launch scripts share: packages, building, saying things.  Sourced by bash, after `set -euo pipefail`.
 #
 #     need_packages PACKAGE...         installs what is missing (Debian, Ubuntu), or says what to type and ends with 1
+#     want_fuzzer                      clang with libFuzzer, where it can be had without a question; never fails
 #     build_tree DIR TARGET [-D...]    configures and builds; safe to call again, and from two shells at once
 #     cuda_headers                     sets cuda_include, for the tests of CUDA code on machines without a toolkit
 #     has_gpu                          there is an NVIDIA GPU with its driver
@@ -65,6 +66,29 @@ need_packages() {
         die "apt-get could not install: ${missing[*]}"
     fi
     rm -f "$log"
+}
+
+# Fuzzing is the one thing that wants clang; the package of its run-time libraries has a version in its name where there is no
+# libclang-rt-dev.  Without them the tests replay the corpora and leave the search out.
+has_libfuzzer() {
+    local out status=0
+    out=$(mktemp)
+    printf 'int LLVMFuzzerTestOneInput(const unsigned char *p, unsigned long n) { return p && n ? 0 : 0; }\n' |
+        clang -fsanitize=fuzzer,address,undefined -x c - -o "$out" >/dev/null 2>&1 || status=1
+    rm -f "$out"
+    return $status
+}
+
+want_fuzzer() {
+    local version
+    if has_libfuzzer; then return 0; fi
+    if ((EUID == 0)) || sudo -n true 2>/dev/null; then
+        (need_packages clang libclang-rt-dev) 2>/dev/null || (need_packages clang) 2>/dev/null || true
+        if ! has_libfuzzer && version=$(clang -dumpversion 2>/dev/null); then
+            (need_packages "libclang-rt-${version%%.*}-dev") 2>/dev/null || true
+        fi
+    fi
+    has_libfuzzer || note "no clang with libFuzzer here (packages clang and libclang-rt-dev): the fuzz targets only replay their corpora"
 }
 
 has_gpu() { nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }

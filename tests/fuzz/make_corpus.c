@@ -1,0 +1,212 @@
+/* make_corpus.c - writes the seeds of the corpora: one small file of each kind that a reader must tell apart.
+ *
+ *     make_fuzz_corpus tests/fuzz/corpus
+ *
+ * The fuzzer finds neighbours of what it is given; it does not invent an arithmetic-coded CMYK file. */
+#include "data_help.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <png.h>
+
+static const char *corpus;
+
+static void put(const char *name, const bytes *b)
+{
+    char path[256];
+    snprintf(path, sizeof path, "decode/%s", name);
+    put_file(corpus, path, b->at, b->n);
+}
+
+static void put_once(const char *name, bytes b)
+{
+    put(name, &b);
+    bytes_free(&b);
+}
+
+/* Where marker 0xff `code` begins, walking segments from SOI; b->n when there is none before the first scan. */
+static size_t segment(const bytes *b, int code)
+{
+    size_t at = 2;
+    while (at + 4 < b->n && b->at[at] == 0xff && b->at[at + 1] != code && b->at[at + 1] != 0xda)
+        at += 2 + (size_t)(b->at[at + 2] << 8 | b->at[at + 3]);
+    return at + 4 < b->n && b->at[at + 1] == code ? at : b->n;
+}
+
+static void claim(bytes *b, int frame, int w, int h)
+{
+    uint8_t *p = b->at + segment(b, frame) + 5;
+    p[0] = (uint8_t)(h >> 8), p[1] = (uint8_t)h, p[2] = (uint8_t)(w >> 8), p[3] = (uint8_t)w;
+}
+
+static void jpegs(void)
+{
+    static const struct { const char *name; jpeg_kind kind; } kinds[] = {
+        { "420.jpg", { .components = 3 } },
+        { "444.jpg", { .components = 3, .luma_h = 1, .luma_v = 1 } },
+        { "422.jpg", { .components = 3, .luma_h = 2, .luma_v = 1 } },
+        { "440.jpg", { .components = 3, .luma_h = 1, .luma_v = 2 } },
+        { "411.jpg", { .components = 3, .luma_h = 4, .luma_v = 1 } },
+        { "410.jpg", { .components = 3, .luma_h = 4, .luma_v = 2 } },
+        { "rgb.jpg", { .components = 3, .rgb = true } },
+        { "gray.jpg", { .components = 1 } },
+        { "gray_progressive.jpg", { .components = 1, .progressive = true } },
+        { "progressive.jpg", { .components = 3, .progressive = true } },
+        { "progressive_restart.jpg", { .components = 3, .progressive = true, .restart = 1 } },
+        { "restart.jpg", { .components = 3, .restart = 1 } },
+        { "arithmetic.jpg", { .components = 3, .arithmetic = true } },
+        { "arithmetic_progressive.jpg", { .components = 3, .arithmetic = true, .progressive = true } },
+        { "cmyk.jpg", { .components = 4 } },
+        { "cmyk_adobe.jpg", { .components = 4, .adobe_inverted = true } },
+        { "cmyk_progressive.jpg", { .components = 4, .adobe_inverted = true, .progressive = true } },
+    };
+    enum { W = 45, H = 37 };                   /* no multiple of any block: edges are there, and several rows of them */
+    uint8_t *rgb = make_picture(W, H, 3);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        jpeg_kind kind = kinds[i].kind;
+        kind.quality = 50;
+        put_once(kinds[i].name, make_jpeg(rgb, W, H, &kind));
+    }
+
+    const jpeg_kind plain = { .components = 3, .quality = 50 }, progressive = { .components = 3, .quality = 50, .progressive = true };
+    bytes b = make_jpeg(rgb, W, H, &plain), p = make_jpeg(rgb, W, H, &progressive);
+    bytes cut = { b.at, b.n * 2 / 3 }, no_end = { b.at, b.n - 2 }, cut_progressive = { p.at, p.n / 2 };
+    put("truncated.jpg", &cut);
+    put("no_eoi.jpg", &no_end);
+    put("truncated_progressive.jpg", &cut_progressive);
+
+    /* EXIF: little-endian TIFF, one entry, Orientation (0x0112) SHORT 6 */
+    static const uint8_t exif[] = "\xff\xe1\x00\x22" "Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0";
+    bytes e = bytes_copy(&b);
+    bytes_insert(&e, 2, exif, 0x24);
+    put_once("exif.jpg", e);
+    bytes padded = bytes_copy(&b);
+    bytes_insert(&padded, padded.n, "behind the end", 14);
+    bytes_insert(&padded, padded.n - 16, "\0\0\0", 3);
+    bytes_insert(&padded, 20, "\0\0\0\0\0", 5);
+    put_once("padded.jpg", padded);
+    bytes flipped = bytes_copy(&b);
+    flipped.at[flipped.n / 2] ^= 0x40;
+    put_once("flipped_bit.jpg", flipped);
+    bytes huge = bytes_copy(&p), wide = bytes_copy(&b);
+    claim(&huge, 0xc2, 65500, 65500);
+    put_once("claims_65500.jpg", huge);
+    claim(&wide, 0xc0, 1020, 1020);            /* within the limit, fewer bits than blocks */
+    put_once("claims_1020.jpg", wide);
+    bytes lines = bytes_copy(&b);
+    claim(&lines, 0xc0, W, 0);                 /* to be told by DNL, which libjpeg does not do */
+    put_once("no_height.jpg", lines);
+    bytes_free(&b);
+    bytes_free(&p);
+
+    /* The coefficients one by one; the 102 first of 190 scans are one too many. */
+    bytes scans = make_jpeg(rgb, 8, 8, &(jpeg_kind){ .components = 3, .quality = 10, .many_scans = true });
+    size_t at = 2;
+    for (int seen = 0; at + 1 < scans.n; at++)
+        if (scans.at[at] == 0xff && scans.at[at + 1] == 0xda && ++seen == 103) break;
+    scans.at[at + 1] = 0xd9;
+    scans.n = at + 2;
+    put_once("scans.jpg", scans);
+    /* An arithmetic file has no floor of bits: a large claim is decoded from nothing. */
+    bytes a = make_jpeg(rgb, 16, 16, &(jpeg_kind){ .components = 3, .quality = 50, .arithmetic = true, .progressive = true });
+    claim(&a, 0xca, 700, 700);
+    put_once("arithmetic_claim.jpg", a);
+    free(rgb);
+}
+
+static uint32_t crc_of(const uint8_t *p, size_t n)             /* ISO 3309, bit by bit */
+{
+    uint32_t crc = 0xffffffff;
+    for (size_t i = 0; i < n; i++) {
+        crc ^= p[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    }
+    return ~crc;
+}
+
+/* The chunk of n bytes of data at `at`, with the right CRC. */
+static void sign(bytes *b, size_t at, size_t n)
+{
+    const uint32_t crc = crc_of(b->at + at + 4, n + 4);
+    for (size_t i = 0; i < 4; i++) b->at[at + 8 + n + i] = (uint8_t)(crc >> (24 - 8 * i));
+}
+
+static void pngs(void)
+{
+    enum { W = 13, H = 9 };
+    static const struct { const char *name; int type, depth, row; } kinds[] = {
+        { "rgb8", PNG_COLOR_TYPE_RGB, 8, 3 * W },          { "rgb16", PNG_COLOR_TYPE_RGB, 16, 6 * W },
+        { "rgba8", PNG_COLOR_TYPE_RGB_ALPHA, 8, 4 * W },   { "rgba16", PNG_COLOR_TYPE_RGB_ALPHA, 16, 8 * W },
+        { "gray1", PNG_COLOR_TYPE_GRAY, 1, (W + 7) / 8 },  { "gray4", PNG_COLOR_TYPE_GRAY, 4, (W + 1) / 2 },
+        { "gray8", PNG_COLOR_TYPE_GRAY, 8, W },            { "gray16", PNG_COLOR_TYPE_GRAY, 16, 2 * W },
+        { "gray_alpha", PNG_COLOR_TYPE_GRAY_ALPHA, 8, 2 * W },
+    };
+    uint8_t *rows = make_picture(W, 3 * H, 5), index[W * H];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (int interlace = 0; interlace < 2; interlace++) {
+            char name[64];
+            snprintf(name, sizeof name, "%s%s.png", kinds[i].name, interlace ? "_interlaced" : "");
+            put_once(name, make_png(rows, (size_t)kinds[i].row, W, H, kinds[i].type, kinds[i].depth, interlace));
+        }
+    for (int i = 0; i < W * H; i++) index[i] = rows[i] & 3;
+    put_once("palette_trns.png", make_png(index, W, W, H, PNG_COLOR_TYPE_PALETTE, 8, 0));
+    /* Gray turned into indices of which most have no colour; libpng would not write it. */
+    bytes beyond = make_png(rows, W, W, H, PNG_COLOR_TYPE_GRAY, 8, 1);
+    beyond.at[25] = PNG_COLOR_TYPE_PALETTE;
+    sign(&beyond, 8, 13);
+    bytes_insert(&beyond, 33, "\0\0\0\6PLTE\1\2\3\4\5\6\0\0\0\0", 18);
+    sign(&beyond, 33, 6);
+    put_once("palette_beyond.png", beyond);
+
+    bytes b = make_png(rows, 3 * W, W, H, PNG_COLOR_TYPE_RGB, 8, 0);
+    bytes cut = { b.at, b.n * 2 / 3 }, no_end = { b.at, b.n - 12 };
+    put("truncated.png", &cut);
+    put("no_iend.png", &no_end);
+    /* a transparent colour, text, a profile of nonsense and a chunk nobody knows are skipped */
+    static const uint8_t chunks[] = "\0\0\0\6tRNS\0\1\0\2\0\3\0\0\0\0" "\0\0\0\5tEXta\0bcd\0\0\0\0" "\0\0\0\4iCCPx\0\0\1\0\0\0\0" "\0\0\0\1eNxTz\0\0\0\0";
+    bytes extra = bytes_copy(&b);
+    bytes_insert(&extra, 33, chunks, sizeof chunks - 1);       /* their CRCs are wrong, too */
+    put_once("chunks_bad_crc.png", extra);
+    bytes crc = bytes_copy(&b);
+    crc.at[30] ^= 1;                           /* of IHDR, which ends at 33 */
+    put_once("bad_crc_header.png", crc);
+    bytes damaged = bytes_copy(&b);
+    damaged.at[damaged.n / 2] ^= 16;
+    put_once("flipped_bit.png", damaged);
+    bytes_free(&b);
+    free(rows);
+}
+
+static void others(void)
+{
+    static const struct { const char *name, *content; size_t n; } files[] = {
+        { "empty", "", 0 },                                    { "html", "<!DOCTYPE html><title>404</title>", 33 },
+        { "text", "hello, world\n", 13 },                      { "zeros", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16 },
+        { "gif", "GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;", 35 },
+        { "bmp", "BM\x1e\0\0\0\0\0\0\0\x1a\0\0\0\x0c\0\0\0\1\0\1\0\1\0\x18\0\1\2\3\0", 30 },
+        { "webp", "RIFF\x1a\0\0\0WEBPVP8L\x0d\0\0\0/\0\0\0\x10\x07\x10\x11\x11\x88\x88\xfe\x07\0", 34 },
+        { "tiff", "II*\0\x08\0\0\0\0\0", 10 },                 { "heic", "\0\0\0\x18" "ftypheic\0\0\0\0", 16 },
+        { "gzip", "\x1f\x8b\x08\0", 4 },                       { "appledouble", "\0\5\26\7\0\2\0\0", 8 },
+        { "soi", "\xff\xd8", 2 },                              { "png_signature", "\x89PNG\r\n\x1a\n", 8 },
+        { "one_byte", "\xff", 1 },
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        const bytes b = { (uint8_t *)(uintptr_t)files[i].content, files[i].n };
+        put(files[i].name, &b);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    corpus = argv[1];
+    jpegs();
+    pngs();
+    others();
+    return 0;
+}
