@@ -112,6 +112,10 @@ typedef struct {                         /* RMSProp as TensorFlow defines it (te
     float weight_decay;                  /* g + weight_decay*w for the segments that decay (coupled: through ms)       */
 } en_rmsprop;
 
+/* What images show: image i is `label`, or mixed of two pictures (mixup, arXiv:1710.09412; cutmix, arXiv:1905.04899), a part
+ * shares[i] of `label` and the rest of `mate`.  mates and shares NULL, both: every label is hard. */
+typedef struct { const int32_t *labels, *mates; const float *shares; } en_targets;         /* (n) each, borrowed */
+
 typedef struct { void *dst; const void *host; size_t bytes; } en_copy;
 
 /* The tensor-sized workspace of a pass (be->workspace), by what it is for; geometry as in `reserve`. */
@@ -219,12 +223,16 @@ struct en_backend_ops {
     /* logits[n,k] = bias[k] + sum_i x[n,i]*wt[i,k]     x (n,ci)   wt (ci,k)   logits (n,k) =, all float */
     en_status (*dense_forward)(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt,
                                const float *bias, float *logits);
-    /* Softmax cross-entropy with label smoothing e over the first `classes` of k columns (the rest are padding):
-     *     target[j] = (1-e)*[j == label] + e/classes      loss = -sum_j target[j]*log softmax(logits)[j]
+    /* Softmax cross-entropy over the first `classes` of k columns (the rest are padding); targets are mixed, then smoothed by e:
+     *     target[j] = (1-e)*(share*[j == label] + (1-share)*[j == mate]) + e/classes       (hard labels: share 1)
+     *     loss = -sum_j target[j]*log softmax(logits)[j]
      *   dlogits[n,j] = (softmax(logits)[j] - target[j]) * grad_scale, 0 in padding; NULL when only evaluating.
-     *   labels (n) in device memory.  tally += loss, top-1 and top-5 hits, images (a label out of range: loss NaN).  A hit at K: fewer than K logits are larger than the label's, ties
-     *   counted against the lower index; a row with a NaN hits nothing. */
-    en_status (*softmax_loss)(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels,
+     *   targets: pointers to device memory.  tally += loss, top-1 and top-5 hits, images.  The loss is NaN where a share lies outside
+     *   [0,1], and where a label or mate that has a share is out of range.  A hit at K: fewer than K logits are larger than that of the
+     *   label with the larger share (of the first one when they are equal), ties counted against the lower index; a row with a NaN
+     *   hits nothing.
+     * EN_EINVAL: one of mates and shares without the other. */
+    en_status (*softmax_loss)(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const en_targets *targets,
                               float smoothing, float grad_scale, float *dlogits, double *tally);
 
     /* ---- backward -------------------------------------------------------------------------------------------------- */

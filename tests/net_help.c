@@ -149,11 +149,11 @@ static void begin(const device_net *d, const float *stats)
     OK(d->be->ops->upload(d->be, d->stats_dev, stats, d->stats * sizeof(float)));
 }
 
-static void stage(const device_net *d, int64_t n, const void *images, const int32_t *labels, const en_now *now)
+static void stage(const device_net *d, int64_t n, const void *images, const en_targets *targets, const en_now *now)
 {
     OK(d->be->ops->stage_done(d->be, 0));
     OK(d->be->ops->stage_wait(d->be, 0));
-    OK(en_net_stage(d->net, 0, n, images, labels, now));
+    OK(en_net_stage(d->net, 0, n, images, targets, now));
     OK(d->be->ops->stage_ready(d->be, 0));
 }
 
@@ -168,11 +168,12 @@ static void pass(const device_net *d, const net_way *way, int64_t n)
 static void passes(const device_net *d, const net_way *way, int64_t n, const void *images, const int32_t *labels, const float *stats)
 {
     const struct en_backend_ops *ops = d->be->ops;
+    const en_targets hard = { .labels = labels }, targets = { labels, way->mates, way->shares };
     en_now now = way->now;
     void *graph = NULL;
     if (way->recorded) now.step++;
     for (int i = 0; i < (way->recorded ? 2 : way->passes); i++) {               /* the first eager, the second recorded, its replay the third */
-        stage(d, n, images, labels, &now);
+        stage(d, n, images, way->recorded ? &hard : &targets, &now);
         if (i > 0 && way->recorded) OK(ops->capture_begin(d->be));
         pass(d, way, n);
     }
@@ -180,7 +181,7 @@ static void passes(const device_net *d, const net_way *way, int64_t n, const voi
     OK(ops->capture_end(d->be, &graph));
     for (int i = 0; i < 2; i++) {
         begin(d, stats);
-        stage(d, n, images, labels, i ? &way->now : &now);
+        stage(d, n, images, i ? &targets : &hard, i ? &way->now : &now);
         OK(ops->graph_launch(d->be, graph));
     }
     OK(ops->synchronize(d->be));
@@ -239,7 +240,7 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
                                                            .precision = first.precision }, &d.be));
     en_backend *be = d.be;
     OK(en_comm_open(&comm));
-    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training }, &d.net));
+    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training, .mixing = way->mixing }, &d.net));
 
     const size_t values = (size_t)(n * m->resolution * m->resolution * 3);
     float *params = calloc(d.params, sizeof *params), *stats = calloc(d.stats, sizeof *stats), *floats = calloc(values + 1, sizeof *floats);

@@ -223,15 +223,22 @@ void oracle_dense_backward(int64_t n, int64_t ci, int64_t k, const double *x, co
     }
 }
 
-double oracle_cross_entropy(int64_t classes, const double *logits, int32_t label, double smoothing, double *dlogits)
+void oracle_target(int64_t classes, int32_t label, int32_t mate, double share, double smoothing, double *target)
+{
+    for (int64_t j = 0; j < classes; j++) target[j] = 0;
+    if (share > 0) target[label] += share;
+    if (share < 1) target[mate] += 1.0 - share;
+    for (int64_t j = 0; j < classes; j++) target[j] = (1.0 - smoothing) * target[j] + smoothing / (double)classes;
+}
+
+double oracle_cross_entropy(int64_t classes, const double *logits, const double *target, double *dlogits)
 {
     double top = logits[0], sum = 0, loss = 0;
     for (int64_t j = 1; j < classes; j++) top = fmax(top, logits[j]);
     for (int64_t j = 0; j < classes; j++) sum += exp(logits[j] - top);
     for (int64_t j = 0; j < classes; j++) {
-        const double target = (j == label ? 1.0 - smoothing : 0.0) + smoothing / (double)classes;
-        loss -= target * (logits[j] - top - log(sum));
-        if (dlogits) dlogits[j] = exp(logits[j] - top) / sum - target;
+        loss -= target[j] * (logits[j] - top - log(sum));
+        if (dlogits) dlogits[j] = exp(logits[j] - top) / sum - target[j];
     }
     return loss;
 }

@@ -55,8 +55,10 @@ void oracle_dense(int64_t n, int64_t ci, int64_t k, const double *x, const doubl
 void oracle_dense_backward(int64_t n, int64_t ci, int64_t k, const double *x, const double *wt, const double *dy,
                            double *dx, double *dwt, double *dbias);
 
-/* Cross-entropy of one row against (1-e)*onehot + e/classes; dlogits = softmax - target (NULL: not wanted). */
-double oracle_cross_entropy(int64_t classes, const double *logits, int32_t label, double smoothing, double *dlogits);
+/* target (classes) = the mixture of two labels, a part `share` of the first, smoothed: (1-e)*mixture + e/classes. */
+void   oracle_target(int64_t classes, int32_t label, int32_t mate, double share, double smoothing, double *target);
+/* Cross-entropy of one row; dlogits = softmax - target (NULL: not wanted). */
+double oracle_cross_entropy(int64_t classes, const double *logits, const double *target, double *dlogits);
 /* Fewer than `at` logits stand before the label's; an equal logit stands before it when its index is lower. */
 bool oracle_hit(int64_t classes, const float *logits, int32_t label, int at);
 

@@ -157,8 +157,11 @@ double oracle_net(const en_model *m, double *const *tensors, const oracle_batch 
     for (int64_t i = 0; b->dropout && i < n * features; i++) pooled[i] *= b->dropout[i];
     const double *wt = transposed(&r, tensors[m->head.fc_weight], classes, features);
     oracle_dense(n, features, classes, pooled, wt, tensors[m->head.fc_bias], y);
-    double loss = 0;
-    for (int64_t i = 0; i < n; i++) loss += oracle_cross_entropy(classes, y + i * classes, b->labels[i], b->smoothing, dlogits + i * classes) / (double)n;
+    double loss = 0, *target = take(&r, classes);
+    for (int64_t i = 0; i < n; i++) {
+        oracle_target(classes, b->labels[i], b->mates ? b->mates[i] : b->labels[i], b->shares ? (double)b->shares[i] : 1, b->smoothing, target);
+        loss += oracle_cross_entropy(classes, y + i * classes, target, dlogits + i * classes) / (double)n;
+    }
     if (logits) memcpy(logits, y, (size_t)(n * classes) * sizeof *y);
 
     if (answers) {

@@ -11,7 +11,8 @@
 typedef struct {
     int64_t n;
     const double  *images;               /* (n, resolution, resolution, 3)                                   */
-    const int32_t *labels;               /* (n)                                                              */
+    const int32_t *labels, *mates;       /* (n); mates and                                                   */
+    const float   *shares;               /* (n) of the labels, both NULL: every label is hard                */
     double         smoothing;
     const double  *dropout;              /* (n, features), factors on the pooled vector; NULL: none          */
     double *const *drop;                 /* [block] -> (n), factors on the branch; NULL, or NULL entries: none */

@@ -24,18 +24,18 @@
 #include "net_help.h"
 
 enum { MAX_N = 5 };
-typedef struct { const char *row; en_model_overrides o; int64_t n; const char *what; } net_case;
+typedef struct { const char *row; en_model_overrides o; int64_t n; bool mixed; const char *what; } net_case;
 
 static const net_case cases[] = {
-    { "b0", { .width = 0.25, .depth = 0.3, .resolution = 64, .classes = 3 },                                     4, "the first block has a skip" },
-    { "b0", { .width = 0.5, .depth = 0.5, .resolution = 75, .classes = 10 },                                     3, "odd sides" },
-    { "b0", { .width = 0.25, .depth = 1, .resolution = 64, .classes = 17, .dropout = 0.3f, .drop_path = 0.5f },  5, "dropout, stochastic depth" },
-    { "b1", { .width = 0.3, .resolution = 48, .classes = 5, .drop_path = 0.4f },                                 4, "two blocks in stage 0" },
-    { "b3", { .width = 0.6, .depth = 0.4, .resolution = 50, .classes = 100, .dropout = 0.5f },                   4, "other widths" },
+    { "b0", { .width = 0.25, .depth = 0.3, .resolution = 64, .classes = 3 },                                     4, false, "the first block has a skip" },
+    { "b0", { .width = 0.5, .depth = 0.5, .resolution = 75, .classes = 10 },                                     3, false, "odd sides" },
+    { "b0", { .width = 0.25, .depth = 1, .resolution = 64, .classes = 17, .dropout = 0.3f, .drop_path = 0.5f },  5, true,  "dropout, stochastic depth" },
+    { "b1", { .width = 0.3, .resolution = 48, .classes = 5, .drop_path = 0.4f },                                 4, false, "two blocks in stage 0" },
+    { "b3", { .width = 0.6, .depth = 0.4, .resolution = 50, .classes = 100, .dropout = 0.5f },                   4, true,  "other widths" },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-typedef struct { en_model *m; double **tensors, *images; int32_t labels[MAX_N]; } inputs;
+typedef struct { en_model *m; double **tensors, *images; int32_t labels[MAX_N], mates[MAX_N]; float shares[MAX_N]; } inputs;
 
 static inputs inputs_make(const net_case *c)
 {
@@ -43,7 +43,7 @@ static inputs inputs_make(const net_case *c)
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, 31, in.tensors);
     in.images = formula_images(31, MAX_N, in.m->resolution, true);
-    for (int i = 0; i < MAX_N; i++) in.labels[i] = (i * 7 + 1) % in.m->classes;
+    for (int i = 0; i < MAX_N; i++) in.labels[i] = (i * 7 + 1) % in.m->classes, in.mates[i] = (i * 3 + 2) % in.m->classes, in.shares[i] = 0.2f * (float)i;
     return in;
 }
 
@@ -125,10 +125,12 @@ static void training_step(en_precision precision, double u, double most, double 
         double **want = oracle_tensors(in.m), *d = NULL, logits[MAX_N * 100], loss = 0;
         outcome all = { 0 };
         net_way way = { .lanes = 3, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 11, .first = 100 } };
+        if (cases[c].mixed) way.mixing = true, way.mates = in.mates, way.shares = in.shares;
         const char *name;
         for (int k = 0; (name = net_device(precision, k, &way)); k++) {
             net_result r = net_run(in.m, &way, in.tensors, cases[c].n, in.images, in.labels);
-            const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .smoothing = 0.1, .dropout = r.dropout, .drop = r.drop };
+            const oracle_batch b = { .n = cases[c].n, .images = in.images, .labels = in.labels, .mates = way.mates, .shares = way.shares, .smoothing = 0.1,
+                                     .dropout = r.dropout, .drop = r.drop };
             if (cases[c].o.dropout > 0) assert_non_null(r.dropout);
             if (way.folds && (way.folds[0] == 'a') != (r.folded > 0)) fail_msg("%s, %s: %d expansions folded", cases[c].what, name, r.folded);
             if (!d) loss = oracle_net(in.m, in.tensors, &b, logits, want), d = amplification(&in, &b, u, want, logits);
@@ -241,7 +243,7 @@ static void a_recorded_step_gives_the_bits_of_an_eager_one(void **state)
     (void)state;
     for (int precision = EN_PRECISION_F32; precision <= EN_PRECISION_BF16; precision++) {
         inputs in = inputs_make(&cases[2]);
-        net_way way = { .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 5 } };
+        net_way way = { .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 5 }, .mixing = true, .mates = in.mates, .shares = in.shares };
         const char *name;
         for (int k = 0; (name = net_device(precision, k, &way)); k++) {
             way.recorded = false;
@@ -270,6 +272,57 @@ static void equal_lanes_give_equal_bits_whatever_the_threads(void **state)
         net_result_free(in.m, &r);
     }
     net_result_free(in.m, &one);
+    inputs_free(&in);
+}
+
+/* A net that is opened for mates reads them of every batch: of hard labels they say nothing new. */
+static void hard_labels_give_the_same_bits_in_a_net_for_mixed_ones(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[0]);
+    net_way way = { .training = true, .max_images = MAX_N, .passes = 1 };
+    const char *name;
+    for (int k = 0; (name = net_device(EN_PRECISION_F32, k, &way)); k++) {
+        way.mixing = false;
+        net_result hard = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
+        way.mixing = true;
+        net_result said = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
+        same_bits(in.m, &said, &hard, 4, name);
+        net_result_free(in.m, &hard);
+        net_result_free(in.m, &said);
+    }
+    inputs_free(&in);
+}
+
+static void mates_need_a_net_that_is_planned_for_them(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[0]);
+    net_way way = { 0 };
+    net_device(EN_PRECISION_F32, 0, &way);
+    en_backend *be;
+    assert_int_equal(en_backend_open(way.device, &(en_backend_config){ .threads = 1, .folds = way.folds }, &be), EN_OK);
+    en_net_config c = { .be = be, .model = in.m, .max_images = MAX_N, .training = true, .slots = 2 };
+    en_net_plan without, with;
+    assert_int_equal(en_net_plan_make(&c, &without), EN_OK);
+    for (int mixing = 0; mixing < 2; mixing++) {
+        en_net *net;
+        c.mixing = mixing;
+        assert_int_equal(en_net_open(&c, &net), EN_OK);
+        en_error_clear();
+        assert_int_equal(en_net_stage(net, 0, MAX_N, NULL, &(en_targets){ in.labels, in.mates, in.shares }, NULL), mixing ? EN_OK : EN_EINVAL);
+        if (!mixing) assert_non_null(strstr(en_error_text(), "mixed labels"));
+        assert_int_equal(en_net_stage(net, 0, MAX_N, NULL, &(en_targets){ in.labels, in.mates, NULL }, NULL), EN_EINVAL);
+        assert_int_equal(en_net_stage(net, 0, MAX_N, NULL, &(en_targets){ NULL, in.mates, in.shares }, NULL), EN_EINVAL);
+        assert_int_equal(be->ops->synchronize(be), EN_OK);
+        en_net_close(net);
+    }
+    assert_int_equal(en_net_plan_make(&c, &with), EN_OK);
+    assert_int_equal(with.small_bytes - without.small_bytes, 2 * 2 * 64);       /* two of each slot, rounded up to 64 bytes */
+    en_net_plan_free(&without);
+    en_net_plan_free(&with);
+    en_error_clear();
+    en_backend_close(be);
     inputs_free(&in);
 }
 
@@ -322,6 +375,8 @@ int main(void)
 #endif
         cmocka_unit_test(masks_have_the_values_and_rates_of_the_model),
         cmocka_unit_test(equal_lanes_give_equal_bits_whatever_the_threads),
+        cmocka_unit_test(hard_labels_give_the_same_bits_in_a_net_for_mixed_ones),
+        cmocka_unit_test(mates_need_a_net_that_is_planned_for_them),
         cmocka_unit_test(gradients_accumulate_over_passes),
         cmocka_unit_test(no_images_mean_no_loss_no_gradient_and_the_old_statistics),
     };

@@ -157,15 +157,21 @@ static void dense_and_pooling_gradients_are_difference_quotients(void **state)
     gradient_holds("pool", pool_scalar, &e, e.x, 24, dx);
 }
 
-static double loss_scalar(void *p) { return oracle_cross_entropy(7, p, 4, 0.1, NULL); }
+static double loss_scalar(void *p)
+{
+    double target[7];
+    oracle_target(7, 4, 2, 0.7, 0.1, target);
+    return oracle_cross_entropy(7, p, target, NULL);
+}
 static double silu_scalar(void *p) { return oracle_act(EN_ACT_SILU, *(double *)p); }
 
 static void loss_and_activation_gradients_are_difference_quotients(void **state)
 {
     (void)state;
-    double logits[7], d[7];
+    double logits[7], d[7], target[7];
     fill(logits, 7);
-    oracle_cross_entropy(7, logits, 4, 0.1, d);
+    oracle_target(7, 4, 2, 0.7, 0.1, target);
+    oracle_cross_entropy(7, logits, target, d);
     gradient_holds("cross entropy", loss_scalar, logits, logits, 7, d);
     for (double x = -20; x <= 20; x += 0.37) {
         double at = x, want = oracle_dact(EN_ACT_SILU, x);
@@ -173,7 +179,22 @@ static void loss_and_activation_gradients_are_difference_quotients(void **state)
     }
     assert_true(oracle_act(EN_ACT_SILU, 0) == 0 && oracle_dact(EN_ACT_SILU, 0) == 0.5);
     const double even[4] = { 0 };                                       /* uniform softmax: log 4 whatever the smoothing */
-    assert_true(fabs(oracle_cross_entropy(4, even, 1, 0.3, NULL) - log(4)) < 1e-15);
+    oracle_target(4, 1, 3, 0.6, 0.3, target);
+    assert_true(fabs(oracle_cross_entropy(4, even, target, NULL) - log(4)) < 1e-15);
+}
+
+/* Mixed first, smoothed after: 0.9*0.75 + 0.1/4 = 0.7 and 0.9*0.25 + 0.1/4 = 0.25; a label without a share is not looked at. */
+static void targets_are_those_worked_out_by_hand(void **state)
+{
+    (void)state;
+    static const struct { int32_t label, mate; double share, want[4]; } cases[] = {
+        { 1, 2, 0.75, { 0.025, 0.7, 0.25, 0.025 } }, { 1, -9, 1, { 0.025, 0.925, 0.025, 0.025 } }, { 99, 3, 0, { 0.025, 0.025, 0.025, 0.925 } },
+        { 2, 2, 0.25, { 0.025, 0.025, 0.925, 0.025 } } };
+    for (int k = 0; k < 4; k++) {
+        double target[4];
+        oracle_target(4, cases[k].label, cases[k].mate, cases[k].share, 0.1, target);
+        for (int j = 0; j < 4; j++) assert_true(fabs(target[j] - cases[k].want[j]) < 1e-15);
+    }
 }
 
 /* ms = 1 + (4 - 1)*0.1 = 1.3; mom = 0.5*1 + 0.1*2/sqrt(1.3 + 0.14) = 0.5 + 1/6; w = 1 - 2/3; ema = 1/2 of the way. */
@@ -205,6 +226,7 @@ int main(void)
         cmocka_unit_test(squeeze_excite_gradients_are_difference_quotients),
         cmocka_unit_test(dense_and_pooling_gradients_are_difference_quotients),
         cmocka_unit_test(loss_and_activation_gradients_are_difference_quotients),
+        cmocka_unit_test(targets_are_those_worked_out_by_hand),
         cmocka_unit_test(rmsprop_takes_the_step_worked_out_by_hand),
         cmocka_unit_test(hits_count_ties_against_the_higher_index),
     };

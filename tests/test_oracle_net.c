@@ -61,7 +61,11 @@ static void check_model(const en_model_overrides *o, bool masks)
     const double loss = oracle_net(m, tensors, &b, logits, answers);
     assert_true(isfinite(loss) && loss > 0);
     double mean = 0;                                            /* the loss is that of the logits it reports */
-    for (int i = 0; i < 3; i++) mean += oracle_cross_entropy(3, logits + 3 * i, labels[i], 0.1, NULL) / 3;
+    for (int i = 0; i < 3; i++) {
+        double target[3];
+        oracle_target(3, labels[i], 0, 1, 0.1, target);
+        mean += oracle_cross_entropy(3, logits + 3 * i, target, NULL) / 3;
+    }
     assert_true(fabs(mean - loss) < 1e-12);
     for (int i = 0; i < m->n_tensors; i++) {
         if (m->tensors[i].arena != EN_ARENA_PARAMS) continue;

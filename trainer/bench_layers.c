@@ -156,7 +156,8 @@ static en_status dense_back(bench_side *s)
 static en_status loss(bench_side *s)
 {
     const en_model *m = s->l->m;
-    return s->be->ops->softmax_loss(s->be, s->l->n, m->classes_p, m->classes, s->p[LOGITS], s->p[LABELS], 0.1f, 1.f, s->p[DLOGITS], s->p[TALLY]);
+    const en_targets targets = { .labels = s->p[LABELS] };
+    return s->be->ops->softmax_loss(s->be, s->l->n, m->classes_p, m->classes, s->p[LOGITS], &targets, 0.1f, 1.f, s->p[DLOGITS], s->p[TALLY]);
 }
 
 static en_status update(bench_side *s)

@@ -135,7 +135,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
         en_batch in;
         status = en_loader_next(loader, &in);
-        if (status == EN_OK) status = en_net_input(net, in.n, c->be->u8 ? (const void *)in.bytes : in.images, in.labels);
+        if (status == EN_OK) status = en_net_input(net, in.n, c->be->u8 ? (const void *)in.bytes : in.images, &(en_targets){ .labels = in.labels });
         if (status == EN_OK) status = en_net_forward(net, 0);
         if (status == EN_OK) status = en_net_loss(net, 0, 0, tally);
         if (status == EN_OK && c->want_logits) status = keep(&k, net, &in, c->model->classes);

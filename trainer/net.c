@@ -61,27 +61,33 @@ en_status en_net_freeze(en_net *net)
 
 /* ---- input and noise ---------------------------------------------------------------------------------------------------- */
 
-en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now_)
+en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const en_targets *targets, const en_now *now_)
 {
     const en_model *m = net->m;
     EN_REQUIRE(slot >= 0 && slot < slots_of(&net->cfg), EN_EINVAL, "slot %d of %d", slot, slots_of(&net->cfg));
     EN_REQUIRE(n >= 0 && n <= net->cfg.max_images, EN_EINVAL, "%lld images, planned for %lld", (long long)n, (long long)net->cfg.max_images);
+    const en_targets t = targets ? *targets : (en_targets){ 0 };
+    EN_REQUIRE(!t.mates == !t.shares, EN_EINVAL, "%s", t.mates ? "mates without shares" : "shares without mates");
+    EN_REQUIRE(!t.mates || (t.labels && net->cfg.mixing), EN_EINVAL, "%s", t.labels ? "mixed labels in a net that is not opened for them" : "mates without labels");
     en_net_input_slot *in = &net->slot[slot];
     in->n = n;
     if (now_) *in->now_host = *now_;
     const size_t pixel = net->be->u8 ? 1 : sizeof(float);
+    const size_t labels = t.labels ? (size_t)n * sizeof *t.labels : 0, shares = t.labels && net->cfg.mixing ? (size_t)n * sizeof *t.shares : 0;
     const en_copy copies[] = { { in->images, images, images ? (size_t)(n * m->stem.h * m->stem.w * 3) * pixel : 0 },
-                               { in->labels, labels, labels ? (size_t)n * sizeof *labels : 0 },
+                               { in->labels, t.labels, labels },
+                               { in->mates, t.mates ? t.mates : t.labels, net->cfg.mixing ? labels : 0 },
+                               { in->shares, t.shares ? t.shares : net->whole, shares },
                                { in->now, in->now_host, now_ ? sizeof *now_ : 0 } };
-    EN_TRY(net->be->ops->stage(net->be, slot, copies, 3), "input of %lld images", (long long)n);
+    EN_TRY(net->be->ops->stage(net->be, slot, copies, sizeof copies / sizeof *copies), "input of %lld images", (long long)n);
     return EN_OK;
 }
 
-en_status en_net_input(en_net *net, int64_t n, const void *images, const int32_t *labels)
+en_status en_net_input(en_net *net, int64_t n, const void *images, const en_targets *targets)
 {
     const struct en_backend_ops *ops = net->be->ops;
     EN_TRY(ops->stage_done(net->be, 0), "the input before this");
-    EN_TRY(en_net_stage(net, 0, n, images, labels, NULL), "input");
+    EN_TRY(en_net_stage(net, 0, n, images, targets, NULL), "input");
     EN_TRY(ops->stage_ready(net->be, 0), "input");
     EN_TRY(ops->stage_wait(net->be, 0), "input");
     return EN_OK;
@@ -179,7 +185,8 @@ en_status en_net_forward(en_net *net, int slot)
 
 en_status en_net_loss(en_net *net, float smoothing, float grad_scale, double *tally)
 {
-    return net->be->ops->softmax_loss(net->be, net->in->n, net->m->classes_p, net->m->classes, net->logits, net->in->labels, smoothing, grad_scale,
+    const en_targets targets = { net->in->labels, net->in->mates, net->in->shares };
+    return net->be->ops->softmax_loss(net->be, net->in->n, net->m->classes_p, net->m->classes, net->logits, &targets, smoothing, grad_scale,
                                       grad_scale > 0 ? net->dlogits : NULL, tally);
 }
 

@@ -19,6 +19,7 @@ typedef struct {
     bool            training;    /* false: forward with running statistics only, in a fraction of the memory         */
     float           bn_momentum; /* 0: the model's                                                                   */
     int             slots;       /* of input; 0: 1.  More let the next input travel while a pass computes            */
+    bool            mixing;      /* an image may show two labels (en_targets.mates): memory for them                 */
 } en_net_config;
 
 /* The memory plan of en_net_open: activations as placed, and the rest in bytes. */
@@ -32,12 +33,15 @@ void      en_net_close(en_net *net);                     /* NULL is fine */
 /* grads may be NULL when only evaluating. */
 void en_net_bind(en_net *net, float *params, float *grads, float *stats);
 
-/* Queues the input of a pass into a slot: images (n, size, size, 3), normalised floats, or bytes where be->u8; labels (n), NULL
- * when there is no loss (images NULL: what the slot holds); now, NULL when not training.  The first two stay borrowed until be->ops->stage_wait(slot); the
- * pass must lie between be->ops->stage_ready(slot) and stage_done(slot). */
-en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const int32_t *labels, const en_now *now);
+/* Queues the input of a pass into a slot: images (n, size, size, 3), normalised floats, or bytes where be->u8; targets, host memory
+ * of n each, NULL when there is no loss (images NULL: what the slot holds; labels NULL likewise); now, NULL when not training.  Images
+ * and what targets points to stay borrowed until be->ops->stage_wait(slot); the pass must lie between be->ops->stage_ready(slot) and
+ * stage_done(slot).  A net that is opened for mixing reads mates and shares of every batch, so that a recorded step serves them all:
+ * of hard labels, those that mean the same.
+ * EN_EINVAL: mates in a net that was not opened for them, one of mates and shares without the other. */
+en_status en_net_stage(en_net *net, int slot, int64_t n, const void *images, const en_targets *targets, const en_now *now);
 /* The same for a caller without steps: into slot 0, and the host may change the memory at once. */
-en_status en_net_input(en_net *net, int64_t n, const void *images, const int32_t *labels);
+en_status en_net_input(en_net *net, int64_t n, const void *images, const en_targets *targets);
 bool      en_net_reads_bytes(const en_net *net);
 const en_now *en_net_now(const en_net *net, int slot);   /* in device memory */
 

@@ -79,6 +79,8 @@ static void carve_small(en_net *net, carver *c)
     for (int i = 0; i < slots_of(&net->cfg); i++) {
         net->slot[i].images = carve(c, n * (size_t)m->stem.h * (size_t)m->stem.w * 3 * (net->cfg.be->u8 ? 1 : sizeof(float)));
         net->slot[i].labels = carve(c, n * sizeof(int32_t));
+        net->slot[i].mates = net->cfg.mixing ? carve(c, n * sizeof(int32_t)) : NULL;
+        net->slot[i].shares = net->cfg.mixing ? carve(c, n * sizeof(float)) : NULL;
         net->slot[i].now = carve(c, sizeof(en_now));
     }
     carve_bn(c, &net->bn_stem, m->stem.oc_p, one);
@@ -188,6 +190,12 @@ en_status en_net_open(const en_net_config *c, en_net **out)
         EN_TRY_OUT(net->be->ops->host_alloc(net->be, sizeof(en_now), &p), "memory for a net");
         net->slot[i].now_host = p;
     }
+    if (c->mixing) {
+        void *p = NULL;
+        EN_TRY_OUT(net->be->ops->host_alloc(net->be, n * sizeof(float), &p), "memory for a net");
+        net->whole = p;
+        for (size_t i = 0; i < n; i++) net->whole[i] = 1;
+    }
 
     EN_TRY_OUT(en_net_plan_make(c, &plan), "planning memory");
     EN_TRY_OUT(reserve_all(net), "taking scratch memory");
@@ -227,6 +235,7 @@ void en_net_close(en_net *net)
     if (net->small) net->be->ops->free(net->be, net->small);
     for (int i = 0; i < MAX_SLOTS; i++)
         if (net->slot[i].now_host) net->be->ops->host_free(net->be, net->slot[i].now_host);
+    if (net->whole) net->be->ops->host_free(net->be, net->whole);
     free(net->blocks);
     free(net->logits_host);
     free(net);

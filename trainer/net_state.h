@@ -14,7 +14,7 @@ typedef struct {
 } block_state;
 
 enum { MAX_SLOTS = 4 };
-typedef struct { int64_t n; void *images; int32_t *labels; en_now *now, *now_host; } en_net_input_slot;
+typedef struct { int64_t n; void *images; int32_t *labels, *mates; float *shares; en_now *now, *now_host; } en_net_input_slot;
 
 struct en_net {
     en_net_config  cfg;
@@ -25,6 +25,7 @@ struct en_net {
     float *w_stem, *dw_stem, *w_head, *dw_head, *fc_w, *fc_b, *dfc_w, *dfc_b;
     en_net_input_slot slot[MAX_SLOTS];
     const en_net_input_slot *in;                         /* of the last forward */
+    float *whole;                                        /* host (max_images): shares of 1, when mixing; else NULL */
     void  *y_stem, *dz_stem, *y_head, *work_head;
     float *pooled, *dpooled, *mask, *logits, *dlogits, *logits_host;
     float *keep, *drop;                                  /* stochastic depth: (blocks) and masks (blocks, n); NULL: none */

@@ -105,7 +105,8 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     const en_now now = { .seed = t->state.seed, .step = step, .first = first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
                          .lr = (float)en_lr_at(&t->schedule, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
     const void *images = t->be->u8 ? (const void *)t->batch.bytes : t->batch.images;
-    EN_TRY(en_net_stage(t->net, p->slot, n, images, t->batch.labels, &now), "staging");
+    const en_targets targets = { t->batch.labels, t->batch.mates, t->batch.shares };
+    EN_TRY(en_net_stage(t->net, p->slot, n, images, &targets, &now), "staging");
     r->data_s += en_seconds() - t0;
     return EN_OK;
 }

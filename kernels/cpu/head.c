@@ -107,27 +107,44 @@ static int64_t place_of(const float *row, int64_t classes, int32_t label)
     return larger;
 }
 
-en_status cpu_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels, float smoothing,
+/* Two labels and what each counts; share + rest is 1 in double, whatever the share.  !known: they are no target. */
+typedef struct { int32_t label, mate, heavier; double share, rest; bool known; } mixed;
+
+static mixed mixed_at(const en_targets *targets, int64_t m, int64_t classes)
+{
+    mixed t = { .label = targets->labels[m], .share = 1 };
+    t.mate = targets->mates ? targets->mates[m] : t.label;
+    if (targets->shares) t.share = (double)targets->shares[m];
+    t.rest = 1 - t.share;
+    t.heavier = t.share >= 0.5 ? t.label : t.mate;
+    t.known = t.share >= 0 && t.share <= 1 && (t.share <= 0 || (t.label >= 0 && t.label < classes)) && (t.rest <= 0 || (t.mate >= 0 && t.mate < classes));
+    return t;
+}
+
+static double weight_of(const mixed *t, int64_t j) { return (j == t->label ? t->share : 0) + (j == t->mate ? t->rest : 0); }
+
+en_status cpu_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const en_targets *targets, float smoothing,
                        float grad_scale, float *dlogits, double *tally)
 {
     (void)be;
     EN_REQUIRE(classes > 0 && classes <= k, EN_EINVAL, "%lld classes in %lld columns", (long long)classes, (long long)k);
-    const double spread = (double)smoothing / (double)classes;
+    EN_REQUIRE(!targets->mates == !targets->shares, EN_EINVAL, "%s", targets->mates ? "mates without shares" : "shares without mates");
+    const double spread = (double)smoothing / (double)classes, certain = 1 - (double)smoothing;
     for (int64_t m = 0; m < n; m++) {
         const float *row = logits + m * k;
-        const bool known = labels[m] >= 0 && labels[m] < classes;
-        double top = row[0], total = 0, loss = known ? 0 : NAN;
+        const mixed t = mixed_at(targets, m, classes);
+        double top = row[0], total = 0, loss = t.known ? 0 : NAN;
         for (int64_t j = 1; j < classes; j++)
             if (row[j] > top) top = row[j];
         for (int64_t j = 0; j < classes; j++) total += exp(row[j] - top);
         const double log_total = top + log(total);
         for (int64_t j = 0; j < classes; j++) {
-            const double target = spread + (j == labels[m] ? 1 - (double)smoothing : 0), log_p = row[j] - log_total;
+            const double target = spread + certain * weight_of(&t, j), log_p = row[j] - log_total;
             loss -= target * log_p;
             if (dlogits) dlogits[m * k + j] = (float)((exp(log_p) - target) * grad_scale);
         }
         if (dlogits) memset(dlogits + m * k + classes, 0, (size_t)(k - classes) * sizeof *dlogits);
-        const int64_t place = known ? place_of(row, classes, labels[m]) : INT64_MAX;
+        const int64_t place = t.known ? place_of(row, classes, t.heavier) : INT64_MAX;
         tally[EN_TALLY_LOSS] += loss;
         tally[EN_TALLY_TOP1] += place < 1;
         tally[EN_TALLY_TOP5] += place < 5;

@@ -50,7 +50,7 @@ en_status cpu_pool_forward(en_backend *, int64_t, int64_t, int64_t, const en_ope
 en_status cpu_pool_backward(en_backend *, int64_t, int64_t, int64_t, float *, const float *, const en_operand *, en_bn *);
 en_status cpu_dense_forward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *);
 en_status cpu_dense_backward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *, float *, float *);
-en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const int32_t *, float, float, float *, double *);
+en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const en_targets *, float, float, float *, double *);
 en_status cpu_rmsprop_update(en_backend *, const en_rmsprop *, const en_now *, const en_segment *, int64_t, float *, const float *, float *,
                              float *, float *, double *);
 en_status cpu_ema_update(en_backend *, const en_now *, int64_t, const float *, float *, const double *);

@@ -35,7 +35,7 @@ int64_t cuda_fold_floats(en_backend *be, int64_t rows, int64_t ci, int64_t co);
 en_status cuda_pool_forward(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *x, const float *mask, float *pooled);
 en_status cuda_dense_forward(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt, const float *bias,
     float *logits);
-en_status cuda_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const int32_t *labels,
+en_status cuda_softmax_loss(en_backend *be, int64_t n, int64_t k, int64_t classes, const float *logits, const en_targets *targets,
     float smoothing, float grad_scale, float *dlogits, double *tally);
 en_status cuda_dense_backward(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt, const float *dlogits,
     float *dx, float *dwt, float *dbias);
