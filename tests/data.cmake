@@ -5,3 +5,13 @@ foreach(subject decode resize sampler folder loader)
   en_test(test_data_${subject} test_data_${subject}.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
   target_compile_definitions(test_data_${subject} PRIVATE EN_TEST_DATA="${EN_TEST_DATA}")
 endforeach()
+
+# Operations against golden pixels, as compiled for this machine and once more without the AVX2 clones; policies; pairs.
+en_test(test_data_augment test_data_augment.c LIBS en_data ${HDF5_C_LIBRARIES})
+en_test(test_data_augment_plain test_data_augment.c ${CMAKE_SOURCE_DIR}/data/augment_ops.c LIBS en_data ${HDF5_C_LIBRARIES})
+target_compile_definitions(test_data_augment_plain PRIVATE EN_NO_CLONES)
+foreach(test test_data_augment test_data_augment_plain)
+  target_include_directories(${test} PRIVATE ${HDF5_C_INCLUDE_DIRS})
+  target_compile_definitions(${test} PRIVATE EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
+  target_compile_options(${test} PRIVATE -ffp-contract=off -fno-trapping-math)
+endforeach()
