@@ -162,7 +162,10 @@ static void bf16_learns_evaluates_and_predicts(void **state)
     o = run(0, 0, "eval --device cpu --checkpoint %s --data %s/train --json", at("bf16"), data());
     const double here = number_in(o->out, "loss");
     print_message("    loss of the same weights: cuda bf16 %.5f, cpu fp32 %.5f\n", there, here);
-    assert_true(fabs(there - here) <= 0.03 * here);
+    /* Each activation is off by up to 2^-9 and the net is some 30 roundings deep, trained for 30 steps at a high rate: 1 to 4 % were seen.
+     * Other weights, statistics or normalisation than the checkpoint's leave the loss at an untrained net's 2.3.  How exact bf16 is,
+     * test_cuda_golden and test_cuda_net ask. */
+    assert_true(fabs(there - here) <= 0.1 * here);
     size_t files;
     char **file = files_below(at("data/val"), &files);
     run(0, 0, "predict --device cuda --checkpoint %s %s", at("bf16"), file[0]);
