@@ -2,6 +2,7 @@
 #ifndef EN_DATA_IMAGE_H
 #define EN_DATA_IMAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,7 +24,11 @@ enum { EN_MAX_PIXELS = 178956970 };            /* the default limit: Pillow's, 0
 
 /* ---- crop, flip, resize ------------------------------------------------------------------------------------------ */
 
-typedef struct { int64_t x, y, w, h; bool flip; bool whole; } en_crop; /* whole: the sampler gave up, see en_crop_train */
+typedef struct {
+    int64_t x, y, w, h;
+    bool flip, whole;                          /* whole: the sampler gave up, see en_crop_train                        */
+    float left, top, right, bottom;            /* fractions of the border pixels that do not belong to it; 0 but where */
+} en_crop;                                     /* a picture was decoded at a part of its size                          */
 
 /* The reference's training crop (tensorflow sample_distorted_bounding_box, spec 4.1): aspect U[3/4,4/3), area [0.08,1],
  * ten attempts, effective minimum 10 % of the area; then the evaluation crop when the result is the whole image of a
@@ -78,7 +83,7 @@ void en_resize_bytes(const en_image *img, const en_crop *crop, en_resize_kernel 
 /* out[i] = (in[i] - mean[i % 3]) / std[i % 3], n values */
 void en_normalise_bytes(const uint8_t *in, size_t n, const en_normalise *norm, float *out);
 /* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255; out may
- * be the memory of value */
+ * be the memory of value.  (What en_resize_bytes does at once.) */
 void en_round_pixels(const float *value, size_t n, uint8_t *out);
 
 #endif

@@ -3,7 +3,8 @@ set(EN_TEST_DATA ${CMAKE_SOURCE_DIR}/../shared/data CACHE PATH "folder with host
 
 foreach(subject decode resize sampler folder loader)
   en_test(test_data_${subject} test_data_${subject}.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
-  target_compile_definitions(test_data_${subject} PRIVATE EN_TEST_DATA="${EN_TEST_DATA}")
+  target_compile_definitions(test_data_${subject} PRIVATE EN_TEST_DATA="${EN_TEST_DATA}"
+                             EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 endforeach()
 
 # Operations against golden pixels, as compiled for this machine and once more without the AVX2 clones; policies; pairs.
