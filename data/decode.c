@@ -59,12 +59,27 @@ static void describe(const uint8_t *bytes, size_t n, char *text, size_t room)
         used += snprintf(text + used, room - (size_t)used, " %02x", bytes[i]);
 }
 
-en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int channels)
+en_status en_decode_claim(const en_decode_job *job, int64_t w, int64_t h)
 {
     EN_REQUIRE(w > 0 && h > 0, EN_EDATA, "%s claims %" PRId64 " x %" PRId64 " pixels", job->name, w, h);
     EN_REQUIRE(w <= job->max_pixels / h, EN_EDATA,
                "%s claims %" PRId64 " x %" PRId64 " pixels (%" PRId64 " M), more than the limit of %" PRId64 " (--max-pixels)",
                job->name, w, h, w * h / 1000000, job->max_pixels);
+    return EN_OK;
+}
+
+en_status en_decode_choose(const en_decode_job *job, int64_t w, int64_t h, int channels, en_crop *crop)
+{
+    *crop = job->choose ? job->choose(job->context, w, h, channels) : (en_crop){ .w = w, .h = h };
+    EN_REQUIRE(crop->x >= 0 && crop->y >= 0 && crop->w > 0 && crop->h > 0 && crop->w <= w && crop->h <= h && crop->x <= w - crop->w
+               && crop->y <= h - crop->h, EN_EINVAL,
+               "a crop of %" PRId64 " x %" PRId64 " at (%" PRId64 ", %" PRId64 ") is not inside the %" PRId64 " x %" PRId64 " pixels of %s",
+               crop->w, crop->h, crop->x, crop->y, w, h, job->name);
+    return EN_OK;
+}
+
+en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int channels)
+{
     size_t bytes;
     EN_REQUIRE(!__builtin_mul_overflow((size_t)w * 3, (size_t)h, &bytes), EN_EDATA, "%s claims %" PRId64 " x %" PRId64 " pixels",
                job->name, w, h);
@@ -81,31 +96,15 @@ en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int 
     return EN_OK;
 }
 
-en_status en_decode_into(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *img, size_t *capacity)
+en_status en_decode(const en_decode_job *job)
 {
-    const en_decode_job job = { name, bytes, n, max_pixels > 0 ? max_pixels : EN_MAX_PIXELS, img, capacity };
-    if (STARTS("\xff\xd8"))  return en_decode_jpeg(&job);
-    if (STARTS("\x89PNG"))   return en_decode_png(&job);
+    const uint8_t *bytes = job->bytes;
+    const size_t n = job->n;
+    if (STARTS("\xff\xd8"))  return en_decode_jpeg(job);
+    if (STARTS("\x89PNG"))   return en_decode_png(job);
     const char *format = foreign(bytes, n);
-    EN_REQUIRE(!format, EN_EDATA, "%s is %s; JPEG and PNG are read", name, format);
+    EN_REQUIRE(!format, EN_EDATA, "%s is %s; JPEG and PNG are read", job->name, format);
     char what[128];
     describe(bytes, n, what, sizeof what);
-    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is not an image (%s)", name, what);
-}
-
-en_status en_image_decode(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *out)
-{
-    EN_REQUIRE(name && out && (bytes || n == 0), EN_EINVAL, "decoding: an argument is NULL");
-    size_t capacity = 0;
-    *out = (en_image){ 0 };
-    const en_status status = en_decode_into(name, bytes, n, max_pixels, out, &capacity);
-    if (status != EN_OK) en_image_free(out);
-    return status;
-}
-
-void en_image_free(en_image *img)
-{
-    if (!img) return;
-    free(img->rgb);
-    *img = (en_image){ 0 };
+    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is not an image (%s)", job->name, what);
 }

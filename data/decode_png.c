@@ -43,6 +43,10 @@ static void on_read(png_structp png, png_bytep out, png_size_t want)
     r->at += want;
 }
 
+/* Pieces of the arena: libpng gives them back one by one, and we all at once. */
+static png_voidp on_take(png_structp png, png_alloc_size_t bytes) { return en_arena_take(png_get_mem_ptr(png), bytes); }
+static void on_give_back(png_structp png, png_voidp piece) { (void)png; (void)piece; }
+
 static uint32_t big_endian(const uint8_t *p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3]; }
 
 static en_status read_picture(struct reader *r)
@@ -54,12 +58,20 @@ static en_status read_picture(struct reader *r)
     png_read_info(r->png, r->info);
 
     const int64_t w = png_get_image_width(r->png, r->info), h = png_get_image_height(r->png, r->info);
-    EN_TRY(en_decode_reserve(job, w, h, png_get_channels(r->png, r->info)), "reading its header");
+    const int channels = png_get_channels(r->png, r->info);
+    EN_TRY(en_decode_claim(job, w, h), "reading its header");
+    if (job->header_only) {
+        *job->img = (en_image){ .w = w, .h = h, .channels = channels };
+        return EN_OK;
+    }
     /* deflate: a match of 258 bytes takes at least two bits, so 1032 to 1.  Interlacing only adds padding and filter bytes. */
     const uint64_t stored = (uint64_t)png_get_rowbytes(r->png, r->info) * (uint64_t)h;
     EN_REQUIRE(stored / 1032 <= job->n, EN_EDATA,
                "%s is truncated or damaged (it claims %" PRId64 " x %" PRId64 " pixels, %" PRIu64 " bytes of rows, in %zu bytes)",
                job->name, w, h, stored, job->n);
+
+    EN_TRY(en_decode_choose(job, w, h, channels, job->crop), "choosing what to look at");
+    EN_TRY(en_decode_reserve(job, w, h, channels), "reading its header");
 
     png_set_expand(r->png);                    /* palette to RGB, 1, 2 and 4 bits to 8, tRNS to alpha */
     png_set_strip_16(r->png);                  /* >> 8; Pillow clips instead, and shows white         */
@@ -94,14 +106,16 @@ en_status en_decode_png(const en_decode_job *job)
     struct reader r;
     memset(&r, 0, sizeof r);
     r.job = job;
-    r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r, on_error, on_warning);
+    r.png = png_create_read_struct_2(PNG_LIBPNG_VER_STRING, &r, on_error, on_warning, job->arena, on_take, on_give_back);
     if (r.png) r.info = png_create_info_struct(r.png);
     if (!r.info) {
         png_destroy_read_struct(&r.png, &r.info, NULL);
+        en_arena_reset(job->arena, EN_KEEP_ARENA);
         return en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory to read %s", job->name);
     }
     const bool returned = guarded(&r);
     png_destroy_read_struct(&r.png, &r.info, NULL);
+    en_arena_reset(job->arena, EN_KEEP_ARENA);
     if (returned) return r.status;
     return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is %s (PNG: %s, %zu bytes)", job->name,
                     r.truncated ? "truncated" : "damaged", r.reason, job->n);
