@@ -144,7 +144,8 @@ static void pixels_are_the_references(void **state)
             if (i == 0)
                 for (size_t j = 0; j < n; j++)
                     if (got[j] != golden.reference[(size_t)k * n + j])
-                        fail_msg("%s %g: value %zu is %d, not %d", en_op_name(op), golden.argument[k], j, got[j], golden.reference[(size_t)k * n + j]);
+                        fail_msg("%s %g: value %zu is %d, not %d", en_op_name(op), golden.argument[k], j, got[j],
+                                 golden.reference[(size_t)k * n + j]);
             if (crc32_of(got, n) != golden.crc[k * golden.pictures + i])
                 fail_msg("%s %g of the %d x %d picture has another CRC", en_op_name(op), golden.argument[k], w, h);
             free(got);
@@ -251,8 +252,8 @@ static void neutral_arguments_change_nothing(void **state)
 {
     (void)state;
     static const struct { en_op op; double argument; } neutral[] = {
-        { EN_OP_ROTATE, 0 }, { EN_OP_SHEAR_X, 0 }, { EN_OP_SHEAR_Y, -0.0 }, { EN_OP_TRANSLATE_X, 0 }, { EN_OP_TRANSLATE_Y, -0.0 }, { EN_OP_POSTERIZE, 8 },
-        { EN_OP_SOLARIZE, 256 }, { EN_OP_COLOR, 1 }, { EN_OP_CONTRAST, 1 }, { EN_OP_BRIGHTNESS, 1 }, { EN_OP_SHARPNESS, 1 }, { EN_OP_CUTOUT, 0 },
+        { EN_OP_ROTATE, 0 }, { EN_OP_SHEAR_X, 0 }, { EN_OP_SHEAR_Y, -0.0 }, { EN_OP_TRANSLATE_X, 0 }, { EN_OP_TRANSLATE_Y, -0.0 },
+        { EN_OP_POSTERIZE, 8 }, { EN_OP_SOLARIZE, 256 }, { EN_OP_COLOR, 1 }, { EN_OP_CONTRAST, 1 }, { EN_OP_BRIGHTNESS, 1 }, { EN_OP_SHARPNESS, 1 }, { EN_OP_CUTOUT, 0 },
         { EN_OP_SOLARIZE_ADD, 0 } };
     static const int sizes[][2] = { { 1, 1 }, { 2, 3 }, { 40, 31 } };
     for (size_t i = 0; i < sizeof neutral / sizeof *neutral; i++)
@@ -290,7 +291,8 @@ static void oddities_of_the_reference_are_kept(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint8_t *got = applied(cases[i].op, cases[i].argument, 224, 224, flat);
         for (int j = 0; j < 224 * 224 * 3; j += 1001)
-            if (got[j] != cases[i].want) fail_msg("%s %g: 100 became %d, not %d", en_op_name(cases[i].op), cases[i].argument, got[j], cases[i].want);
+            if (got[j] != cases[i].want)
+                fail_msg("%s %g: 100 became %d, not %d", en_op_name(cases[i].op), cases[i].argument, got[j], cases[i].want);
         free(got);
     }
     free(flat);
