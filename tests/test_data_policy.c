@@ -261,7 +261,7 @@ static void erasing_is_a_rectangle_of_the_stated_area(void **state)
     const en_augment a = { .erase = .5, .erase_mean = true };
     uint8_t *was = calloc(S * S, 3), *rgb = malloc(S * S * 3), *spare = malloc(S * S * 3);
     int erased = 0, tall = 0;
-    double sum = 0, cx = 0, cy = 0;
+    double sum = 0, cx = 0, cy = 0, skew = 0;
     for (uint64_t s = 0; s < RUNS; s++) {
         memcpy(rgb, was, S * S * 3);
         en_augment_pixels(&a, S, 11, 0, s, rgb, spare);
@@ -276,6 +276,7 @@ static void erasing_is_a_rectangle_of_the_stated_area(void **state)
         assert_true((w + .5) / (h - .5) >= .3 && (h + .5) / (w - .5) >= .3 && w < S && h < S);
         erased++;
         tall += h > w;
+        skew += fabs(log((double)h / w));
         sum += (double)(w * h) / (S * S);
         cx += (b.x0 + w / 2.0) / S;
         cy += (b.y0 + h / 2.0) / S;
@@ -283,6 +284,8 @@ static void erasing_is_a_rectangle_of_the_stated_area(void **state)
     within_deviation("erased pictures", erased, .5, RUNS);
     const double mean = sum / erased, bound = 6 * .0905 / sqrt(erased);
     assert_true(mean > .1767 - .0007 - bound && mean < .1767 + bound);
+    /* |log aspect| is uniform on 0...-log .3: mean .602, deviation .348; .01 for rounded sides and refused attempts */
+    assert_true(fabs(skew / erased + log(.3) / 2) < 6 * .348 / sqrt(erased) + .01);
     within_deviation("tall rectangles", tall, .5, erased - erased / 50);        /* squares are neither: less than 1 in 50 */
     assert_true(fabs(cx / erased - .5) < 6 * .3 / sqrt(erased) && fabs(cy / erased - .5) < 6 * .3 / sqrt(erased));
     free(was);
