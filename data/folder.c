@@ -10,6 +10,8 @@
  * Symbolic links are followed.  A folder reached twice within a class, through links, is read once (device and inode
  * tell), so a link to one's own parent ends.  A link that leads nowhere stays in the list and is reported like any other
  * file that cannot be read: leaving it out in silence would change the data without a word. */
+#include "folder.h"
+#include "pack.h"
 #include "synth.h"
 
 #include <dirent.h>
@@ -111,7 +113,8 @@ static en_status list_path(const char *path, names *folders, names *files)
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 && errno == ENOTDIR)
         return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
-                        "%s is not a folder; name the folder that holds train/ and val/, or the class folders", path);
+                        "%s is not a folder, nor a file that `effnet pack` made; name the folder that holds train/ and val/, or the "
+                        "class folders", path);
     if (fd < 0 && errno == ENOENT)
         return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
                         "%s does not exist; name a folder of images, DIR/<class>/..., or \"synthetic\"", path);
@@ -238,28 +241,23 @@ void en_dataset_close(en_dataset *ds)
 
 /* ---- opening ---- */
 
-/* The folder whose folders are the classes: DIR itself, or its split.  *root is owned by the caller. */
-static en_status pick_split(const char *dir, const char *split, char **root)
+typedef struct { const char *train, *val; } splits;            /* bare names of folders; NULL: there is none */
+
+static en_status find_splits(const char *dir, splits *s)
 {
     en_status status = EN_OK;
     names folders = { 0 }, files = { 0 }, below = { 0 }, below_files = { 0 };
-    const char *pick = NULL;
     char *train = NULL;
+    *s = (splits){ 0 };
     EN_TRY_OUT(list_path(dir, &folders, &files), "opening the images");
     const char *val = has(&folders, "val") ? "val" : has(&folders, "validation") ? "validation" : NULL;
-    if (has(&folders, "train")) {
+    const bool has_train = has(&folders, "train");
+    if (has_train && !val) {
         train = join(dir, "train");
         EN_REQUIRE_OUT(train, EN_ENOMEM, "no memory for the path of %s/train", dir);
-        if (!val) EN_TRY_OUT(list_path(train, &below, &below_files), "opening the images");
+        EN_TRY_OUT(list_path(train, &below, &below_files), "opening the images");
     }
-    const bool splits = val || (train && (below.n > 0 || folders.n == 1));
-    if (splits) {
-        pick = strcmp(split, "train") == 0 ? (train ? "train" : NULL) : val;
-        EN_REQUIRE_OUT(pick, EN_EDATA, "%s has %s/ but no %s/; add it, or name another folder for it", dir, train ? "train" : val,
-                       strcmp(split, "train") == 0 ? "train" : "val");
-    }
-    *root = pick ? join(dir, pick) : strdup(dir);
-    EN_REQUIRE_OUT(*root, EN_ENOMEM, "no memory for the path of %s", dir);
+    if (val || (has_train && (below.n > 0 || folders.n == 1))) *s = (splits){ .train = has_train ? "train" : NULL, .val = val };
 out:
     free(train);
     names_free(&folders);
@@ -269,13 +267,45 @@ out:
     return status;
 }
 
-/* The label of a class folder, or EN_EDATA: known to classes_like, or simply the next one. */
-static en_status label_of(const char *root, const char *name, int64_t next, const en_dataset *like, int64_t *label)
+en_status en_folder_splits(const char *path, bool *train, bool *val)
+{
+    splits s;
+    EN_TRY(find_splits(path, &s), "looking for train/ and val/");
+    *train = s.train;
+    *val = s.val;
+    return EN_OK;
+}
+
+/* The folder whose folders are the classes: DIR itself, or its split.  *root is owned by the caller. */
+static en_status pick_split(const char *dir, const char *split, char **root)
+{
+    splits s;
+    EN_TRY(find_splits(dir, &s), "opening the images");
+    const bool training = strcmp(split, "train") == 0;
+    const char *pick = training ? s.train : s.val, *other = training ? s.val : s.train;
+    EN_REQUIRE(pick || !other, EN_EDATA, "%s has %s/ but no %s/; add it, or name another folder for it", dir, other,
+               training ? "train" : "val");
+    *root = pick ? join(dir, pick) : strdup(dir);
+    EN_REQUIRE(*root, EN_ENOMEM, "no memory for the path of %s", dir);
+    return EN_OK;
+}
+
+en_status en_class_label(const char *where, const char *name, const char *remedy, int64_t next, const en_dataset *like, int64_t *label)
 {
     *label = like ? names_find(like->class_names, like->classes, name) : next;
-    EN_REQUIRE(*label >= 0, EN_EDATA,
-               "%s/%s: the class \"%s\" is not among the %" PRId64 " of %s; rename the folder or take it out", root, name, name,
-               like->classes, *like->source ? like->source : "the trained network");
+    EN_REQUIRE(*label >= 0, EN_EDATA, "%s/%s: the class \"%s\" is not among the %" PRId64 " of %s; %s", where, name, name,
+               like->classes, *like->source ? like->source : "the trained network", remedy);
+    return EN_OK;
+}
+
+en_status en_class_names_copy(en_dataset *ds, const en_dataset *like)
+{
+    ds->class_names = calloc((size_t)like->classes, sizeof *ds->class_names);
+    EN_REQUIRE(ds->class_names, EN_ENOMEM, "no memory for %" PRId64 " class names", like->classes);
+    for (ds->classes = 0; ds->classes < like->classes; ds->classes++) {
+        ds->class_names[ds->classes] = strdup(like->class_names[ds->classes]);
+        EN_REQUIRE(ds->class_names[ds->classes], EN_ENOMEM, "no memory for %" PRId64 " class names", like->classes);
+    }
     return EN_OK;
 }
 
@@ -291,7 +321,7 @@ static en_status grow_labels(en_dataset *ds, int64_t samples, int32_t label)
 static en_status open_folder(const char *root, const en_dataset *like, en_dataset *ds)
 {
     en_status status = EN_OK;
-    names folders = { 0 }, strays = { 0 }, all = { 0 };
+    names folders = { 0 }, strays = { 0 };
     walk w = { 0 };
     char *path = NULL;
     EN_TRY_OUT(list_path(root, &folders, &strays), "opening the images");
@@ -304,7 +334,7 @@ static en_status open_folder(const char *root, const en_dataset *like, en_datase
 
     for (int64_t c = 0; c < folders.n; c++) {
         int64_t label;
-        EN_TRY_OUT(label_of(root, folders.at[c], c, like, &label), "opening the images");
+        EN_TRY_OUT(en_class_label(root, folders.at[c], "rename the folder or take it out", c, like, &label), "opening the images");
         free(path);
         path = join(root, folders.at[c]);
         EN_REQUIRE_OUT(path, EN_ENOMEM, "no memory for the path of %s", folders.at[c]);
@@ -315,23 +345,20 @@ static en_status open_folder(const char *root, const en_dataset *like, en_datase
                        path);
         EN_TRY_OUT(grow_labels(ds, w.files.n, (int32_t)label), "opening the class %s", folders.at[c]);
     }
-    if (!like) {
-        all = folders;
+    if (like) {
+        EN_TRY_OUT(en_class_names_copy(ds, like), "copying the class names");
+    } else {
+        ds->class_names = folders.at;
+        ds->classes = folders.n;
         folders = (names){ 0 };
     }
-    for (int64_t c = 0; like && c < like->classes; c++)
-        EN_TRY_OUT(names_add(&all, strdup(like->class_names[c])), "copying the class names");
-    ds->class_names = all.at;
-    ds->classes = all.n;
     ds->files = w.files.at;
-    all = (names){ 0 };
     w.files = (names){ 0 };
 out:
     if (status != EN_OK) ds->samples = 0;      /* the files are still the walk's */
     free(path);
     free(w.seen);
     names_free(&w.files);
-    names_free(&all);
     names_free(&folders);
     names_free(&strays);
     return status;
@@ -348,6 +375,7 @@ en_status en_dataset_open(const char *path, const char *split, const en_dataset 
                strlen(path), sizeof (*out)->source - 1);
     if (strcmp(path, "synthetic") == 0 || strncmp(path, "synthetic:", 10) == 0)
         return en_synthetic_open(path, split, classes_like, out);
+    if (en_is_packed(path)) return en_packed_open(path, split, classes_like, out);
 
     char *root = NULL;
     EN_TRY(pick_split(path, split, &root), "opening %s for %s", path, split);
@@ -363,4 +391,19 @@ out:
     en_dataset_close(ds);
     free(root);
     return status;
+}
+
+bool en_dataset_has(const char *path, const char *split)
+{
+    const bool training = strcmp(split, "train") == 0;
+    const char *const folders[2] = { training ? "train" : "val", training ? "train" : "validation" };
+    if (en_is_packed(path)) return en_packed_has(path, folders[0]);
+    bool found = false;
+    for (int i = 0; i < 2 && !found; i++) {
+        struct stat st;
+        char *dir = join(path, folders[i]);
+        found = dir && stat(dir, &st) == 0 && S_ISDIR(st.st_mode);
+        free(dir);
+    }
+    return found;
 }

@@ -10,7 +10,7 @@
 #     cores                            how many this process may use
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-program_packages=(gcc libc6-dev cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libjpeg-dev libpng-dev)
+program_packages=(gcc libc6-dev cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libjpeg-dev libpng-dev zlib1g-dev)
 test_packages=(libcmocka-dev g++ python3)       # C++ and Python: CUDA sources are tested on the processor (tests/cudaemu)
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'; else bold='' red='' plain=''; fi
@@ -38,7 +38,7 @@ need_packages() {
     local missing=() package as_root=() log
     if ! command -v dpkg-query >/dev/null; then
         note "$(distribution): not Debian or Ubuntu, so packages are yours to install: a C compiler, CMake 3.25, Ninja or make,"
-        note "Open MPI, HDF5, libjpeg, libpng with their headers; for the tests cmocka, a C++ compiler and Python 3."
+        note "Open MPI, HDF5, libjpeg, libpng, zlib with their headers; for the tests cmocka, a C++ compiler and Python 3."
         return
     fi
     for package in "$@"; do package_is_installed "$package" || missing+=("$package"); done

@@ -18,3 +18,7 @@ foreach(test test_data_augment test_data_augment_plain)
 endforeach()
 en_test(test_data_policy test_data_policy.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
 en_test(test_data_mix test_data_mix.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
+
+en_test(test_data_pack test_data_pack.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG ZLIB::ZLIB ${HDF5_C_LIBRARIES})
+target_include_directories(test_data_pack PRIVATE ${HDF5_C_INCLUDE_DIRS})
+target_compile_definitions(test_data_pack PRIVATE EN_TEST_DATA="${EN_TEST_DATA}")

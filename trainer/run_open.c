@@ -51,18 +51,6 @@ static en_status open_folder(en_run *run)
 
 /* ---- data -------------------------------------------------------------------------------------------------------------- */
 
-static bool has_val(const char *path)
-{
-    static const char *const names[] = { "val", "validation" };
-    for (size_t i = 0; i < 2; i++) {
-        char dir[4200];
-        struct stat st;
-        snprintf(dir, sizeof dir, "%s/%s", path, names[i]);
-        if (stat(dir, &st) == 0 && S_ISDIR(st.st_mode)) return true;
-    }
-    return false;
-}
-
 static en_status open_data(en_run *run)
 {
     en_trainer *t = &run->t;
@@ -73,7 +61,7 @@ static en_status open_data(en_run *run)
                "of its own", t->train_set->source, t->train_set->class_names[0]);
     EN_REQUIRE(t->train_set->samples >= t->comm->world_size, EN_EDATA, "%s has %" PRId64 " images for %d ranks; start fewer ranks", t->train_set->source,
                t->train_set->samples, t->comm->world_size);
-    if (o->val[0] || has_val(o->data))
+    if (o->val[0] || en_dataset_has(o->data, "val"))
         EN_TRY(en_dataset_open(o->val[0] ? o->val : o->data, "val", t->train_set, &t->val_set), "opening the validation images");
     return EN_OK;
 }

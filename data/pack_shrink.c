@@ -1,0 +1,121 @@
+/* pack_shrink.c - a picture with its longer side shortened, as a JPEG.
+ *
+ * Antialiased by areas: an output pixel is the mean of the rectangle of input pixels that it covers, edges counted by the part that
+ * is covered.  With lengths in units of 1/ow of an input pixel an input pixel is ow long and an output pixel w long, so all weights are
+ * whole numbers, the sums are exact and the result is the same on every machine. */
+#include "pack_inside.h"
+
+#include <inttypes.h>
+#include <setjmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jpeglib.h>
+
+/* sum[3*ow] (=): one row of w pixels, weights adding up to w */
+static void shrink_row(const uint8_t *in, int64_t w, int64_t ow, uint32_t *sum)
+{
+    memset(sum, 0, (size_t)ow * 3 * sizeof *sum);
+    int64_t x = 0, left = w;                   /* left: of output pixel x */
+    for (int64_t k = 0; k < w; k++, in += 3) {
+        const int64_t first = left < ow ? left : ow, rest = ow - first;
+        for (int d = 0; d < 3; d++) sum[3 * x + d] += (uint32_t)first * in[d];
+        left -= first;
+        if (left == 0) { x++; left = w; }
+        if (rest == 0) continue;
+        for (int d = 0; d < 3; d++) sum[3 * x + d] += (uint32_t)rest * in[d];    /* ow <= w: it fits into the next one */
+        left -= rest;
+    }
+}
+
+/* rgb (oh, ow, 3) = the picture; row (3*ow) and sum (3*ow) are scratch */
+static void shrink(const en_image *img, int64_t ow, int64_t oh, uint32_t *row, uint64_t *sum, uint8_t *rgb)
+{
+    const size_t n = (size_t)ow * 3;
+    const uint64_t whole = (uint64_t)img->w * (uint64_t)img->h;
+    int64_t left = img->h;
+    memset(sum, 0, n * sizeof *sum);
+    for (int64_t k = 0; k < img->h; k++) {
+        shrink_row(img->rgb + (size_t)k * (size_t)img->w * 3, img->w, ow, row);
+        const int64_t first = left < oh ? left : oh, rest = oh - first;
+        for (size_t i = 0; i < n; i++) sum[i] += (uint64_t)first * row[i];
+        left -= first;
+        if (left > 0) continue;
+        for (size_t i = 0; i < n; i++) *rgb++ = (uint8_t)((sum[i] + whole / 2) / whole);
+        for (size_t i = 0; i < n; i++) sum[i] = (uint64_t)rest * row[i];
+        left = img->h - rest;
+    }
+}
+
+struct writer {
+    struct jpeg_compress_struct cinfo;
+    struct jpeg_error_mgr       errors;
+    jmp_buf        escape;
+    unsigned char *bytes;
+    unsigned long  n;
+    char           reason[JMSG_LENGTH_MAX];
+};
+
+static void leave(j_common_ptr cinfo)
+{
+    struct writer *w = cinfo->client_data;
+    cinfo->err->format_message(cinfo, w->reason);
+    longjmp(w->escape, 1);
+}
+
+static bool compress(struct writer *w, const uint8_t *rgb, int64_t ow, int64_t oh, int quality, bool gray, uint8_t *row)
+{
+    if (setjmp(w->escape)) return false;
+    struct jpeg_compress_struct *c = &w->cinfo;
+    jpeg_create_compress(c);
+    jpeg_mem_dest(c, &w->bytes, &w->n);
+    c->image_width = (JDIMENSION)ow;
+    c->image_height = (JDIMENSION)oh;
+    c->input_components = gray ? 1 : 3;
+    c->in_color_space = gray ? JCS_GRAYSCALE : JCS_RGB;
+    jpeg_set_defaults(c);                      /* 4:2:0 */
+    jpeg_set_quality(c, quality, TRUE);
+    c->optimize_coding = TRUE;
+    jpeg_start_compress(c, TRUE);
+    while (c->next_scanline < c->image_height) {
+        const uint8_t *from = rgb + (size_t)c->next_scanline * (size_t)ow * 3;
+        for (int64_t x = 0; gray && x < ow; x++) row[x] = from[3 * x];
+        JSAMPROW rows = gray ? row : (JSAMPROW)(uintptr_t)from;
+        jpeg_write_scanlines(c, &rows, 1);
+    }
+    jpeg_finish_compress(c);
+    return true;
+}
+
+/* A gray picture stays one: training crops those by a rule of their own. */
+en_status en_pack_shrink(const en_image *img, int64_t max_side, int quality, uint8_t **buf, size_t *n)
+{
+    const int64_t longer = img->w > img->h ? img->w : img->h;
+    EN_REQUIRE(max_side > 0 && max_side < longer && max_side <= 65500, EN_EINVAL, "shrinking %" PRId64 " x %" PRId64 " to %" PRId64, img->w, img->h, max_side);
+    int64_t ow = (2 * img->w * max_side + longer) / (2 * longer), oh = (2 * img->h * max_side + longer) / (2 * longer);
+    if (ow < 1) ow = 1;
+    if (oh < 1) oh = 1;
+    en_status status = EN_OK;
+    uint32_t *row = malloc((size_t)ow * 3 * sizeof *row);
+    uint64_t *sum = malloc((size_t)ow * 3 * sizeof *sum);
+    uint8_t *rgb = malloc((size_t)ow * (size_t)oh * 3);
+    struct writer *w = calloc(1, sizeof *w);
+    EN_REQUIRE_OUT(row && sum && rgb && w, EN_ENOMEM, "no memory for a picture of %" PRId64 " x %" PRId64, ow, oh);
+    shrink(img, ow, oh, row, sum, rgb);
+    w->cinfo.err = jpeg_std_error(&w->errors);
+    w->cinfo.client_data = w;
+    w->errors.error_exit = leave;
+    const bool done = compress(w, rgb, ow, oh, quality, img->channels <= 2, (uint8_t *)row);
+    jpeg_destroy_compress(&w->cinfo);
+    if (!done) free(w->bytes);
+    EN_REQUIRE_OUT(done, EN_ENOMEM, "libjpeg could not write a picture of %" PRId64 " x %" PRId64 ": %s", ow, oh, w->reason);
+    *buf = w->bytes;
+    *n = w->n;
+out:
+    free(row);
+    free(sum);
+    free(rgb);
+    free(w);
+    return status;
+}
