@@ -1,5 +1,6 @@
 /* bench.c - `effnet bench train`: the training step itself (step.c) on resident data, nothing decoded and nothing saved: what
- * the engine can do.  `effnet bench passes` is in bench_passes.c. */
+ * the engine can do.  `effnet bench passes` is in bench_passes.c, `effnet bench data` in bench_data.c. */
+#include "trainer/bench_data.h"
 #include "trainer/bench_passes.h"
 #include "trainer/commands.h"
 #include "trainer/run.h"
@@ -127,10 +128,10 @@ en_status en_command_bench(const en_options *o)
 {
     en_comm *comm = NULL;
     const char *what = o->operands == 1 ? o->operand[0] : "";
-    const bool passes = strcmp(what, "passes") == 0;
-    EN_REQUIRE(passes || strcmp(what, "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train, or effnet bench passes");
+    const bool passes = strcmp(what, "passes") == 0, data = strcmp(what, "data") == 0;
+    EN_REQUIRE(passes || data || strcmp(what, "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train, effnet bench passes, or effnet bench data");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
-    const en_status s = passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
+    const en_status s = data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

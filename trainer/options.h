@@ -99,9 +99,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "share of pictures with a rectangle erased (random erasing)") \
   X(erase_fill,       STR,  "noise",           EN_TRAIN | EN_BENCH,                        "name",    "noise|mean",                 \
     "what an erased rectangle is filled with") \
-  X(mixup,            F64,  0,                 EN_TRAIN,                                   "alpha",   "[0,100]",                    \
+  X(mixup,            F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
     "mixup: alpha of its Beta distribution (0: off)") \
-  X(cutmix,           F64,  0,                 EN_TRAIN,                                   "alpha",   "[0,100]",                    \
+  X(cutmix,           F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
     "cutmix: alpha of its Beta distribution (0: off); with --mixup every other pair") \
   X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
     "auto (the checkpoint's, else bicubic), bicubic (the reference's), bilinear (V2's); -aa: antialiased, as Pillow") \

@@ -1,0 +1,179 @@
+/* test_program_bench.c - `effnet bench data`: what it measures is of one piece, what it counts is counted, and what cannot be
+ * measured is told.
+ *
+ * How fast is no matter of tests; that rates, parts and cores agree with each other is. */
+#define _GNU_SOURCE
+#include "program.h"
+
+#include <math.h>
+
+#define SMALL "--image-size 32 --workers 1"
+
+/* 40 pictures of 10 classes to train on, 20 to validate */
+static const char *data(void)
+{
+    static const char *made;
+    if (!made) {
+        run(0, 0, "synth %s --train-per-class 4 --val-per-class 2 --synth-size 48", at("data"));
+        made = at("data");
+    }
+    return made;
+}
+
+/* The one JSON object on stdout, and nothing else. */
+static const char *json_of(const outcome *o)
+{
+    if (o->out[0] != '{' || strcspn(o->out, "\n") + 1 != strlen(o->out)) FAIL_RUN(o, "more or less than one line of JSON");
+    return o->out;
+}
+
+/* The object of one way; NULL: it was not measured. */
+static const char *way_of(const char *json, const char *way)
+{
+    const char *ways = strstr(json, "\"ways\":{"), *found = ways ? strstr(ways, textf("\"%s\":{", way)) : NULL;
+    return found;
+}
+
+static double of_core(const char *json, const char *way)
+{
+    const char *w = way_of(json, way);
+    if (!w) fail_msg("no \"%s\" in: %s", way, json);
+    return number_in(w, "images_per_core_s");
+}
+
+static void refused(int code, const char *needle, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void refused(int code, const char *needle, const char *fmt, ...)
+{
+    char arguments[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(arguments, sizeof arguments, fmt, ap);
+    va_end(ap);
+    says_once(run(code, 0, "%s", arguments), needle);
+}
+
+/* ---- figures -------------------------------------------------------------------------------------------------------------- */
+
+static void every_way_has_a_rate_within_its_spread(void **state)
+{
+    (void)state;
+    const char *json = json_of(run(0, 0, "bench data " SMALL " --data %s --augment autoaugment --steps 3 --json", data()));
+    static const char *const ways[] = { "read", "whole", "crop", "augment", "scaled", "cached", "loader" };
+    for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
+        const char *w = way_of(json, ways[k]);
+        if (!w) fail_msg("%s is not there: %s", ways[k], json);
+        const double median = number_in(w, "images_per_core_s"), least = number_in(w, "images_per_core_s_least"), most = number_in(w, "images_per_core_s_most");
+        if (!(0 < least && least <= median && median <= most)) fail_msg("%s: %g %g %g", ways[k], median, least, most);
+        if (!(number_in(w, "images_per_s") > 0)) fail_msg("%s: no rate by the clock", ways[k]);
+        const double by_time = 1e6 / number_in(w, "cpu_us"), by_bytes = 1e6 * number_in(w, "mb_per_core_s") / number_in(json, "bytes_mean");
+        /* printed with two decimals of a microsecond, three of a megabyte a second */
+        if (fabs(by_time - median) > 0.01 * median || fabs(by_bytes - median) > 0.01 * median) fail_msg("%s: %g, %g and %g", ways[k], median, by_time, by_bytes);
+    }
+    assert_int_equal(number_in(json, "rounds"), 3);
+    if (of_core(json, "read") <= of_core(json, "loader")) fail_msg("the loader, which reads, is faster than reading: %s", json);
+}
+
+/* The parts of the run's time are the loader's time, but for what the loader has saved (then there is no rest). */
+static void parts_add_up(void **state)
+{
+    (void)state;
+    const char *json = json_of(run(0, 0, "bench data " SMALL " --data synthetic:64 --steps 3 --json")), *parts = strstr(json, "},\"cpu_us\":{");
+    if (!parts) fail_msg("no parts: %s", json);
+    const double rest = number_in(parts, "rest"), loader = 1e6 / of_core(json, "loader"),
+                 all = number_in(parts, "read") + number_in(parts, "decode") + number_in(parts, "resize") + number_in(parts, "augment") + rest;
+    if (rest > 0 ? fabs(all - loader) > 0.01 * loader + 0.05 : all < loader - 0.05) fail_msg("%g of %g us: %s", all, loader, json);
+    assert_true(number_in(parts, "augment") == 0);
+    if (way_of(json, "augment")) fail_msg("nothing is augmented: %s", json);
+}
+
+static void cores_are_the_rate_over_the_loaders(void **state)
+{
+    (void)state;
+    const char *json = json_of(run(0, 0, "bench data " SMALL " --data synthetic:64 --decode scaled --steps 1 --rate 12345 --json"));
+    const double want = 12345 / of_core(json, "loader");
+    if (fabs(number_in(json, "cores_needed") - want) > 0.01 * want + 0.01) fail_msg("%g cores: %s", want, json);
+    assert_true(strstr(json, "\"rate_is_floor\":false"));
+    if (way_of(json, "scaled")) fail_msg("--decode scaled beside itself: %s", json);
+}
+
+/* With four times the pixels a step moves four times the bytes, but for the weights, which 256 images share; and rounding up of odd
+ * sides: within 3 %. */
+static void the_floor_follows_the_pixels(void **state)
+{
+    (void)state;
+    double rate[2];
+    for (int k = 0; k < 2; k++) {
+        const char *json = json_of(run(0, 0, "bench data --workers 1 --micro-batch 2 --data synthetic:2 --model b0 --image-size %d --steps 1 --json", 224 << k));
+        assert_true(strstr(json, "\"rate_is_floor\":true"));
+        rate[k] = number_in(json, "rate");
+    }
+    if (fabs(rate[0] / rate[1] - 4) > 0.12) fail_msg("%g and %g images/s", rate[0], rate[1]);
+}
+
+static void the_table_says_what_waits(void **state)
+{
+    (void)state;
+    outcome *o = run(0, 0, "bench data " SMALL " --data synthetic:32 --steps 1 --rate 1e9");
+    if (!strstr(o->out, "input-bound above ")) FAIL_RUN(o, "a thousand million images a second, and the input keeps up");
+    o = run(0, 0, "bench data " SMALL " --data synthetic:32 --steps 1 --rate 0.001");
+    if (!strstr(o->out, "enough for one")) FAIL_RUN(o, "an image in a quarter of an hour, and the input does not keep up");
+}
+
+/* ---- what is measured ------------------------------------------------------------------------------------------------------ */
+
+static void images_are_counted_and_bad_ones_left_out(void **state)
+{
+    (void)state;
+    shell("cp -r %s %s && echo 'this is no picture' > $(ls -d %s/train/*/* | head -1)", data(), at("one_bad"), at("one_bad"));
+    outcome *o = run(0, 0, "bench data " SMALL " --data %s --steps 1 --json", at("one_bad"));
+    const char *json = json_of(o);
+    assert_int_equal(number_in(json, "samples"), 40);
+    assert_int_equal(number_in(json, "images"), 39);
+    assert_int_equal(number_in(json, "bad"), 1);
+    says_once(o, "1 file left out that cannot be decoded");
+    says_once(o, "text, 19 bytes");
+    json = json_of(run(0, 0, "bench data " SMALL " --data %s --split val --micro-batch 7 --steps 1 --json", at("one_bad")));
+    assert_int_equal(number_in(json, "samples"), 20);
+    assert_int_equal(number_in(json, "images"), 7);
+    assert_int_equal(number_in(json, "width_mean"), 48);
+}
+
+static void every_option_of_a_run_is_taken(void **state)
+{
+    (void)state;
+    static const char *const options[] = { "--augment randaugment --rand-ops 3 --magnitude 15", "--augment autoaugment-paper --erase 0.5", "--augment none",
+                                           "--mixup 0.2 --cutmix 1", "--resize bilinear-aa --device cuda --workers 3" };
+    for (size_t k = 0; k < sizeof options / sizeof *options; k++)
+        json_of(run(0, 0, "bench data " SMALL " %s --data synthetic:20 --steps 1 --json", options[k]));
+}
+
+static void what_cannot_be_measured_is_told(void **state)
+{
+    (void)state;
+    make_folders(at("empty"));
+    make_folders(at("no_pictures/a"));
+    write_file(at("no_pictures/a/x.jpg"), "text", 4);
+    refused(2, "--data: which images?", "bench data");
+    refused(2, "effnet bench train, effnet bench passes, or effnet bench data", "bench dat --data %s", data());
+    refused(2, "--split test: train or val", "bench data --data %s --split test", data());
+    refused(3, "is empty", "bench data --data %s", at("empty"));
+    refused(3, "none can be decoded", "bench data --data %s", at("no_pictures"));
+    refused(3, "does not exist", "bench data --data %s", at("missing"));
+    outcome *o = run(2, 2, "bench data --data %s", data());
+    says_once(o, "without a launcher");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_way_has_a_rate_within_its_spread),
+        cmocka_unit_test(parts_add_up),
+        cmocka_unit_test(cores_are_the_rate_over_the_loaders),
+        cmocka_unit_test(the_floor_follows_the_pixels),
+        cmocka_unit_test(the_table_says_what_waits),
+        cmocka_unit_test(images_are_counted_and_bad_ones_left_out),
+        cmocka_unit_test(every_option_of_a_run_is_taken),
+        cmocka_unit_test(what_cannot_be_measured_is_told),
+    };
+    return program_main("program_bench", tests, sizeof tests / sizeof *tests);
+}
