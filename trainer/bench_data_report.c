@@ -28,7 +28,7 @@ static double per_core(const data_result *r) { return r->core[DATA_LOADER].media
 static void print_remedy(const data_result *r, data_way way, const char *option)
 {
     if (!r->measured[way] || r->core[way].median <= 1.05 * per_core(r)) return;        /* within the spread: no remedy */
-    printf("  %s: %.0f images/s of a core, %.0f cores\n", option, r->core[way].median, ceil(data_cores_needed(r, r->core[way].median)));
+    printf("  %-20s: %.0f images/s of a core, %.0f cores\n", option, r->core[way].median, ceil(data_cores_needed(r, r->core[way].median)));
 }
 
 static void print_need(const data_result *r)
@@ -45,7 +45,10 @@ static void print_need(const data_result *r)
     }
     printf("%d %s here: input-bound above %.0f images/s.\n", r->cores, r->cores == 1 ? "is" : "are", r->cores * per_core(r));
     print_remedy(r, DATA_SCALED, "with --decode scaled");
-    print_remedy(r, DATA_CACHED, "with --cache        ");
+    print_remedy(r, DATA_CACHED, "with --cache");
+    const double longer = fmax(r->width, r->height), shorter = fmin(r->width, r->height), side = 32 * ceil(8.0 / 7 * r->size * longer / shorter / 32);
+    if (r->part_s[PART_DECODE] * per_core(r) > 0.5 && longer > 1.1 * side)          /* the shorter side keeps 8/7 of the image, as in a cache */
+        printf("  %-20s: decoding is most of the time; effnet pack --max-side %.0f, and this again\n", "with smaller files", side);
 }
 
 void data_print_text(const data_result *r)

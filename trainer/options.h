@@ -52,11 +52,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "passes over the training images") \
   X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
-    "stop after this many steps in all (0: by --epochs; bench: 10)") \
+    "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, 0: for ten seconds)") \
   X(global_batch,     I64,  0,                 EN_TRAIN,                                   "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE,          "images",  "[0,65536]",                  \
-    "images per rank and pass (0: what fits); the rest by accumulation") \
+    "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
   X(uneven,           FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
   X(lr,               F64,  0.016,             EN_TRAIN,                                   "per 256", "[0,inf)",                    \
