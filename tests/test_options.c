@@ -10,7 +10,7 @@
 #include "trainer/nearest.h"
 #include "trainer/options.h"
 
-enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH };
+enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK };
 
 /* Parses words, ended by NULL, into *o (static storage for argv: operands are borrowed from it). */
 static en_status parse(int command, en_options *o, const char *const *words)
@@ -227,7 +227,7 @@ static void every_default_is_a_legal_value(void **state)
     for (int command = 1; command & ALL; command <<= 1) {
         en_options o;
         const char *const needs[] = { "x", NULL }, *const nothing[] = { NULL };
-        assert_int_equal(parse(command, &o, command & (EN_SYNTH | EN_PREDICT | EN_BENCH) ? needs : nothing), EN_OK);
+        assert_int_equal(parse(command, &o, command & (EN_SYNTH | EN_PREDICT | EN_BENCH | EN_PACK) ? needs : nothing), EN_OK);
         char *text = en_options_text(&o), *rest = text;
         for (char *line; (line = strsep(&rest, "\n")) && *line;) {
             char arg[256];
