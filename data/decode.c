@@ -84,11 +84,12 @@ en_status en_decode_reserve(const en_decode_job *job, int64_t w, int64_t h, int 
     EN_REQUIRE(!__builtin_mul_overflow((size_t)w * 3, (size_t)h, &bytes), EN_EDATA, "%s claims %" PRId64 " x %" PRId64 " pixels",
                job->name, w, h);
     if (bytes > *job->capacity) {
+        const size_t room = *job->capacity > 0 && bytes < EN_KEEP_PIXELS / 2 ? bytes + bytes / 4 : bytes;  /* a stream of parts: grow seldom */
         free(job->img->rgb);                   /* not realloc: there is nothing in it worth copying */
         *job->capacity = 0;
-        job->img->rgb = malloc(bytes);
+        job->img->rgb = malloc(room);
         EN_REQUIRE(job->img->rgb, EN_ENOMEM, "no memory for the %" PRId64 " x %" PRId64 " pixels of %s", w, h, job->name);
-        *job->capacity = bytes;
+        *job->capacity = room;
     }
     job->img->w = w;
     job->img->h = h;

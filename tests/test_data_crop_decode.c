@@ -5,6 +5,7 @@
 #include "data_help.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -406,6 +407,204 @@ static void a_part_that_is_not_inside_is_our_mistake(void **state)
     en_decoder_close(d);
 }
 
+/* ---- scaled ---- */
+
+/* The part as libjpeg's scaled picture holds it: same edges to the fraction, and never fewer pixels than asked for. */
+static void a_scaled_part_keeps_its_edges_and_enough_pixels(void **state)
+{
+    (void)state;
+    en_decoder *d;
+    OK(en_decoder_open(0, &d));
+    int scaled[4] = { 0 };
+    for (size_t k = 0; k < N_KINDS; k++) {
+        bytes b = encode(&kinds[k], 203, 151, (unsigned)k);
+        en_image whole[4];                     /* at 1, 1/2, 1/4, 1/8 */
+        for (int e = 0; e < 4; e++) {
+            en_image lent;
+            en_crop all;
+            OK(en_decode_crop(d, kinds[k].name, b.at, b.n, NULL, NULL, 151 >> e, &lent, &all));
+            assert_true(lent.w == (203 + (1 << e) - 1) >> e && lent.h == (151 + (1 << e) - 1) >> e);
+            assert_true(all.right == (float)(lent.w * (1 << e) - 203) / (float)(1 << e) && all.left == 0);
+            whole[e] = lent;
+            whole[e].rgb = malloc((size_t)(lent.w * lent.h * 3));
+            memcpy(whole[e].rgb, lent.rgb, (size_t)(lent.w * lent.h * 3));
+        }
+        for (uint64_t n = 0; n < 60; n++) {
+            en_rng rng = en_rng_at(3, EN_RNG_TEST, k, n, 0);
+            const en_crop wanted = random_crop(&rng, 203, 151);
+            const int scale_to = 1 + (int)en_rng_below(&rng, 40);
+            const int64_t least = wanted.w < wanted.h ? wanted.w : wanted.h;
+            const int e = least >= 8 * scale_to ? 3 : least >= 4 * scale_to ? 2 : least >= 2 * scale_to ? 1 : 0;
+            en_image part;
+            en_crop got;
+            OK(en_decode_crop(d, kinds[k].name, b.at, b.n, choose, &wanted, scale_to, &part, &got));
+            scaled[e]++;
+            const float f = (float)(1 << e);
+            assert_true(((float)got.w - got.left - got.right) * f == (float)wanted.w && ((float)got.h - got.top - got.bottom) * f == (float)wanted.h);
+            assert_true(got.left >= 0 && got.left < 1 && got.right >= 0 && got.right < 1 && got.top >= 0 && got.bottom >= 0);
+            const int64_t x = wanted.x >> e, y = wanted.y >> e;                 /* of the first pixel that it touches */
+            assert_true(((float)x + got.left) * f == (float)wanted.x && ((float)y + got.top) * f == (float)wanted.y);
+            for (int64_t r = 0; r < got.h; r++)
+                if (memcmp(whole[e].rgb + ((y + r) * whole[e].w + x) * 3, part.rgb + ((got.y + r) * part.w + got.x) * 3, (size_t)got.w * 3) != 0)
+                    fail_msg("%s at 1/%d: %d x %d at (%d, %d), row %d", kinds[k].name, 1 << e, (int)wanted.w, (int)wanted.h, (int)wanted.x,
+                             (int)wanted.y, (int)r);
+        }
+        for (int e = 0; e < 4; e++) free(whole[e].rgb);
+        bytes_free(&b);
+    }
+    en_decoder_close(d);
+    for (int e = 0; e < 4; e++) assert_true(scaled[e] > 50);
+}
+
+/* How far a network's input is from that of an unscaled decoding, in levels, over the photographs of imagenet-sample: each of the
+ * training crops that is large enough for 1/2 at 112 pixels, and resized to that.  No mathematics bounds this, pictures do; the limits are
+ * a third above what was measured. */
+static void a_scaled_photograph_is_near_the_whole_one(void **state)
+{
+    (void)state;
+    static const struct { en_resize_kernel kernel; const char *name; double mean, p99; } limits[] = {
+        { EN_RESIZE_BICUBIC, "bicubic", 10, 80 }, { EN_RESIZE_BILINEAR, "bilinear", 6.4, 55 },
+        { EN_RESIZE_BICUBIC_AA, "bicubic, antialiased", 1.9, 16 }, { EN_RESIZE_BILINEAR_AA, "bilinear, antialiased", 1.6, 13 },
+    };
+    enum { S = 112, N = sizeof limits / sizeof *limits };
+    char path[4096];
+    snprintf(path, sizeof path, "%s/imagenet-sample", test_data());
+    DIR *dir = opendir(path);
+    if (!dir) {
+        print_message("skipped: no %s\n", path);
+        skip();
+    }
+    en_decoder *d;
+    OK(en_decoder_open(0, &d));
+    static int64_t histogram[N][256];
+    static float a[S * S * 3], b[S * S * 3];
+    int64_t parts = 0, sample = 0;
+    for (struct dirent *class; (class = readdir(dir));) {
+        if (class->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/imagenet-sample/%s", test_data(), class->d_name);
+        DIR *inner = opendir(path);
+        for (struct dirent *e; inner && (e = readdir(inner));) {
+            if (e->d_name[0] == '.' || sample++ % 3) continue;
+            snprintf(path, sizeof path, "%s/imagenet-sample/%s/%s", test_data(), class->d_name, e->d_name);
+            bytes file = slurp(path);
+            int64_t w, h;
+            int channels;
+            OK(en_image_size(path, file.at, file.n, &w, &h, &channels));
+            const en_crop wanted = en_crop_train(w, h, channels, S, 1, 0, (uint64_t)sample);
+            if (wanted.w >= 2 * S && wanted.h >= 2 * S) {
+                parts++;
+                for (int k = 0; k < N; k++) {
+                    const en_normalise none = { .std = { 1, 1, 1 } };
+                    en_image img;
+                    en_crop got;
+                    OK(en_decode_crop(d, path, file.at, file.n, choose, &wanted, 0, &img, &got));
+                    en_resize(&img, &got, limits[k].kernel, S, &none, a);
+                    OK(en_decode_crop(d, path, file.at, file.n, choose, &wanted, S, &img, &got));
+                    en_resize(&img, &got, limits[k].kernel, S, &none, b);
+                    for (int i = 0; i < S * S * 3; i++) {
+                        const double difference = fabs((double)(a[i] - b[i]));
+                        histogram[k][difference > 255 ? 255 : (int)(difference + 0.5)]++;
+                    }
+                }
+            }
+            bytes_free(&file);
+        }
+        if (inner) closedir(inner);
+    }
+    closedir(dir);
+    en_decoder_close(d);
+    assert_true(parts > 20);
+    for (int k = 0; k < N; k++) {
+        double mean = 0;
+        int64_t seen = 0, p99 = -1;
+        const int64_t all = parts * S * S * 3;
+        for (int level = 0; level < 256; level++) {
+            mean += (double)level * (double)histogram[k][level] / (double)all;
+            seen += histogram[k][level];
+            if (p99 < 0 && (double)seen >= 0.99 * (double)all) p99 = level;
+        }
+        print_message("    %-22s mean %.2f levels, 99 %% within %d (%d parts)\n", limits[k].name, mean, (int)p99, (int)parts);
+        if (mean > limits[k].mean || (double)p99 > limits[k].p99) fail_msg("%s: more than %g and %g", limits[k].name, limits[k].mean, limits[k].p99);
+    }
+}
+
+/* ---- memory ---- */
+
+/* malloc and its kin, counted: the linker finds these first, in libjpeg, libpng and zlib, too. */
+#if !defined __SANITIZE_ADDRESS__ && defined __GLIBC__
+#define COUNTED 1
+static _Thread_local long allocations;
+static _Thread_local size_t largest;
+void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+static void count(size_t n) { allocations++; if (n > largest) largest = n; }
+void *malloc(size_t n)                    { count(n); return __libc_malloc(n); }
+void *calloc(size_t k, size_t n)          { count(k * n); return __libc_calloc(k, n); }
+void *realloc(void *p, size_t n)          { count(n); return __libc_realloc(p, n); }
+void *aligned_alloc(size_t a, size_t n)   { count(n); return __libc_memalign(a, n); }
+#else
+#define COUNTED 0
+static long allocations;
+static size_t largest;
+#endif
+
+static void a_second_picture_allocates_nothing(void **state)
+{
+    (void)state;
+    if (!COUNTED) {
+        print_message("skipped: the sanitizer owns malloc\n");
+        skip();
+    }
+    uint8_t *rgb = make_picture(200, 150, 1);
+    bytes png = make_png(rgb, 600, 200, 150, PNG_COLOR_TYPE_RGB, 8, 0);
+    en_decoder *d;
+    OK(en_decoder_open(0, &d));
+    for (size_t k = 0; k <= N_KINDS; k++) {
+        bytes first = k < N_KINDS ? encode(&kinds[k], 200, 150, 1) : bytes_copy(&png);
+        bytes second = k < N_KINDS ? encode(&kinds[k], 200, 150, 2) : bytes_copy(&png);
+        const en_crop here = { .x = 40, .y = 10, .w = 40, .h = 70 }, there = { .x = 72, .y = 70, .w = 40, .h = 70 };    /* widened alike */
+        en_image img;
+        en_crop got;
+        OK(en_decode_crop(d, "first", first.at, first.n, choose, &here, 0, &img, &got));
+        allocations = 0;
+        const en_status status = en_decode_crop(d, "second", second.at, second.n, choose, &there, 0, &img, &got);
+        const long taken = allocations;
+        assert_int_equal(status, EN_OK);
+        /* several scans: libjpeg's array of coefficients for each component, and its lists */
+        const bool several = k < N_KINDS && (kinds[k].progressive || kinds[k].scans);
+        if (several ? taken > 30 : taken > 0) fail_msg("%s: %ld allocations", k < N_KINDS ? kinds[k].name : "PNG", taken);
+        bytes_free(&first);
+        bytes_free(&second);
+    }
+    en_decoder_close(d);
+    bytes_free(&png);
+    free(rgb);
+}
+
+/* A picture of 60000 columns needs megabytes of rows; the next small one finds them gone. */
+static void what_a_giant_took_is_given_back(void **state)
+{
+    (void)state;
+    if (!COUNTED) {
+        print_message("skipped: the sanitizer owns malloc\n");
+        skip();
+    }
+    bytes giant = encode(&(jpeg_case){ .name = "wide", .stored = JCS_YCbCr, .h = { 2, 1, 1 }, .v = { 2, 1, 1 } }, 60000, 400, 1);
+    bytes small = encode(&kinds[2], 64, 48, 1);
+    en_decoder *d;
+    OK(en_decoder_open(0, &d));
+    en_image img;
+    en_crop got;
+    largest = 0;
+    OK(en_decode_crop(d, "giant", giant.at, giant.n, NULL, NULL, 0, &img, &got));
+    assert_true(largest >= 60000 * 400 * 3);   /* 72 MB: more than a decoder keeps */
+    largest = 0;
+    OK(en_decode_crop(d, "small", small.at, small.n, NULL, NULL, 0, &img, &got));
+    assert_true(largest >= 64 * 48 * 3 && largest < 1 << 20);      /* a buffer of its own size, so the other one has gone */
+    en_decoder_close(d);
+    bytes_free(&giant);
+    bytes_free(&small);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -417,6 +616,10 @@ int main(void)
         cmocka_unit_test(tables_of_the_last_file_are_forgotten),
         cmocka_unit_test(the_size_is_in_the_header),
         cmocka_unit_test(a_part_that_is_not_inside_is_our_mistake),
+        cmocka_unit_test(a_scaled_part_keeps_its_edges_and_enough_pixels),
+        cmocka_unit_test(a_scaled_photograph_is_near_the_whole_one),
+        cmocka_unit_test(a_second_picture_allocates_nothing),
+        cmocka_unit_test(what_a_giant_took_is_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
