@@ -22,3 +22,6 @@ en_test(test_data_mix test_data_mix.c data_help.c LIBS en_data JPEG::JPEG PNG::P
 en_test(test_data_pack test_data_pack.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG ZLIB::ZLIB ${HDF5_C_LIBRARIES})
 target_include_directories(test_data_pack PRIVATE ${HDF5_C_INCLUDE_DIRS})
 target_compile_definitions(test_data_pack PRIVATE EN_TEST_DATA="${EN_TEST_DATA}")
+# between two reads of one call a file may change: read is wrapped
+en_test(test_data_odd test_data_odd.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
+target_link_options(test_data_odd PRIVATE -Wl,--wrap=read)
