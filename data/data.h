@@ -1,8 +1,8 @@
 /* data.h - from files to batches, the same batches on any number of ranks, threads and resumes.
  *
- *     file bytes ─▶ decode ─▶ crop, flip, resize ─▶ normalise ─▶ batch       (order: sampler)
+ *     file bytes ─▶ decode the crop ─▶ resize, flip ─▶ augment ─▶ normalise ─▶ mix pairs ─▶ batch       (order: sampler)
  *
- * Which images form step t, in which order, and how each is cropped and flipped are functions of (seed, epoch, sample):
+ * Which images form step t, in which order, and what is done to each are functions of (seed, epoch, sample):
  * nothing here has a state that a checkpoint would have to keep.  This folder knows no MPI: rank and world_size are two
  * integers; and no models: an image is n, size, size, 3 floats. */
 #ifndef EN_DATA_H
@@ -50,9 +50,15 @@ typedef struct {
     const en_dataset *dataset;                 /* borrowed                                                        */
     en_shard  shard;
     int       size, workers, ahead;            /* ahead: batches decoded in advance (>= 1); workers 0: 1          */
+    size_t    ahead_bytes;                     /* > 0: instead, as many as fit into this, at least one            */
     uint64_t  seed;
     bool      training;                        /* crop, flip, shuffle; else evaluation crop in file order         */
     en_normalise normalise;
+    en_resize_kernel kernel;
+    en_augment augment;                        /* training                                                        */
+    bool      scaled;                          /* JPEGs may be decoded at 1/2, 1/4, 1/8 (en_decode_crop)          */
+    en_cache *cache;                           /* borrowed; NULL: none.  Its samples are the dataset's            */
+    int64_t   cache_side;                      /* and this its side                                               */
     int64_t   first_step;                      /* training: where to begin (resume)                               */
     double    max_bad_fraction;                /* 0.01: more distinct bad files than this share ends the run      */
     int64_t   max_pixels;                      /* 0: EN_MAX_PIXELS                                                */
@@ -64,10 +70,14 @@ typedef struct {
     void     *owner;
 } en_loader_config;
 
+typedef struct { double read_s, decode_s, resize_s, augment_s; int64_t images, cached; } en_loader_times;   /* seconds of all workers together; */
+                                               /* augment_s: policy, erasing and mixing; cached: found in the cache */
 typedef struct en_loader en_loader;
 
 /* Starts `workers` threads that decode ahead of the step.
  * Training: batch number b (0, 1, ...) is micro-step b % accum of step first_step + b / accum.
+ * With mixup or cutmix, positions 2k and 2k+1 of a step are a pair and each takes from the other: a rank that has but one of them makes
+ * both.  So the mixing, too, is the same on any number of ranks.  The last of an odd global batch stays as it is (share 1).
  * Evaluation: the dataset in file order, cut into steps of global_batch samples, each step's positions shared out over
  * the ranks by en_shard_range (accum 1); the last step is short; every sample exactly once over all ranks.
  * A file that cannot be decoded is named on stderr once ("rank 0: bad file ..."), counted, and in training replaced by
@@ -79,6 +89,8 @@ en_status en_loader_open(const en_loader_config *config, en_loader **out);
 en_status en_loader_next(en_loader *l, en_batch *out);      /* evaluation: n == 0 for ever after en_loader_steps calls */
 int64_t   en_loader_steps(const en_loader *l);              /* evaluation: calls that every rank makes; training: -1 */
 double    en_loader_wait_s(const en_loader *l);             /* seconds en_loader_next has waited in all              */
+en_loader_times en_loader_spent(en_loader *l);              /* since it was opened                                    */
+size_t    en_loader_bytes(const en_loader_config *c);       /* what its batches take                                  */
 int64_t   en_loader_bad(const en_loader *l, const char *const **files); /* distinct bad files met here so far       */
 void      en_loader_close(en_loader *l);                    /* stops the threads; NULL is fine                       */
 

@@ -1,6 +1,6 @@
 /* loader.c - threads that decode ahead of the step.
  *
- * The unit of work is one image of one batch.  Batches are numbered from 0 and live in a ring of `ahead` + 1 slots; batch b
+ * The unit of work is one image of one batch, or, where images are mixed in pairs, one pair (the essay says image for both).  Batches are numbered from 0 and live in a ring of `ahead` + 1 slots; batch b
  * is in slot b % slots.  Workers take (batch, image) pairs in order from one counter under one mutex, and everything else
  * about an image - which sample, which crop, where its pixels go - is a function of the pair, so which worker takes it
  * cannot be seen in the result.
@@ -13,14 +13,12 @@
  *   2. slot(b)->remaining counts images of b that are not finished; only the worker that took an image touches its part.
  *   3. A batch is begun once released + slots exceeds its number, so nothing that is lent is ever written.
  *
- * Bad files.  A worker that meets one hangs a note on the image and goes on with a stand-in (training) or leaves a hole
- * (evaluation).  The notes are read by en_loader_next when the batch is delivered: in batch order, by one thread, so what
- * is printed, counted and refused is the same whatever the workers' timing.  Stand-in k of sample s in epoch e is draw
- * (seed, EN_RNG_REPLACE, e, s, k) among the other samples: it depends on no rank and no history.
+ * A bad file leaves a note on its image (loader_bad.c), and a stand-in (training) or a hole (evaluation).  Stand-in k of sample s in
+ * epoch e is draw (seed, EN_RNG_REPLACE, e, s, k) among the other samples: it depends on no rank and no history.
  *
- * All memory for batches is taken when the loader is opened.  Each worker keeps a file buffer and a picture buffer that
- * grow to the largest file it has met. */
-#include "decode.h"
+ * All memory for batches is taken when the loader is opened; that ring is also the back-pressure: workers that are `ahead`
+ * batches in front wait.  What a worker does to an image is in loader_image.c. */
+#include "loader.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -29,32 +27,24 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { STAND_INS = 100, LISTED = 20, KEEP_BYTES = 64 << 20 };
-
-typedef struct note {                          /* a bad file, met while an image was made */
-    struct note *next;
-    int64_t      sample;
-    char         text[];
-} note;
+enum { STAND_INS = 100, MOST_AHEAD = 4096 };
 
 typedef struct {
-    int64_t  n, first, remaining;
+    int64_t  batch;                            /* its number                  */
+    int64_t  n, first, tasks, remaining;       /* images; their positions begin; images or pairs to make, not finished ones */
     void    *images;                           /* owns (most, size, size, 3) floats, or bytes */
     int32_t *labels;                           /* owns (most)                */
+    int32_t *mates;                            /* owns (most), or NULL       */
+    float   *shares;                           /* owns (most), or NULL       */
     int64_t *samples;                          /* owns (most); -1: a hole    */
-    note   **notes;                            /* owns (most) lists          */
+    en_bad_note **notes;                            /* owns (most) lists          */
 } slot;
 
 typedef struct {
     en_loader *loader;                         /* borrows */
     pthread_t  thread;
-    uint8_t   *file;                           /* owns    */
-    size_t     file_capacity;
-    en_image   picture;                        /* owns    */
-    size_t     picture_capacity;
-    float     *resized;                        /* owns: one image on its way to bytes; NULL without u8 */
+    en_maker   maker;
 } worker;
 
 struct en_loader {
@@ -69,15 +59,13 @@ struct en_loader {
     pthread_cond_t  work, full;
     bool     synced, stop;                     /* mutex and conditions exist; threads shall end */
     int64_t  released, delivered, begun;
-    int64_t  next_image;                       /* of batch begun - 1 */
+    int64_t  next_task;                        /* of batch begun - 1 */
+    en_loader_times times;
     en_status failed;                          /* sticky */
     char     failure[2048];
 
     double   wait_s;                           /* from here on: the caller's thread alone */
-    uint8_t *is_bad;                           /* owns: one bit a sample */
-    int64_t  bad, bad_room;
-    const char **bad_files;                    /* owns the array, borrows the dataset's strings */
-    char    *listed[LISTED];                   /* owns */
+    en_bad_files bad;
 };
 
 /* ---- what batch b is ---- */
@@ -105,66 +93,27 @@ static int64_t stand_in(const en_loader *l, int64_t epoch, int64_t sample, uint3
 
 /* ---- workers ---- */
 
-static size_t image_bytes(const en_loader_config *c)
-{
-    return (size_t)c->size * (size_t)c->size * 3 * (c->u8 ? 1 : sizeof(float));
-}
-
-static en_status make_image(worker *w, int64_t sample, int64_t epoch, void *out)
-{
-    const en_loader_config *c = &w->loader->config;
-    const en_dataset *ds = c->dataset;
-    size_t n = 0;
-    EN_TRY(ds->ops->read(ds, sample, &w->file, &w->file_capacity, &n), "reading it");
-    EN_TRY(en_decode_into(ds->files[sample], w->file, n, c->max_pixels, &w->picture, &w->picture_capacity), "decoding it");
-    const en_image *p = &w->picture;
-    const en_crop crop = c->training && !c->center_crop
-                       ? en_crop_train(p->w, p->h, p->channels, c->size, c->seed, (uint64_t)epoch, (uint64_t)sample)
-                       : en_crop_eval(p->w, p->h, c->size);
-    static const en_normalise as_is = { { 0, 0, 0 }, { 1, 1, 1 } };
-    en_resize_bicubic(p, &crop, c->size, c->u8 ? &as_is : &c->normalise, c->u8 ? w->resized : out);
-    if (c->u8) en_round_pixels(w->resized, image_bytes(c), out);
-    return EN_OK;
-}
-
-static en_status add_note(note **list, int64_t sample, const char *text)
-{
-    const size_t n = strlen(text) + 1;
-    note *added = malloc(sizeof *added + n);
-    EN_REQUIRE(added, EN_ENOMEM, "no memory to report: %s", text);
-    added->next = NULL;
-    added->sample = sample;
-    memcpy(added->text, text, n);
-    while (*list) list = &(*list)->next;
-    *list = added;
-    return EN_OK;
-}
-
-/* Image i of the batch in `s`: the sample itself, or a stand-in, or a hole. */
-static en_status fill(worker *w, slot *s, int64_t i)
+/* out = the image at `position` of the stream: of the sample itself, or of a stand-in, or (evaluation) nothing: *used -1.  What was
+ * met on the way is noted in *notes. */
+static en_status make(worker *w, int64_t position, void *out, en_bad_note **notes, int64_t *used)
 {
     const en_loader *l = w->loader;
     const en_loader_config *c = &l->config;
-    const int64_t position = s->first + i, samples = c->dataset->samples;
+    const int64_t samples = c->dataset->samples;
     int64_t epoch = 0;
     const int64_t wanted = c->training ? en_sampler_at(c->seed, samples, position, &epoch) : position;
     for (uint32_t k = 0; k <= STAND_INS; k++) {
         const int64_t sample = k == 0 ? wanted : stand_in(l, epoch, wanted, k);
         en_error_clear();
-        const en_status status = make_image(w, sample, epoch, (char *)s->images + (size_t)i * image_bytes(c));
-        if (status == EN_OK) {
-            s->labels[i] = c->dataset->labels[sample];
-            s->samples[i] = sample;
-            return EN_OK;
-        }
+        const en_status status = en_make_image(&w->maker, sample, epoch, out);
+        *used = sample;
+        if (status == EN_OK) return EN_OK;
         if (status != EN_EDATA && status != EN_EIO) return status;         /* not the file's fault */
         char text[2048];
         snprintf(text, sizeof text, "%s", en_error_message());
-        EN_TRY(add_note(&s->notes[i], sample, text), "noting a bad file");
-        if (!c->training) {
-            s->samples[i] = -1;
-            return EN_OK;
-        }
+        EN_TRY(en_bad_note_add(notes, sample, text), "noting a bad file");
+        *used = -1;
+        if (!c->training) return EN_OK;
         if (samples == 1) break;
     }
     en_error_clear();
@@ -172,36 +121,103 @@ static en_status fill(worker *w, slot *s, int64_t i)
                     samples == 1 ? "it is the only image" : "100 other images cannot be decoded either");
 }
 
-static void keep_modest(worker *w)             /* one giant picture must not stay with every worker for good */
+static char *image_at(const en_loader *l, const slot *s, int64_t i) { return (char *)s->images + (size_t)i * en_loader_image_bytes(&l->config); }
+
+static en_mix draw_mix(const en_loader_config *c, int64_t position, int64_t pair)
 {
-    if (w->picture_capacity > KEEP_BYTES) {
-        en_image_free(&w->picture);
-        w->picture_capacity = 0;
+    int64_t epoch;
+    const int64_t sample = en_sampler_at(c->seed, c->dataset->samples, position, &epoch);     /* its own, also when a stand-in is there */
+    return en_mix_draw(&c->augment, c->size, pair, c->seed, (uint64_t)epoch, (uint64_t)sample);
+}
+
+/* Positions 2k and 2k+1 of the step, of which the batch in `s` has one or both. */
+static en_status fill_pair(worker *w, slot *s, int64_t task)
+{
+    const en_loader *l = w->loader;
+    const en_loader_config *c = &l->config;
+    const int64_t begin = s->first / c->shard.global_batch * c->shard.global_batch, pair = (s->first - begin) / 2 + task;
+    const int64_t position[2] = { begin + 2 * pair, begin + 2 * pair + 1 };
+    int64_t at[2], used[2];
+    void *image[2];
+    for (int k = 0; k < 2; k++) {
+        at[k] = position[k] >= s->first && position[k] < s->first + s->n ? position[k] - s->first : -1;
+        image[k] = at[k] >= 0 ? image_at(l, s, at[k]) : w->maker.mate;
     }
-    if (w->file_capacity > KEEP_BYTES) {
-        free(w->file);
-        w->file = NULL;
-        w->file_capacity = 0;
+    const bool alone = position[1] >= begin + c->shard.global_batch;
+    for (int k = 0; k < 2 - alone; k++)
+        EN_TRY(make(w, position[k], image[k], &s->notes[at[k] >= 0 ? at[k] : at[!k]], &used[k]), "image of position %" PRId64, position[k]);
+    const en_mix mix[2] = { draw_mix(c, position[0], pair), alone ? (en_mix){ 0 } : draw_mix(c, position[1], pair) };
+    const double t0 = en_loader_clock();
+    if (!alone && c->u8) en_mix_bytes(&mix[0], &mix[1], c->size, image[0], image[1]);
+    else if (!alone) en_mix_floats(&mix[0], &mix[1], c->size, image[0], image[1]);
+    w->maker.times.augment_s += en_loader_clock() - t0;
+    for (int k = 0; k < 2 - alone; k++) {
+        if (at[k] < 0) continue;
+        s->samples[at[k]] = used[k];
+        s->labels[at[k]] = c->dataset->labels[used[k]];
+        s->mates[at[k]] = c->dataset->labels[used[alone ? k : !k]];
+        s->shares[at[k]] = alone ? 1.f : mix[k].share;
     }
+    return EN_OK;
+}
+
+static en_status fill(worker *w, slot *s, int64_t task)
+{
+    const en_loader *l = w->loader;
+    if (s->mates) return fill_pair(w, s, task);
+    EN_TRY(make(w, s->first + task, image_at(l, s, task), &s->notes[task], &s->samples[task]), "image of position %" PRId64, s->first + task);
+    if (s->samples[task] >= 0) s->labels[task] = l->config.dataset->labels[s->samples[task]];
+    return EN_OK;
+}
+
+/* The image at the same place of the first batch that has no slot yet will be read next: its bytes may travel already. */
+static void expect(const en_loader *l, const slot *s, int64_t task)
+{
+    const en_loader_config *c = &l->config;
+    const en_dataset *ds = c->dataset;
+    const int64_t b = s->batch + l->slots;
+    if (!ds->ops->expect || c->cache || b >= l->total) return;
+    int64_t first, n;
+    batch_range(l, b, &first, &n);
+    const int64_t each = s->mates ? 2 : 1;
+    for (int64_t i = task * each; i < (task + 1) * each && i < n; i++)
+        ds->ops->expect(ds, c->training ? en_sampler_at(c->seed, ds->samples, first + i, NULL) : first + i);
 }
 
 /* Under the mutex.  The next image to make, beginning a batch when the last one is handed out; false: none for now. */
-static bool take(en_loader *l, slot **s, int64_t *i)
+static bool take(en_loader *l, slot **s, int64_t *task)
 {
     for (;;) {
         if (l->begun > 0) {
             *s = &l->slot[(l->begun - 1) % l->slots];
-            if (l->next_image < (*s)->n) { *i = l->next_image++; return true; }
+            if (l->next_task < (*s)->tasks) { *task = l->next_task++; return true; }
         }
         if (l->begun == l->total || l->begun == l->released + l->slots) return false;
         slot *next = &l->slot[l->begun % l->slots];
         batch_range(l, l->begun, &next->first, &next->n);
-        next->remaining = next->n;
+        next->batch = l->begun;
+        next->tasks = next->n;
+        if (next->mates && next->n > 0) {      /* pairs that the positions [at, at + n) of the step touch */
+            const int64_t at = next->first % l->config.shard.global_batch;
+            next->tasks = (at + next->n - 1) / 2 - at / 2 + 1;
+        }
+        next->remaining = next->tasks;
         l->begun++;
-        l->next_image = 0;
+        l->next_task = 0;
         if (next->n == 0) pthread_cond_signal(&l->full);           /* nothing to wait for */
         else pthread_cond_broadcast(&l->work);
     }
+}
+
+static void add_times(en_loader_times *sum, en_loader_times *mine)
+{
+    sum->read_s += mine->read_s;
+    sum->decode_s += mine->decode_s;
+    sum->resize_s += mine->resize_s;
+    sum->augment_s += mine->augment_s;
+    sum->images += mine->images;
+    sum->cached += mine->cached;
+    *mine = (en_loader_times){ 0 };
 }
 
 static void *work(void *argument)
@@ -211,15 +227,17 @@ static void *work(void *argument)
     pthread_mutex_lock(&l->mutex);
     while (!l->stop) {
         slot *s;
-        int64_t i;
-        if (!take(l, &s, &i)) {
+        int64_t task;
+        if (!take(l, &s, &task)) {
             pthread_cond_wait(&l->work, &l->mutex);
             continue;
         }
         pthread_mutex_unlock(&l->mutex);
-        const en_status status = fill(w, s, i);
-        keep_modest(w);
+        expect(l, s, task);
+        const en_status status = fill(w, s, task);
+        en_maker_stay_modest(&w->maker);
         pthread_mutex_lock(&l->mutex);
+        add_times(&l->times, &w->maker.times);
         if (status != EN_OK && l->failed == EN_OK) {
             l->failed = status;
             snprintf(l->failure, sizeof l->failure, "%s", en_error_message());
@@ -232,62 +250,10 @@ static void *work(void *argument)
 
 /* ---- the caller's side ---- */
 
-static en_status remember_bad(en_loader *l, const note *bad)
-{
-    uint8_t *byte = &l->is_bad[bad->sample / 8];
-    const uint8_t bit = (uint8_t)(1 << bad->sample % 8);
-    if (*byte & bit) return EN_OK;
-    *byte |= bit;
-    if (l->bad == l->bad_room) {
-        const int64_t room = l->bad_room ? 2 * l->bad_room : 64;
-        const char **grown = realloc(l->bad_files, (size_t)room * sizeof *grown);
-        EN_REQUIRE(grown, EN_ENOMEM, "no memory for a list of %" PRId64 " bad files", room);
-        l->bad_files = grown;
-        l->bad_room = room;
-    }
-    if (l->bad < LISTED) l->listed[l->bad] = strdup(bad->text);
-    l->bad_files[l->bad++] = l->config.dataset->files[bad->sample];
-    fprintf(stderr, "rank %d: bad file %s; %s\n", l->config.shard.rank, bad->text,
-            l->config.training ? "another image takes its place" : "it is left out");
-    return EN_OK;
-}
-
-static en_status too_many_bad(const en_loader *l, int64_t allowed)
-{
-    char text[1900];
-    size_t used = 0;
-    for (int i = 0; i < LISTED && i < l->bad && used < sizeof text - 1; i++) {
-        const int n = snprintf(text + used, sizeof text - used, "\n    %s", l->listed[i] ? l->listed[i] : l->bad_files[i]);
-        if (n > 0) used += (size_t)n;
-    }
-    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
-                    "%" PRId64 " of %" PRId64 " files cannot be used, and --max-bad %g allows %" PRId64 ":%s%s",
-                    l->bad, l->config.dataset->samples, l->config.max_bad_fraction, allowed, text,
-                    l->bad > LISTED ? "\n    ..." : "");
-}
-
-/* Reads and frees the notes of a delivered batch. */
-static en_status read_notes(en_loader *l, slot *s)
-{
-    en_status status = EN_OK;
-    for (int64_t i = 0; i < s->n; i++)
-        while (s->notes[i]) {
-            note *bad = s->notes[i];
-            s->notes[i] = bad->next;
-            if (status == EN_OK) status = remember_bad(l, bad);
-            free(bad);
-        }
-    if (status != EN_OK) return status;
-    const double share = l->config.max_bad_fraction;
-    int64_t allowed = (int64_t)(share * (double)l->config.dataset->samples);
-    if (share > 0 && allowed < 1) allowed = 1;
-    return l->bad > allowed ? too_many_bad(l, allowed) : EN_OK;
-}
-
 /* Moves the images together; how many there are.  s->n stays what workers read under the mutex. */
 static int64_t close_holes(const en_loader *l, slot *s)
 {
-    const size_t image = image_bytes(&l->config);
+    const size_t image = en_loader_image_bytes(&l->config);
     int64_t kept = 0;
     for (int64_t i = 0; i < s->n; i++) {
         if (s->samples[i] < 0) continue;
@@ -301,13 +267,6 @@ static int64_t close_holes(const en_loader *l, slot *s)
     return kept;
 }
 
-static double seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 en_status en_loader_next(en_loader *l, en_batch *out)
 {
     EN_REQUIRE(l && out, EN_EINVAL, "the next batch: an argument is NULL");
@@ -318,16 +277,16 @@ en_status en_loader_next(en_loader *l, en_batch *out)
     pthread_cond_broadcast(&l->work);
     slot *s = &l->slot[b % l->slots];
     if (b < l->total) {
-        const double start = seconds();
+        const double start = en_loader_clock();
         while (l->failed == EN_OK && !(l->begun > b && s->remaining == 0)) pthread_cond_wait(&l->full, &l->mutex);
-        l->wait_s += seconds() - start;
+        l->wait_s += en_loader_clock() - start;
     }
     const en_status failed = l->failed;
     pthread_mutex_unlock(&l->mutex);
     EN_REQUIRE(failed == EN_OK, failed, "%s", l->failure);         /* written once, before `failed` was seen */
     if (b >= l->total) return EN_OK;
 
-    const en_status status = read_notes(l, s);
+    const en_status status = en_bad_files_read(&l->bad, s->n, s->notes);
     if (status != EN_OK) {
         pthread_mutex_lock(&l->mutex);
         if (l->failed == EN_OK) {
@@ -338,7 +297,8 @@ en_status en_loader_next(en_loader *l, en_batch *out)
         return en_raise(status, __FILE__, __LINE__, __func__, "loading batch %" PRId64, b);
     }
     *out = (en_batch){ .n = close_holes(l, s), .first = s->first, .images = l->config.u8 ? NULL : s->images,
-                       .bytes = l->config.u8 ? s->images : NULL, .labels = s->labels, .samples = s->samples,
+                       .bytes = l->config.u8 ? s->images : NULL, .labels = s->labels, .mates = s->mates, .shares = s->shares,
+                       .samples = s->samples,
                        .epoch = l->config.training ? s->first / l->config.dataset->samples : 0 };
     l->delivered = b + 1;
     return EN_OK;
@@ -347,10 +307,31 @@ en_status en_loader_next(en_loader *l, en_batch *out)
 int64_t en_loader_steps(const en_loader *l)  { return l->config.training ? -1 : l->total; }
 double  en_loader_wait_s(const en_loader *l) { return l->wait_s; }
 
+en_loader_times en_loader_spent(en_loader *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    const en_loader_times t = l->times;
+    pthread_mutex_unlock(&l->mutex);
+    return t;
+}
+
+static int ahead_of(const en_loader_config *c)
+{
+    if (c->ahead_bytes == 0) return c->ahead;
+    const int64_t most = en_shard_max(&c->shard);
+    const size_t fit = c->ahead_bytes / (en_loader_image_bytes(c) * (size_t)(most > 0 ? most : 1));
+    return fit < 1 ? 1 : fit > MOST_AHEAD ? MOST_AHEAD : (int)fit;
+}
+
+size_t en_loader_bytes(const en_loader_config *c)
+{
+    return (size_t)(ahead_of(c) + 1) * (size_t)en_shard_max(&c->shard) * en_loader_image_bytes(c);
+}
+
 int64_t en_loader_bad(const en_loader *l, const char *const **files)
 {
-    if (files) *files = l->bad_files;
-    return l->bad;
+    if (files) *files = l->bad.files;
+    return l->bad.n;
 }
 
 /* ---- opening and closing ---- */
@@ -361,7 +342,7 @@ static en_status check(const en_loader_config *c)
     EN_REQUIRE(c->dataset->samples <= UINT32_MAX, EN_EINVAL, "a loader of %" PRId64 " samples; 2^32 - 1 are the limit",
                c->dataset->samples);
     EN_REQUIRE(c->size > 0 && c->size <= 16384, EN_EINVAL, "a loader of %d x %d images", c->size, c->size);
-    EN_REQUIRE(c->workers >= 0 && c->workers <= 4096 && c->ahead >= 1 && c->ahead <= 4096, EN_EINVAL,
+    EN_REQUIRE(c->workers >= 0 && c->workers <= 4096 && (c->ahead_bytes > 0 || (c->ahead >= 1 && c->ahead <= MOST_AHEAD)), EN_EINVAL,
                "a loader of %d workers, %d batches ahead", c->workers, c->ahead);
     const en_shard *s = &c->shard;
     EN_REQUIRE(s->global_batch >= 1 && s->world_size >= 1 && s->rank >= 0 && s->rank < s->world_size, EN_EINVAL,
@@ -379,11 +360,12 @@ static en_status take_memory(en_loader *l)
     const en_loader_config *c = &l->config;
     l->slot = calloc((size_t)l->slots, sizeof *l->slot);
     l->worker = calloc((size_t)l->workers, sizeof *l->worker);
-    l->is_bad = calloc((size_t)c->dataset->samples / 8 + 1, 1);
-    EN_REQUIRE(l->slot && l->worker && l->is_bad, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
+    EN_TRY(en_bad_files_open(c, &l->bad), "a loader");
+    EN_REQUIRE(l->slot && l->worker, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
+    const bool pairs = c->training && en_augments_pairs(&c->augment);
     size_t bytes, rounded;
     const size_t most = (size_t)(l->most > 0 ? l->most : 1);
-    EN_REQUIRE(!__builtin_mul_overflow(image_bytes(c), most, &bytes)
+    EN_REQUIRE(!__builtin_mul_overflow(en_loader_image_bytes(c), most, &bytes)
                && !__builtin_add_overflow(bytes, (size_t)63, &rounded),
                EN_ENOMEM, "a batch of %zu images of %d x %d has more bytes than there are addresses", most, c->size, c->size);
     for (int i = 0; i < l->slots; i++) {
@@ -391,8 +373,9 @@ static en_status take_memory(en_loader *l)
         s->images = c->take ? c->take(c->owner, rounded / 64 * 64) : aligned_alloc(64, rounded / 64 * 64);
         s->labels = calloc(most, sizeof *s->labels);
         s->samples = calloc(most, sizeof *s->samples);
+        if (pairs) s->mates = calloc(most, sizeof *s->mates), s->shares = calloc(most, sizeof *s->shares);
         s->notes = calloc(most, sizeof *s->notes);
-        EN_REQUIRE(s->images && s->labels && s->samples && s->notes, EN_ENOMEM,
+        EN_REQUIRE(s->images && s->labels && s->samples && s->notes && (!pairs || (s->mates && s->shares)), EN_ENOMEM,
                    "no memory for %d batches of %zu images of %d x %d (%.1f GB); lower the micro-batch", l->slots, most,
                    c->size, c->size, (double)bytes * l->slots / 1e9);
     }
@@ -401,10 +384,7 @@ static en_status take_memory(en_loader *l)
 
 static en_status start_workers(en_loader *l)
 {
-    for (int i = 0; l->config.u8 && i < l->workers; i++) {
-        l->worker[i].resized = malloc(image_bytes(&l->config) * sizeof(float) + sizeof(float));
-        EN_REQUIRE(l->worker[i].resized, EN_ENOMEM, "no memory for an image of %d x %d", l->config.size, l->config.size);
-    }
+    for (int i = 0; i < l->workers; i++) EN_TRY(en_maker_open(&l->config, &l->worker[i].maker), "worker %d", i);
     EN_REQUIRE(pthread_mutex_init(&l->mutex, NULL) == 0, EN_ENOMEM, "no memory for a mutex");
     if (pthread_cond_init(&l->work, NULL) != 0) {
         pthread_mutex_destroy(&l->mutex);
@@ -442,7 +422,7 @@ en_status en_loader_open(const en_loader_config *config, en_loader **out)
     EN_REQUIRE(l, EN_ENOMEM, "no memory for a loader");
     l->config = *config;
     if (!config->training) l->config.shard.accum = 1;
-    l->slots = config->ahead + 1;
+    l->slots = ahead_of(&l->config) + 1;
     l->workers = config->workers > 0 ? config->workers : 1;
     l->most = en_shard_max(&l->config.shard);
     const int64_t samples = config->dataset->samples, batch = config->shard.global_batch;
@@ -469,29 +449,20 @@ void en_loader_close(en_loader *l)
         pthread_cond_destroy(&l->work);
         pthread_mutex_destroy(&l->mutex);
     }
-    for (int i = 0; l->worker && i < l->workers; i++) {
-        free(l->worker[i].file);
-        free(l->worker[i].resized);
-        en_image_free(&l->worker[i].picture);
-    }
+    for (int i = 0; l->worker && i < l->workers; i++) en_maker_close(&l->worker[i].maker);
     for (int i = 0; l->slot && i < l->slots; i++) {
         slot *s = &l->slot[i];
-        for (int64_t k = 0; s->notes && k < l->most; k++)
-            while (s->notes[k]) {
-                note *next = s->notes[k]->next;
-                free(s->notes[k]);
-                s->notes[k] = next;
-            }
+        for (int64_t k = 0; s->notes && k < l->most; k++) en_bad_note_free(s->notes[k]);
         if (s->images && l->config.give_back) l->config.give_back(l->config.owner, s->images);
         else free(s->images);
         free(s->labels);
+        free(s->mates);
+        free(s->shares);
         free(s->samples);
         free(s->notes);
     }
-    for (int i = 0; i < LISTED; i++) free(l->listed[i]);
+    en_bad_files_close(&l->bad);
     free(l->slot);
     free(l->worker);
-    free(l->is_bad);
-    free(l->bad_files);
     free(l);
 }

@@ -1,6 +1,6 @@
 /* The loader: the same batches whatever the number of workers, ranks and resumes; bad files; the end of an evaluation; and
  * ends at awkward moments.  Oracle of a batch: the functions of data.h called one after the other, without threads. */
-#include "data_help.h"
+#include "data_stream.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SIZE = 24, ELEMS = SIZE * SIZE * 3, CLASSES = 5, PER_CLASS = 7 };       /* 35 good files */
+enum { SIZE = STREAM_SIZE, ELEMS = SIZE * SIZE * 3, IMAGE = ELEMS * sizeof(float), CLASSES = 5, PER_CLASS = 7 };       /* 35 good files */
 
 static char       *dir;
 static en_dataset *good, *spoilt;              /* spoilt: the same files and four bad ones, 39 in all */
@@ -42,77 +42,6 @@ static int teardown(void **state)
     return 0;
 }
 
-static en_loader_config config_of(const en_dataset *ds, bool training, int64_t global_batch, int64_t accum, int workers)
-{
-    return (en_loader_config){ .dataset = ds,
-                               .shard = { .global_batch = global_batch, .accum = accum, .rank = 0, .world_size = 1 },
-                               .size = SIZE,
-                               .workers = workers, .ahead = 2, .seed = 17, .training = training,
-                               .normalise = en_imagenet_normalise,
-                               .max_bad_fraction = 0.5 };
-}
-
-typedef struct { int64_t n, room; int64_t *samples; int32_t *labels; float *images; } stream;  /* batches, end to end */
-
-static void stream_add(stream *s, const en_batch *b)
-{
-    if (s->n + b->n > s->room) {
-        s->room = 2 * (s->n + b->n) + 16;
-        s->samples = realloc(s->samples, (size_t)s->room * sizeof *s->samples);
-        s->labels = realloc(s->labels, (size_t)s->room * sizeof *s->labels);
-        s->images = realloc(s->images, (size_t)s->room * ELEMS * sizeof *s->images);
-    }
-    if (b->n == 0) return;
-    memcpy(s->samples + s->n, b->samples, (size_t)b->n * sizeof *s->samples);
-    memcpy(s->labels + s->n, b->labels, (size_t)b->n * sizeof *s->labels);
-    memcpy(s->images + s->n * ELEMS, b->images, (size_t)b->n * ELEMS * sizeof *s->images);
-    s->n += b->n;
-}
-
-static void stream_free(stream *s) { free(s->samples); free(s->labels); free(s->images); *s = (stream){ 0 }; }
-
-static void assert_same(const stream *a, const stream *b, const char *what)
-{
-    if (a->n != b->n) fail_msg("%s: %d images, not %d", what, (int)a->n, (int)b->n);
-    for (int64_t i = 0; i < a->n; i++) {
-        if (a->samples[i] != b->samples[i] || a->labels[i] != b->labels[i])
-            fail_msg("%s: image %d is sample %d, not %d", what, (int)i, (int)a->samples[i], (int)b->samples[i]);
-        if (memcmp(a->images + i * ELEMS, b->images + i * ELEMS,
-                   ELEMS * sizeof(float)) != 0) fail_msg("%s: the pixels of image %d differ", what, (int)i);
-    }
-}
-
-/* `calls` batches of each of `world` ranks, interleaved as the ranks share a micro-step. */
-static stream run(en_loader_config c, int world, int64_t calls)
-{
-    stream s = { 0 };
-    en_loader *l[8] = { 0 };
-    for (int r = 0; r < world; r++) {
-        c.shard.rank = r;
-        c.shard.world_size = world;
-        OK(en_loader_open(&c, &l[r]));
-    }
-    for (int64_t k = 0; k < calls; k++)
-        for (int r = 0; r < world; r++) {
-            en_batch b;
-            OK(en_loader_next(l[r], &b));
-            stream_add(&s, &b);
-        }
-    for (int r = 0; r < world; r++) en_loader_close(l[r]);
-    return s;
-}
-
-static bool decodes(const en_dataset *ds, int64_t sample, en_image *img)
-{
-    uint8_t *buf = NULL;
-    size_t capacity = 0, n = 0;
-    en_error_clear();
-    const bool ok = ds->ops->read(ds, sample, &buf, &capacity, &n) == EN_OK
-                 && en_image_decode(ds->files[sample], buf, n, 0, img) == EN_OK;
-    free(buf);
-    return ok;
-}
-
 /* Positions [0, n) of the training stream without a loader; bad files replaced by the documented rule. */
 static stream straight(const en_dataset *ds, uint64_t seed, int64_t n)
 {
@@ -122,7 +51,7 @@ static stream straight(const en_dataset *ds, uint64_t seed, int64_t n)
         const int64_t wanted = en_sampler_at(seed, ds->samples, p, &epoch);
         int64_t sample = wanted;
         en_image img;
-        for (uint32_t k = 1; !decodes(ds, sample, &img); k++) {
+        for (uint32_t k = 1; !stream_decodes(ds, sample, &img); k++) {
             en_rng rng = en_rng_at(seed, EN_RNG_REPLACE, (uint64_t)epoch, (uint64_t)wanted, k);
             sample = en_rng_below(&rng, (uint32_t)(ds->samples - 1));
             if (sample >= wanted) sample++;
@@ -131,7 +60,7 @@ static stream straight(const en_dataset *ds, uint64_t seed, int64_t n)
         const en_crop crop = en_crop_train(img.w, img.h, img.channels, SIZE, seed, (uint64_t)epoch, (uint64_t)sample);
         en_resize_bicubic(&img, &crop, SIZE, &en_imagenet_normalise, pixels);
         en_image_free(&img);
-        stream_add(&s, &(en_batch){ .n = 1, .samples = &sample, .labels = &ds->labels[sample], .images = pixels });
+        stream_add(&s, SIZE, &(en_batch){ .n = 1, .samples = &sample, .labels = &ds->labels[sample], .images = pixels });
     }
     return s;
 }
@@ -145,10 +74,10 @@ static void batches_are_the_same_for_any_workers_and_ranks(void **state)
         for (int workers = 1; workers <= 5; workers++)
             for (int world = 1; world <= 4; world++) {
                 const int64_t accum = 1 + workers % 3;
-                stream got = run(config_of(sets[d], true, 12, accum, workers), world, 10 * accum);
+                stream got = stream_run(stream_config(sets[d], true, 12, accum, workers), world, 10 * accum);
                 char what[80];
                 snprintf(what, sizeof what, "set %d, %d workers, %d ranks, accum %d", d, workers, world, (int)accum);
-                assert_same(&got, &want, what);
+                stream_same(&got, &want, what);
                 stream_free(&got);
             }
         stream_free(&want);
@@ -160,8 +89,8 @@ static void a_batch_that_does_not_divide_is_shared_all_the_same(void **state)
     (void)state;
     stream want = straight(good, 17, 7 * 6);
     for (int world = 1; world <= 8; world++) {                 /* with 8 ranks, some have nothing to do */
-        stream got = run(config_of(good, true, 7, 2, 2), world, 12);
-        assert_same(&got, &want, "7 images a step");
+        stream got = stream_run(stream_config(good, true, 7, 2, 2), world, 12);
+        stream_same(&got, &want, "7 images a step");
         stream_free(&got);
     }
     stream_free(&want);
@@ -171,7 +100,7 @@ static void a_batch_says_where_it_is(void **state)
 {
     (void)state;
     en_loader *l;
-    const en_loader_config c = config_of(good, true, 10, 2, 2);
+    const en_loader_config c = stream_config(good, true, 10, 2, 2);
     OK(en_loader_open(&c, &l));
     for (int64_t b = 0; b < 20; b++) {
         en_batch batch;
@@ -187,14 +116,14 @@ static void a_batch_says_where_it_is(void **state)
 static void a_resumed_run_goes_on_where_it_was(void **state)
 {
     (void)state;
-    en_loader_config c = config_of(spoilt, true, 12, 2, 3);
-    stream whole = run(c, 1, 24);
+    en_loader_config c = stream_config(spoilt, true, 12, 2, 3);
+    stream whole = stream_run(c, 1, 24);
     for (int64_t at = 1; at < 12; at += 3) {
         c.first_step = at;
-        stream rest = run(c, 1, 24 - 2 * at);
+        stream rest = stream_run(c, 1, 24 - 2 * at);
         const stream tail = { .n = whole.n - 12 * at, .samples = whole.samples + 12 * at, .labels = whole.labels + 12 * at,
-                              .images = whole.images + 12 * at * ELEMS };
-        assert_same(&rest, &tail, "resumed");
+                              .images = whole.images + 12 * at * IMAGE, .image_bytes = IMAGE };
+        stream_same(&rest, &tail, "resumed");
         stream_free(&rest);
     }
     stream_free(&whole);
@@ -208,20 +137,20 @@ static void evaluation_takes_every_image_once(void **state)
         stream want = { 0 };
         for (int64_t i = 0; i < ds->samples; i++) {
             en_image img;
-            if (!decodes(ds, i, &img)) continue;
+            if (!stream_decodes(ds, i, &img)) continue;
             float pixels[ELEMS];
             const en_crop crop = en_crop_eval(img.w, img.h, SIZE);
             en_resize_bicubic(&img, &crop, SIZE, &en_imagenet_normalise, pixels);
             en_image_free(&img);
-            stream_add(&want, &(en_batch){ .n = 1, .samples = &i, .labels = &ds->labels[i], .images = pixels });
+            stream_add(&want, SIZE, &(en_batch){ .n = 1, .samples = &i, .labels = &ds->labels[i], .images = pixels });
         }
         assert_int_equal(want.n, 35);
         for (int64_t batch = 1; batch <= 50; batch += 7)
             for (int world = 1; world <= 5; world++) {
-                const en_loader_config c = config_of(ds, false, batch, 1, 1 + world % 3);
+                const en_loader_config c = stream_config(ds, false, batch, 1, 1 + world % 3);
                 const int64_t steps = (ds->samples + batch - 1) / batch;
-                stream got = run(c, world, steps + 2);         /* two more calls find nothing */
-                assert_same(&got, &want, "evaluation");
+                stream got = stream_run(c, world, steps + 2);         /* two more calls find nothing */
+                stream_same(&got, &want, "evaluation");
                 stream_free(&got);
                 en_loader *l;
                 OK(en_loader_open(&c, &l));
@@ -235,11 +164,10 @@ static void evaluation_takes_every_image_once(void **state)
 static void center_crop_trains_on_the_evaluation_crop(void **state)
 {
     (void)state;
-    en_loader_config c = config_of(good, true, 35, 1, 2);
+    en_loader_config c = stream_config(good, true, 35, 1, 2);
     c.center_crop = true;
-    stream train = run(c, 1, 1), eval = run(config_of(good, false, 35, 1, 2), 1, 1);
-    for (int64_t i = 0; i < 35; i++) assert_memory_equal(train.images + i * ELEMS, eval.images + train.samples[i] * ELEMS,
-                                                         ELEMS * sizeof(float));
+    stream train = stream_run(c, 1, 1), eval = stream_run(stream_config(good, false, 35, 1, 2), 1, 1);
+    for (int64_t i = 0; i < 35; i++) assert_memory_equal(train.images + i * IMAGE, eval.images + train.samples[i] * IMAGE, IMAGE);
     stream_free(&train);
     stream_free(&eval);
 }
@@ -248,7 +176,7 @@ static void center_crop_trains_on_the_evaluation_crop(void **state)
 
 static void count_bad(void *workers)
 {
-    en_loader_config c = config_of(spoilt, true, 13, 1, *(int *)workers);
+    en_loader_config c = stream_config(spoilt, true, 13, 1, *(int *)workers);
     c.shard.rank = 0;
     en_loader *l;
     OK(en_loader_open(&c, &l));
@@ -304,7 +232,7 @@ static en_status until_refused(const en_loader_config *c, int calls)
 static void too_many_bad_files_end_the_run(void **state)
 {
     (void)state;
-    en_loader_config c = config_of(spoilt, true, 13, 1, 2);    /* 39 files, 4 of them bad */
+    en_loader_config c = stream_config(spoilt, true, 13, 1, 2);    /* 39 files, 4 of them bad */
     static const struct { double share; en_status status; } cases[] = {
         { 0, EN_EDATA }, { 0.01, EN_EDATA }, { 0.1, EN_EDATA }, { 0.11, EN_OK }, { 1, EN_OK } };
     for (int training = 0; training < 2; training++)
@@ -313,7 +241,7 @@ static void too_many_bad_files_end_the_run(void **state)
             c.max_bad_fraction = cases[i].share;
             assert_int_equal(until_refused(&c, 3), cases[i].status);
         }
-    en_loader_config clean = config_of(good, true, 13, 1, 2);
+    en_loader_config clean = stream_config(good, true, 13, 1, 2);
     clean.max_bad_fraction = 0;
     assert_int_equal(until_refused(&clean, 6), EN_OK);
 }
@@ -334,7 +262,7 @@ static void one_bad_file_is_allowed_when_any_is(void **state)
     en_dataset *one, *none;
     OK(en_dataset_open(path_in(dir, "one"), "train", NULL, &one));
     OK(en_dataset_open(path_in(dir, "none"), "train", NULL, &none));
-    en_loader_config c = config_of(one, true, 3, 1, 1);
+    en_loader_config c = stream_config(one, true, 3, 1, 1);
     c.max_bad_fraction = 0.01;
     assert_int_equal(until_refused(&c, 5), EN_OK);
     c.dataset = none;
@@ -358,7 +286,7 @@ static void other_errors_reach_the_caller(void **state)
     const struct en_dataset_ops ops = { .read = read_or_fail };
     en_dataset failing = *good;
     failing.ops = &ops;
-    const en_loader_config c = config_of(&failing, false, 8, 1, 3);
+    const en_loader_config c = stream_config(&failing, false, 8, 1, 3);
     en_loader *l;
     OK(en_loader_open(&c, &l));
     en_batch b;
@@ -378,7 +306,7 @@ static void it_may_be_closed_at_any_time(void **state)
     for (int workers = 1; workers <= 4; workers++)
         for (int calls = 0; calls < 6; calls++)
             for (int d = 0; d < 2; d++) {
-                en_loader_config c = config_of(d ? spoilt : good, calls % 2, 11, 1, workers);
+                en_loader_config c = stream_config(d ? spoilt : good, calls % 2, 11, 1, workers);
                 c.ahead = 1 + calls;
                 en_loader *l;
                 OK(en_loader_open(&c, &l));
@@ -396,17 +324,17 @@ static void silly_configurations_are_refused(void **state)
 {
     (void)state;
     en_loader *l;
-    en_loader_config c = config_of(good, true, 8, 1, 1);
+    en_loader_config c = stream_config(good, true, 8, 1, 1);
     c.ahead = 0;
     assert_int_equal(en_loader_open(&c, &l), EN_EINVAL);
-    c = config_of(good, true, 8, 1, 1);
+    c = stream_config(good, true, 8, 1, 1);
     c.shard.rank = 1;
     assert_int_equal(en_loader_open(&c, &l), EN_EINVAL);
-    c = config_of(good, true, 8, 1, 1);
+    c = stream_config(good, true, 8, 1, 1);
     c.normalise.std[1] = 0;
     assert_int_equal(en_loader_open(&c, &l), EN_EINVAL);
 #if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__      /* these end the program instead of returning NULL */
-    c = config_of(good, true, (int64_t)1 << 50, 1, 1);
+    c = stream_config(good, true, (int64_t)1 << 50, 1, 1);
     assert_int_equal(en_loader_open(&c, &l), EN_ENOMEM);
 #endif
     assert_null(l);

@@ -7,7 +7,7 @@
 
 #include <math.h>
 
-#define SMALL "train --width 0.25 --depth 0.1 --image-size 32 --global-batch 8 --lr 0.0003 --threads 1 --checkpoint-every 0"
+#define SMALL "train --augment basic --width 0.25 --depth 0.1 --image-size 32 --global-batch 8 --lr 0.0003 --threads 1 --checkpoint-every 0"
 
 static const char *data(void)
 {

@@ -8,7 +8,7 @@
 
 #include "trainer/crc32c.h"
 
-#define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1"
+#define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1 --augment basic"
 
 /* 200 pictures to train on; 61 to validate, in classes of unequal size, which no number of ranks or batch divides */
 static const char *data(void)

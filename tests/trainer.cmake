@@ -2,6 +2,7 @@ en_test(test_model test_model.c LIBS en_trainer)
 target_compile_definitions(test_model PRIVATE EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 
 en_test(test_options test_options.c LIBS en_trainer)
+en_test(test_input test_input.c LIBS en_trainer)
 
 # The program from outside: what it prints and the code it exits with.
 function(en_cli_test name script)

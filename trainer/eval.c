@@ -1,5 +1,6 @@
 /* eval.c - `effnet eval`: a checkpoint over a dataset, every image exactly once on any number of ranks. */
 #include "trainer/commands.h"
+#include "trainer/input.h"
 #include "trainer/weights.h"
 
 #include <inttypes.h>
@@ -32,8 +33,9 @@ static en_status evaluate(const en_options *o, en_comm *comm)
     if (mine == EN_OK && root && o->logits[0]) mine = en_dump_open(o->logits, &logits);
     EN_TRY_OUT(en_agree(comm, mine), "starting");
     const en_eval_config c = { .comm = comm, .be = w.be, .model = w.model, .params = w.params, .stats = w.stats, .dataset = images,
-                               .batch = o->eval_batch > 0 ? o->eval_batch : DEFAULT_BATCH, .workers = o->workers > 0 ? (int)o->workers : w.be->threads,
-                               .max_bad = o->max_bad, .max_pixels = o->max_pixels, .want_logits = o->logits[0] != 0, .logits = logits };
+                               .batch = o->eval_batch > 0 ? o->eval_batch : DEFAULT_BATCH, .workers = en_workers_of(o, w.be),
+                               .max_bad = o->max_bad, .max_pixels = o->max_pixels, .prefetch = o->prefetch,
+                               .kernel = en_resize_of(o, w.info.options).kernel, .want_logits = o->logits[0] != 0, .logits = logits };
     EN_TRY_OUT(en_evaluate(&c, &r), "evaluating %s", w.path);
     if (logits) {
         en_dump *done = logits;

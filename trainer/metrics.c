@@ -183,6 +183,11 @@ en_status en_metrics_train(en_metrics *m, const en_train_record *r)
     put_number(&l, "grad_comm_exposed_s", r->grad_comm_exposed_s);
     put_number(&l, "optimizer_s", r->optimizer_s);
     put_number(&l, "grad_norm", r->grad_norm);
+    put_number(&l, "read_s", r->read_s);
+    put_number(&l, "decode_s", r->decode_s);
+    put_number(&l, "resize_s", r->resize_s);
+    put_number(&l, "augment_s", r->augment_s);
+    put_integer(&l, "rss_bytes", r->rss_bytes);
     return append(m, &l);
 }
 

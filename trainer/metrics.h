@@ -16,6 +16,9 @@ typedef struct {
     double  loss, lr, images_per_s;
     double  data_s, forward_s, backward_s, bn_comm_s, grad_comm_exposed_s, optimizer_s;   /* of this step               */
     double  grad_norm;
+    double  read_s, decode_s, resize_s, augment_s;       /* of the threads that decode ahead, together, since the step before; */
+                                             /* data_s is what the step waited for them                                */
+    int64_t rss_bytes;                       /* memory that this process holds now, as the kernel counts it            */
 } en_train_record;
 
 typedef struct {

@@ -403,6 +403,20 @@ char *en_options_text(const en_options *o)
     return text;
 }
 
+bool en_options_text_find(const char *text, const char *name, char *value, size_t size)
+{
+    const size_t n = strlen(name);
+    for (const char *line = text; *line; ) {
+        const size_t length = strcspn(line, "\n");
+        if (length > n && line[n] == '=' && strncmp(line, name, n) == 0) {
+            snprintf(value, size, "%.*s", (int)(length - n - 1), line + n + 1);
+            return true;
+        }
+        line += length + (line[length] == '\n');
+    }
+    return false;
+}
+
 /* `text` from column `column` on, broken between words so that no line is wider than 118 */
 static void print_wrapped(FILE *f, const char *text, int column)
 {

@@ -89,7 +89,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "ranks that share batch-norm statistics: all, node, or a number") \
   X(bn_momentum,      F64,  0,                 EN_TRAIN,                                   "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own, 0.01)") \
-  X(augment,          STR,  "basic",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
+  X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
     "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
   X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH,                        "number",  "[1,16]",                     \
     "randaugment: operations a picture") \
@@ -205,6 +205,8 @@ bool en_option_given(const en_options *o, const char *field);   /* field as in t
 /* "global-batch=256\n" for every option of the command, as the checkpoint and run.txt keep them; numbers read back to the
  * same bits; malloc'd, NULL without memory. */
 char *en_options_text(const en_options *o);
+/* The value of option `name` ("global-batch") in such a text, cut to fit; false: it is not there. */
+bool en_options_text_find(const char *text, const char *name, char *value, size_t size);
 void en_options_help(int command, void *stream /* FILE * */);   /* usage, one line an option, from the table */
 
 #endif

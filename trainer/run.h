@@ -3,6 +3,7 @@
 #ifndef EN_RUN_H
 #define EN_RUN_H
 
+#include "trainer/input.h"
 #include "trainer/metrics.h"
 #include "trainer/trainer.h"
 
@@ -27,6 +28,9 @@ typedef struct {
     en_model *eval_model;                    /* owned; of --eval-size, with the tensors of t.model                  */
     size_t  memory_bytes;                    /* of this rank at its fullest: it evaluates while rank 0 writes a checkpoint */
     char   *options_text;
+    en_resize_choice resize;                 /* of this run, its evaluations and its checkpoints                    */
+    en_cache *cache;                         /* NULL: none                                                          */
+    int64_t cache_bytes;                     /* that it will take of the host's memory                              */
 } en_run;
 
 /* Everything up to the first step.  Collective: all ranks return the same kind of answer, and a rank that failed itself
@@ -37,6 +41,10 @@ void      en_run_close(en_run *run);
 en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed /* NULL: none */);
 void      en_run_close_device(en_run *run);
 int64_t   en_run_eval_batch(const en_run *run, int64_t micro_batch);   /* images of one pass of the evaluation            */
+
+/* run_input.c: --cache (collective, agreed; says what it takes first), and the training loader. */
+en_status en_run_open_cache(en_run *run);
+en_status en_run_open_loader(en_run *run);
 
 /* run_resume.c: finds the newest whole checkpoint in DIR/checkpoints on rank 0; state and arenas go to all ranks.
  * *found false: there is none, nothing was changed.  EN_EDATA, EN_EUSAGE when it belongs to another run than the options

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "trainer/run.h"
 
+#include "kernels/host.h"
 #include "trainer/commands.h"
+#include "trainer/input.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,7 +121,8 @@ static size_t state_bytes(const en_run *run)
 static en_net_config net_config(const en_run *run, int64_t images)
 {
     return (en_net_config){ .be = run->t.be, .model = run->t.model, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
-                            .bn_momentum = (float)run->t.o->bn_momentum, .slots = run->t.be->slots };
+                            .bn_momentum = (float)run->t.o->bn_momentum, .slots = run->t.be->slots,
+                            .mixing = run->t.o->mixup > 0 || run->t.o->cutmix > 0 };
 }
 
 static en_status net_bytes(const en_run *run, const en_net_config *c, size_t *bytes)
@@ -128,7 +131,7 @@ static en_status net_bytes(const en_run *run, const en_net_config *c, size_t *by
     EN_TRY(en_net_plan_make(c, &plan), "planning for %" PRId64 " images", c->max_images);
     const size_t batch = (size_t)c->max_images * (size_t)c->model->resolution * (size_t)c->model->resolution * 3 * sizeof(float);
     *bytes += plan.activations.bytes + plan.small_bytes;
-    if (run->device_memory <= 0) *bytes += 3 * batch;                                       /* two batches decoded ahead, one in use */
+    if (run->device_memory <= 0) *bytes += (size_t)(en_batches_ahead(run->t.o, batch) + 1) * batch;      /* decoded ahead, and one in use */
     en_net_plan_free(&plan);
     return EN_OK;
 }
@@ -159,7 +162,8 @@ static en_status choose_batch(en_run *run)
     EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s: give fewer", global, samples,
                t->train_set->source);
 
-    const int64_t per_rank = (global + world - 1) / world, available = run->device_memory > 0 ? run->device_memory : en_memory_available() / t->comm->local_size;
+    const int64_t per_rank = (global + world - 1) / world, free_now = en_memory_available(),
+                  available = run->device_memory > 0 ? run->device_memory : free_now > 0 ? (free_now > run->cache_bytes ? free_now - run->cache_bytes : 1) / t->comm->local_size : 0;
     int64_t first = o->micro_batch > 0 ? (per_rank + o->micro_batch - 1) / o->micro_batch : run->accum_before;
     if (first > per_rank) first = per_rank;
     for (int64_t accum = first > 0 ? first : 1; ; accum++) {
@@ -287,6 +291,7 @@ static en_status open_writer(en_run *run)
     EN_TRY(en_snapshot_alloc(t->model, N_SLOTS, slot_names, t->o->ema > 0, &run->snapshot), "memory for snapshots");
     en_options as_it_runs = *t->o;                          /* the seed is the checkpoint's, unless it stands on the command line */
     as_it_runs.seed = (int64_t)t->state.seed;
+    as_it_runs.resize = run->resize.name;
     run->options_text = en_options_text(&as_it_runs);
     run->snapshot.class_names = t->train_set->class_names;
     run->snapshot.options = run->options_text;
@@ -308,25 +313,10 @@ static en_status open_net(en_run *run)
     return EN_OK;
 }
 
-static void *take_images(void *owner, size_t bytes)
-{
-    en_backend *be = owner;
-    void *p = NULL;
-    if (be->ops->host_alloc(be, bytes, &p) != EN_OK) en_error_clear();             /* the loader says what it has no memory for */
-    return p;
-}
-
-static void give_images_back(void *owner, void *p) { ((en_backend *)owner)->ops->host_free(owner, p); }
-
 static en_status open_loader(en_run *run)
 {
     en_trainer *t = &run->t;
-    const en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->model->resolution,
-                                 .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .ahead = 2, .seed = t->state.seed, .training = true,
-                                 .center_crop = strcmp(t->o->augment, "none") == 0, .normalise = en_imagenet_normalise, .first_step = t->state.step,
-                                 .max_bad_fraction = t->o->max_bad, .max_pixels = t->o->max_pixels,
-                                 .u8 = t->be->u8, .take = take_images, .give_back = give_images_back, .owner = t->be };
-    EN_TRY(en_loader_open(&c, &t->loader), "starting the loader");
+    EN_TRY(en_run_open_loader(run), "starting the loader");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(en_metrics_open(run->dir, run->resumed ? t->state.step : -1, &run->metrics), "metrics");
     if (t->o->dump[0] && t->comm->rank == 0) EN_TRY(en_dump_open(t->o->dump, &t->dump), "--dump");
     return EN_OK;
@@ -335,9 +325,25 @@ static en_status open_loader(en_run *run)
 static en_status check_options(const en_options *o, const en_comm *comm)
 {
     const bool made_up = strcmp(o->data, "synthetic") == 0 || strncmp(o->data, "synthetic:", 10) == 0;
+    en_augment augment;
+    EN_TRY(en_augment_of(o, &augment), "augmentation");
     EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
+    return EN_OK;
+}
+
+/* Rank 0 alone has read the checkpoint's options. */
+static en_status choose_resize(en_run *run, const en_checkpoint_info *info)
+{
+    en_comm *c = run->t.comm;
+    char earlier[40] = "";
+    if (c->rank == 0 && info->options) {
+        char value[24];
+        if (en_options_text_find(info->options, "resize", value, sizeof value)) snprintf(earlier, sizeof earlier, "resize=%s\n", value);
+    }
+    EN_TRY(c->ops->broadcast(c, earlier, sizeof earlier, 0), "sharing the checkpoint's resize");
+    run->resize = en_resize_of(run->t.o, earlier);
     return EN_OK;
 }
 
@@ -365,10 +371,12 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
+    EN_TRY_OUT(en_agree(comm, choose_resize(run, &info)), "choosing the resize");
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
     run->accum_before = info.state.accum;
     run->world_before = info.state.world_size;
     EN_TRY_OUT(en_run_open_device(run, run->resumed ? &info : NULL), "opening the device");
+    EN_TRY_OUT(en_run_open_cache(run), "opening the cache");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
@@ -399,6 +407,7 @@ void en_run_close(en_run *run)
     en_trainer *t = &run->t;
     if (t->be) t->be->ops->synchronize(t->be);                                   /* nobody takes memory from a pass */
     en_loader_close(t->loader);
+    en_cache_close(run->cache);
     en_checkpoint_writer_close(run->writer);
     en_snapshot_free(&run->snapshot);
     en_metrics_close(run->metrics);

@@ -41,8 +41,8 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
     const en_eval_config c = { .comm = t->comm, .be = t->be, .model = run->eval_model, .params = ema ? t->a.ema : t->a.params,
                                .stats = ema ? t->a.ema_stats : t->a.stats, .dataset = t->val_set,
                                .batch = en_run_eval_batch(run, run->micro_batch),
-                               .workers = t->o->workers > 0 ? (int)t->o->workers : t->be->threads, .max_bad = t->o->max_bad,
-                               .max_pixels = t->o->max_pixels };
+                               .workers = en_workers_of(t->o, t->be), .max_bad = t->o->max_bad,
+                               .max_pixels = t->o->max_pixels, .prefetch = t->o->prefetch, .kernel = run->resize.kernel };
     const en_status s = en_evaluate(&c, &r);
     t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
@@ -66,8 +66,19 @@ static void record_step(en_run *run, en_progress *p, const en_step_report *r)
     const en_train_record m = { .step = t->state.step, .epoch = (double)t->state.position / (double)t->state.samples, .loss = r->loss, .lr = r->lr,
                                 .images_per_s = (double)t->shard.global_batch / r->step_s, .data_s = r->data_s, .forward_s = r->forward_s,
                                 .backward_s = r->backward_s, .bn_comm_s = r->bn_comm_s, .grad_comm_exposed_s = r->grad_comm_s,
-                                .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm };
+                                .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm,
+                                .read_s = r->input.read_s, .decode_s = r->input.decode_s, .resize_s = r->input.resize_s,
+                                .augment_s = r->input.augment_s, .rss_bytes = en_memory_held() };
     if (run->metrics && en_metrics_train(run->metrics, &m) != EN_OK) complain(p);
+}
+
+/* Where a device computes and cores decode, a step that waits is a matter of cores; on the CPU they are the same cores. */
+static void look_at_input(const en_run *run, en_progress *p, en_input_watch *w, const en_step_report *r)
+{
+    const en_trainer *t = &run->t;
+    char text[600];
+    if (run->device_memory > 0 && en_input_watch_step(w, r, t->shard.global_batch / t->comm->world_size, en_workers_of(t->o, t->be), t->be->threads, text))
+        en_progress_say(p, "%s", text);
 }
 
 /* The last checkpoint must be on disk before we say so. */
@@ -100,6 +111,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     en_trainer *t = &run->t;
     const bool root = t->comm->rank == 0;
     bool best = false;
+    en_input_watch watch = { 0 };
     if (t->val_set && t->state.evaluation_owed) {          /* the request to stop came first */
         EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
         t->state.evaluation_owed = false;
@@ -112,6 +124,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         if (root) {
             en_progress_step(p, run, &r);
             record_step(run, p, &r);
+            look_at_input(run, p, &watch, &r);
         }
         const bool end = t->state.step >= t->schedule.total_steps;
         *stopped = !end && (r.stop || t->state.step == t->o->stop_after);

@@ -40,6 +40,7 @@ struct en_trainer {
     en_recording recordings[EN_RECORDINGS];
     en_piece    piece;                   /* fetched last                                                           */
     en_batch    batch;                   /* its images, borrowed from the loader                                   */
+    en_loader_times input_before;        /* en_loader_spent when the step before ended                             */
     en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
     en_buckets *buckets;
     en_schedule schedule;
@@ -53,6 +54,7 @@ struct en_trainer {
 typedef struct {                         /* of one step, over all ranks; seconds of this rank                      */
     double loss, top1, lr, grad_norm;
     double data_s, forward_s, backward_s, bn_comm_s, grad_comm_s, optimizer_s, step_s;
+    en_loader_times input;               /* seconds of the loader's threads since the step before                  */
     bool   stop;                         /* some rank was asked to stop                                            */
 } en_step_report;
 
@@ -85,6 +87,8 @@ typedef struct {
     float *params, *stats;               /* device arenas                                                          */
     const en_dataset *dataset;
     int64_t batch; int workers;          /* batch: at most, see en_eval_batch                                      */
+    int64_t prefetch;                    /* MiB, as --prefetch                                                     */
+    en_resize_kernel kernel;
     double max_bad; int64_t max_pixels;
     bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
 } en_eval_config;
@@ -113,6 +117,6 @@ en_status en_checkpoint_resolve(const char *argument, char path[4096]);
 /* FNV-1a over a text, its end included: h of the text before, or EN_HASH_START. */
 #define EN_HASH_START 1469598103934665603u
 uint64_t en_hash_text(uint64_t h, const char *p);
-int64_t en_memory_available(void);       /* bytes this process may still take (MemAvailable, cgroup), 0: unknown */
+int64_t en_memory_held(void);            /* bytes of this process that are in memory now (resident set), 0: unknown */
 
 #endif

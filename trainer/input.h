@@ -1,0 +1,30 @@
+/* input.h - what the options say about the input side, in the terms of data/. */
+#ifndef EN_INPUT_H
+#define EN_INPUT_H
+
+#include "data/data.h"
+#include "trainer/options.h"
+#include "trainer/trainer.h"
+
+/* --augment and what refines it.  EN_EUSAGE when options contradict each other. */
+en_status en_augment_of(const en_options *o, en_augment *out);
+
+/* --resize: auto is what `earlier` says (the options of a checkpoint as text; NULL or without it: bicubic).  `name` is a word of the
+ * option's limits and lives as long as the program. */
+typedef struct { en_resize_kernel kernel; const char *name; } en_resize_choice;
+en_resize_choice en_resize_of(const en_options *o, const char *earlier);
+
+/* --workers: as many threads as compute, where it is not given. */
+int en_workers_of(const en_options *o, const en_backend *be);
+
+/* Batches decoded in advance, for --prefetch and batches of so many bytes. */
+int64_t en_batches_ahead(const en_options *o, size_t batch_bytes);
+
+/* Does the step wait for its images?  Looks at steps in windows of EN_INPUT_WINDOW, the first few apart, and speaks once. */
+enum { EN_INPUT_WINDOW = 50, EN_INPUT_SETTLING = 10 };
+typedef struct { int64_t steps, images; double step_s, data_s; en_loader_times spent; bool said; } en_input_watch;
+/* After each step of a rank with `workers` threads out of `cores` it may use; images: its own in a step.  True: `text` says what is missing
+ * and what would help.  For devices that compute apart from the cores that decode. */
+bool en_input_watch_step(en_input_watch *w, const en_step_report *r, int64_t images, int workers, int cores, char text[600]);
+
+#endif
