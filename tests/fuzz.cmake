@@ -2,7 +2,7 @@
 # the fuzzers are built beside and look for something new, for EN_FUZZ_SECONDS each.
 set(EN_FUZZ_SECONDS 20 CACHE STRING "seconds that ctest gives each fuzz target")
 set(fuzz ${CMAKE_CURRENT_SOURCE_DIR}/fuzz)
-set(fuzz_targets decode)
+set(fuzz_targets decode packed)
 
 foreach(target ${fuzz_targets})
   add_executable(replay_${target} fuzz/fuzz_${target}.c fuzz/replay.c)
@@ -10,6 +10,9 @@ foreach(target ${fuzz_targets})
   add_test(NAME test_fuzz_${target}_corpus COMMAND replay_${target} ${fuzz}/corpus/${target})
   set_tests_properties(test_fuzz_${target}_corpus PROPERTIES TIMEOUT 300)
 endforeach()
+target_sources(replay_packed PRIVATE fuzz/hostile_h5.c)
+target_include_directories(replay_packed PRIVATE ${HDF5_C_INCLUDE_DIRS})
+target_link_libraries(replay_packed PRIVATE ${HDF5_C_LIBRARIES} ZLIB::ZLIB)
 
 add_executable(make_fuzz_corpus EXCLUDE_FROM_ALL fuzz/make_corpus.c data_help.c)
 target_include_directories(make_fuzz_corpus PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
@@ -48,7 +51,7 @@ if(EN_LIBFUZZER AND NOT EN_SANITIZE)
     set(found ${CMAKE_CURRENT_BINARY_DIR}/fuzz/found_${target})
     file(MAKE_DIRECTORY ${found})
     add_test(NAME test_fuzz_${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fuzz
-      COMMAND ${CMAKE_CURRENT_BINARY_DIR}/fuzz/fuzz_${target} -max_total_time=${EN_FUZZ_SECONDS} -seed=1 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=8192
+      COMMAND ${CMAKE_CURRENT_BINARY_DIR}/fuzz/fuzz_${target} -max_total_time=${EN_FUZZ_SECONDS} -seed=1 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=4096
               -print_final_stats=1 -artifact_prefix=${CMAKE_CURRENT_BINARY_DIR}/fuzz/${target}- ${found} ${fuzz}/corpus/${target})
     set_tests_properties(test_fuzz_${target} PROPERTIES TIMEOUT 300 LABELS slow ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=32")
   endforeach()

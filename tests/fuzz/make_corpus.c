@@ -15,9 +15,7 @@ static const char *corpus;
 
 static void put(const char *name, const bytes *b)
 {
-    char path[256];
-    snprintf(path, sizeof path, "decode/%s", name);
-    put_file(corpus, path, b->at, b->n);
+    put_file(corpus, path_in("decode", name), b->at, b->n);
 }
 
 static void put_once(const char *name, bytes b)
@@ -198,6 +196,48 @@ static void others(void)
     }
 }
 
+/* Changes to a sound packed file, as hostile_h5.c reads them: opcode, column, arguments. */
+static void packed(void)
+{
+    enum { SPLITS, SPLIT_OFFSETS, CLASSES, FILES, OFFSETS, LABELS, CRC32, BYTES };
+    enum { VALUE = 0, TEXT = 3, LENGTH = 5, TYPE, LAYOUT, RANK, FORM, CHECK, NUMBER, FORMAT, SIZE, PATCH, OLD };
+    enum { ZERO = 0, MINUS_ONE = 2, INT64_MOST = 3, TWO_TO_62 = 10, SMALL = 64, TWO_BYTES = 128 };     /* numbers; SMALL + n is n */
+    static const struct { const char *name; uint8_t at[14]; size_t n; } files[] = {
+        { "sound", { 0 }, 0 },
+        { "label_negative", { VALUE, LABELS, 1, MINUS_ONE }, 4 },       { "label_of_no_class", { VALUE, LABELS, 1, SMALL + 2 }, 4 },
+        { "offset_negative", { VALUE, OFFSETS, 1, MINUS_ONE }, 4 },     { "offset_beyond", { VALUE, OFFSETS, 2, TWO_BYTES, 255, 255 }, 6 },
+        { "offset_back", { VALUE, OFFSETS, 2, SMALL }, 4 },             { "offset_first", { VALUE, OFFSETS, 0, SMALL + 3 }, 4 },
+        { "offset_last", { VALUE, OFFSETS, 5, INT64_MOST }, 4 },        { "sample_crc", { VALUE, CRC32, 2, SMALL + 1 }, 4 },
+        { "sample_byte", { VALUE, BYTES, 30, SMALL + 60 }, 4 },         { "part_backwards", { VALUE, SPLIT_OFFSETS, 1, SMALL + 9 }, 4 },
+        { "part_negative", { VALUE, SPLIT_OFFSETS, 1, MINUS_ONE }, 4 }, { "part_empty", { VALUE, SPLIT_OFFSETS, 1, SMALL }, 4 },
+        { "part_twice", { TEXT, SPLITS, 8, 0, 5, 't', 'r', 'a', 'i', 'n' }, 10 }, { "part_unknown", { TEXT, SPLITS, 0, 0, 1, 'T' }, 6 },
+        { "class_order", { TEXT, CLASSES, 0, 0, 1, 'z' }, 6 },          { "class_slash", { TEXT, CLASSES, 0, 0, 1, '/' }, 6 },
+        { "class_twice", { TEXT, CLASSES, 3, 0, 3, 'a', 0, 0 }, 8 },    { "class_nameless", { TEXT, CLASSES, 0, 0, 1, 0 }, 6 },
+        { "file_nameless", { TEXT, FILES, 12, 0, 1, 0 }, 6 },           { "file_newline", { TEXT, FILES, 14, 0, 1, '\n' }, 6 },
+        { "no_samples", { LENGTH, LABELS, ZERO }, 3 },                  { "labels_2_62", { LENGTH, LABELS, TWO_TO_62 }, 3 },
+        { "bytes_2_62", { LENGTH, BYTES, TWO_TO_62 }, 3 },              { "offsets_too_few", { LENGTH, OFFSETS, SMALL + 5 }, 3 },
+        { "classes_more", { LENGTH, CLASSES, SMALL + 9 }, 3 },          { "three_parts", { LENGTH, SPLITS, SMALL + 3 }, 3 },
+        { "labels_int64", { TYPE, LABELS, 6 }, 3 },                     { "labels_big_endian", { TYPE, LABELS, 4 }, 3 },
+        { "labels_float", { TYPE, LABELS, 9 }, 3 },                     { "files_wide", { TYPE, FILES, 14, 255, 255 }, 5 },
+        { "files_numbers", { TYPE, FILES, 6 }, 3 },                     { "bytes_signed", { TYPE, BYTES, 0 }, 3 },
+        { "bytes_late", { LAYOUT, BYTES, 1 }, 3 },                      { "bytes_chunked", { LAYOUT, BYTES, 2 }, 3 },
+        { "bytes_compact", { LAYOUT, BYTES, 3 }, 3 },                   { "labels_deflated", { LAYOUT, LABELS, 4 }, 3 },
+        { "bytes_external", { LAYOUT, BYTES, 5 }, 3 },                  { "labels_null", { RANK, LABELS, 0 }, 3 },
+        { "labels_scalar", { RANK, LABELS, 1 }, 3 },                    { "labels_2d", { RANK, LABELS, 3 }, 3 },
+        { "bytes_missing", { FORM, BYTES, 1 }, 3 },                     { "bytes_group", { FORM, BYTES, 2 }, 3 },
+        { "bytes_soft_link", { FORM, BYTES, 3, FILES }, 4 },            { "bytes_dangling", { FORM, BYTES, 4 }, 3 },
+        { "crc_is_labels", { FORM, CRC32, 5, LABELS }, 4 },             { "bytes_external_link", { FORM, BYTES, 6 }, 3 },
+        { "labels_a_type", { FORM, LABELS, 7 }, 3 },                    { "unchecked", { CHECK, OFFSETS, 1 }, 3 },
+        { "false_check", { CHECK, OFFSETS, 2 }, 3 },                    { "array_check", { CHECK, OFFSETS, 3 }, 3 },
+        { "long_check", { CHECK, OFFSETS, 4 }, 3 },                     { "version_2", { NUMBER, 0, 0, 0, SMALL + 2 }, 5 },
+        { "incomplete", { NUMBER, 0, 7, 0, SMALL }, 5 },                { "no_complete", { NUMBER, 0, 7, 255 }, 4 },
+        { "no_format", { FORMAT, 0, 0 }, 3 },                           { "cut", { SIZE, 0, 1, 10, 0 }, 5 },
+        { "grown", { SIZE, 0, 0, 10, 0 }, 5 },                          { "superblock", { PATCH, 0, 8, 0, 1 }, 5 },
+        { "old_format", { OLD, 0, 1 }, 3 },                             { "user_block", { OLD, 0, 0 }, 3 },
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) put_file(corpus, path_in("packed", files[i].name), files[i].at, files[i].n);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -208,5 +248,6 @@ int main(int argc, char **argv)
     jpegs();
     pngs();
     others();
+    packed();
     return 0;
 }
