@@ -16,6 +16,20 @@ static const char *span_text(const en_span *s, char buf[32])
     return buf;
 }
 
+/* What is done to the images, and by how many threads. */
+static void print_input(const en_run *run, FILE *f)
+{
+    const en_options *o = run->t.o;
+    const int workers = en_workers_of(o, run->t.be);
+    fprintf(f, "  input       %s", o->augment);
+    if (strcmp(o->augment, "randaugment") == 0) fprintf(f, " (%" PRId64 " at %g)", o->rand_ops, o->magnitude);
+    if (o->erase > 0) fprintf(f, ", %g erased (%s)", o->erase, o->erase_fill);
+    if (o->mixup > 0) fprintf(f, ", mixup %g", o->mixup);
+    if (o->cutmix > 0) fprintf(f, ", cutmix %g", o->cutmix);
+    fprintf(f, "; %s; %d thread%s decode%s ahead of the step%s\n", run->resize.name, workers, workers == 1 ? "" : "s", workers == 1 ? "s" : "",
+            run->cache ? ", pictures are kept" : "");
+}
+
 void en_print_header(const en_run *run, void *stream)
 {
     FILE *f = stream;
@@ -37,6 +51,7 @@ void en_print_header(const en_run *run, void *stream)
     if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))
         fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,
                 run->world_before == 1 ? "" : "s", accum_differs ? "batch norm is over another number of images" : "sums are rounded differently");
+    print_input(run, f);
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
     fprintf(f, "  device      %s (%s), %s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32");
