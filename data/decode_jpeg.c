@@ -3,8 +3,9 @@
  * What is decoded.  A caller that wants a part gets a part: columns by jpeg_crop_scanline, rows by jpeg_skip_scanlines and by
  * stopping below the part.  Entropy decoding, two thirds of the work, has to go through all that lies above; what lies below
  * costs nothing.  The pixels are those of a whole decoding, bit for bit, because everything that a pixel depends on is
- * decoded too: fancy upsampling looks at the chroma samples beside it, so the columns are widened by an MCU on each side
- * (rows take care of themselves: libjpeg keeps the row groups around).  Where this is not so, all is decoded:
+ * decoded too: fancy upsampling looks at the chroma samples beside it, so the columns are widened by an MCU on each side where
+ * there is upsampling along the row (rows take care of themselves: libjpeg keeps the row groups around).  Where this is not
+ * so, all is decoded:
  *
  *     several scans (progressive among them)   everything has been entropy-decoded before the first row comes, so little is
  *                                              to be won, and block smoothing looks at blocks two columns away
@@ -268,8 +269,8 @@ static en_status read_picture(en_jpeg *r)
         part = (region){ 0, 0, out_w, out_h };
     }
     if (part.w < out_w) {
-        const int64_t mcu = cinfo->max_h_samp_factor * (int64_t)DCTSIZE / cinfo->scale_denom;
-        const int64_t left = part.x > mcu ? part.x - mcu : 0, right = part.x + part.w + mcu < out_w ? part.x + part.w + mcu : out_w;
+        const int64_t mcu = cinfo->max_h_samp_factor * (int64_t)DCTSIZE / cinfo->scale_denom, more = cinfo->max_h_samp_factor > 1 ? mcu : 0;
+        const int64_t left = part.x > more ? part.x - more : 0, right = part.x + part.w + more < out_w ? part.x + part.w + more : out_w;
         JDIMENSION x = (JDIMENSION)left, width = (JDIMENSION)(right - left);
         if (right - left < out_w) jpeg_crop_scanline(cinfo, &x, &width);   /* moves x left to an MCU */
         crop.x = part.x - x;

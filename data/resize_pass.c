@@ -32,6 +32,9 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #define PASTE_(a, b) a##b
 #define PASTE(a, b)  PASTE_(a, b)
@@ -40,13 +43,22 @@
 enum {
     STRIP = 256,                               /* output columns at a time, at most             */
     SPAN = 4 * STRIP + 16,                     /* input columns below them                      */
-    WEIGHTS = 32 * STRIP,                      /* of an antialiased strip                       */
+    WEIGHTS = 64 * STRIP,                      /* of a strip, repeated for the lanes            */
     RING = 8,                                  /* rows in flight; a power of two, more than 6   */
+    BEHIND = 64,                               /* floats that may be read or written behind a row */
+    BLOCK = 64,
 };
 
-typedef float f32x4 __attribute__((vector_size(16)));
-INLINE f32x4 load4(const float *p)          { f32x4 v; memcpy(&v, p, sizeof v); return v; }
-INLINE void  store4(float *p, f32x4 v)      { memcpy(p, &v, sizeof v); }
+/* body for i = 0 ... n - 1, in blocks of a length that the compiler knows, the last one overlapping its predecessor: no slow rest.
+ * For bodies that may be done twice. */
+#define EACH(i, n, body)                                                                                 \
+    do {                                                                                                 \
+        int64_t b_ = 0;                                                                                  \
+        for (; b_ + BLOCK <= (n); b_ += BLOCK) for (int64_t i = b_; i < b_ + BLOCK; i++) { body; }       \
+        if (b_ == (n)) break;                                                                            \
+        if (b_ > 0) for (int64_t i = (n) - BLOCK; i < (n); i++) { body; }                                \
+        else        for (int64_t i = 0; i < (n); i++) { body; }                                          \
+    } while (0)
 
 INLINE int64_t clamp(int64_t i, int64_t n)  { return i < 0 ? 0 : i >= n ? n - 1 : i; }
 
@@ -79,12 +91,135 @@ static void finish(const en_resize_job *job, const pattern *p, const float *rest
     const int64_t n = columns * 3, at = (i * job->out_w + strip) * 3;
     if (job->floats) {
         float *restrict out = job->floats + at;
-        for (int64_t k = 0; k < n; k++) out[k] = (line[k] - p->mean[k]) / p->std[k];
+        EACH(k, n, out[k] = (line[k] - p->mean[k]) / p->std[k]);
         return;
     }
     uint8_t *restrict out = job->bytes + at;
-    if (job->truncate) for (int64_t k = 0; k < n; k++) out[k] = (uint8_t)clipped(line[k]);
-    else               for (int64_t k = 0; k < n; k++) out[k] = nearest(clipped(line[k]));
+    if (job->truncate) EACH(k, n, out[k] = (uint8_t)clipped(line[k]));
+    else EACH(k, n, out[k] = nearest(clipped(line[k])));
+}
+
+/* ---- along a row ----
+ *
+ * An output pixel is a sum of pixels of three floats at places that follow no regular pattern.  GROUP of them are summed at once:
+ * tap k of each is brought into the lanes of one vector and multiplied by a vector of weights.  Bringing them there takes a
+ * 16-byte load a pixel, whose fourth float belongs to the neighbour and is thrown away, or, where a vector holds five pixels,
+ * one permutation of the 32 floats that the taps of five neighbours usually lie within. */
+
+typedef float f32x4 __attribute__((vector_size(16)));
+INLINE f32x4 load4(const float *p)          { f32x4 v; memcpy(&v, p, sizeof v); return v; }
+INLINE void  store4(float *p, f32x4 v)      { memcpy(p, &v, sizeof v); }
+
+#if defined(__AVX512F__)
+enum { GROUP = 5, LANES = 16, PIXEL = 3 };     /* PIXEL: lanes from one pixel to the next */
+#elif defined(__AVX2__)
+enum { GROUP = 2, LANES = 8, PIXEL = 4 };
+#else
+enum { GROUP = 1, LANES = 4, PIXEL = 4 };
+#endif
+typedef float   vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef int32_t places __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+typedef struct {
+    places  place;                             /* AVX-512: of each lane, from `base` on                  */
+    int32_t at[GROUP];                         /* of the first taps, in floats                           */
+    int32_t base, taps;                        /* the least of `at`; the most taps, others weigh nothing */
+    int32_t weights;                           /* where in comb.weight, (taps, LANES)                    */
+    bool    near, close;                       /* AVX-512: a tap of all is within 32 floats; all taps are */
+} group;
+
+typedef struct {
+    int64_t groups;
+    group   group[(STRIP + GROUP - 1) / GROUP];
+    float   weight[WEIGHTS + BEHIND] __attribute__((aligned(64)));
+} comb;
+
+/* Output j of `columns` sums taps[j] neighbouring pixels from float at[j] on.  The weights are 0 until they are set. */
+static void make_comb(comb *c, int64_t columns, const int32_t *at, const int32_t *taps)
+{
+    c->groups = (columns + GROUP - 1) / GROUP;
+    int32_t used = 0;
+    for (int64_t g = 0; g < c->groups; g++) {
+        group *q = &c->group[g];
+        *q = (group){ .base = INT32_MAX, .weights = used };
+        int32_t last = 0;
+        for (int p = 0; p < GROUP; p++) {
+            const int64_t j = g * GROUP + p < columns ? g * GROUP + p : columns - 1;
+            q->at[p] = at[j];
+            if (at[j] < q->base) q->base = at[j];
+            if (at[j] > last) last = at[j];
+            if (taps[j] > q->taps) q->taps = taps[j];
+        }
+        q->near = last - q->base + 3 <= 2 * LANES;
+        q->close = last - q->base + 3 * q->taps <= 2 * LANES;
+        for (int p = 0; q->near && p < GROUP; p++)
+            for (int d = 0; d < 3; d++) q->place[p * PIXEL + d] = q->at[p] - q->base + d;
+        used += q->taps * LANES;
+    }
+    memset(c->weight, 0, (size_t)used * sizeof *c->weight);
+}
+
+static void set_weight(comb *c, int64_t j, int64_t k, float weight)
+{
+    float *lane = c->weight + c->group[j / GROUP].weights + k * LANES + j % GROUP * PIXEL;
+    for (int d = 0; d < 3; d++) lane[d] = weight;
+}
+
+INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
+#if defined(__AVX512F__)
+INLINE vec pick(vec low, vec high, places from) { return (vec)_mm512_permutex2var_ps((__m512)low, (__m512i)from, (__m512)high); }
+#endif
+
+/* Tap 0 of a group from p on: `p` is moved on by the caller. */
+INLINE vec fetch(const group *q, const float *p)
+{
+#if defined(__AVX512F__)
+    return pick(load(p + q->base), load(p + q->base + LANES), q->place);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(load4(p + q->at[0]), load4(p + q->at[1]), 0, 1, 2, 3, 4, 5, 6, 7);
+#else
+    return load4(p + q->at[0]);
+#endif
+}
+
+INLINE void put(float *line, vec v)            /* what lies behind the last pixel is overwritten by the next group */
+{
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    store4(line, __builtin_shufflevector(v, v, 0, 1, 2, 3));
+    store4(line + 3, __builtin_shufflevector(v, v, 4, 5, 6, 7));
+#else
+    memcpy(line, &v, sizeof v);
+#endif
+}
+
+/* line = the sums; K: taps of all, or 0 where they differ */
+INLINE void comb_row(const comb *c, const int K, const float *pixels, float *line)
+{
+    for (int64_t g = 0; g < c->groups; g++, line += GROUP * 3) {
+        const group *q = &c->group[g];
+        const float *weight = c->weight + q->weights;
+        const int taps = K ? K : q->taps;
+        if (GROUP == 5 && !q->near) {
+            for (int p = 0; p < GROUP; p++) {
+                f32x4 sum = load4(pixels + q->at[p]) * weight[p * PIXEL];
+                for (int k = 1; k < taps; k++) sum += load4(pixels + q->at[p] + 3 * k) * weight[k * LANES + p * PIXEL];
+                store4(line + 3 * p, sum);
+            }
+            continue;
+        }
+#if defined(__AVX512F__)
+        if (K && q->close) {                   /* loaded once */
+            const vec low = load(pixels + q->base), high = load(pixels + q->base + LANES);
+            vec sum = pick(low, high, q->place) * load(weight);
+            for (int k = 1; k < K; k++) sum += pick(low, high, q->place + 3 * k) * load(weight + k * LANES);
+            put(line, sum);
+            continue;
+        }
+#endif
+        vec sum = fetch(q, pixels) * load(weight);
+        for (int k = 1; k < taps; k++) sum += fetch(q, pixels + 3 * k) * load(weight + k * LANES);
+        put(line, sum);
+    }
 }
 
 /* ---- plain kernels ---- */
@@ -112,8 +247,8 @@ INLINE void blend(const int K, const uint8_t *const row[4], const float weight[4
 {
     const uint8_t *restrict r0 = row[0], *restrict r1 = row[1], *restrict r2 = row[K - 2], *restrict r3 = row[K - 1];
     const float w0 = weight[0], w1 = weight[1], w2 = weight[K - 2], w3 = weight[K - 1];
-    if (K == 4) for (int64_t i = 0; i < n; i++) column[i] = (float)r0[i] * w0 + (float)r1[i] * w1 + (float)r2[i] * w2 + (float)r3[i] * w3;
-    else        for (int64_t i = 0; i < n; i++) column[i] = (float)r0[i] * w0 + (float)r1[i] * w1;
+    if (K == 4) EACH(i, n, column[i] = (float)r0[i] * w0 + (float)r1[i] * w1 + (float)r2[i] * w2 + (float)r3[i] * w3);
+    else EACH(i, n, column[i] = (float)r0[i] * w0 + (float)r1[i] * w1);
 }
 
 /* The pixels from ... to of the blended row, those outside the part repeating its first or last. */
@@ -134,34 +269,37 @@ INLINE void plain(const en_resize_job *job, const int K)
     const float scale_x = job->span_w / (float)job->out_w, scale_y = job->span_h / (float)job->out_h;
     pattern normal;
     make_pattern(job->norm, &normal);
-    float column[SPAN * 3 + 1] = { 0 }, line[STRIP * 3 + 1], weight[STRIP][4];         /* + 1: the last pixel's fourth lane */
-    int64_t at[STRIP];                         /* of output column strip + j, mirrored when flipped */
+    float column[SPAN * 3 + BEHIND] = { 0 }, line[STRIP * 3 + BEHIND], weight[STRIP][4];
+    int32_t at[STRIP], count[STRIP];
+    int64_t first[STRIP];                      /* tap of output column strip + j, mirrored when flipped */
+    comb across;
 
     for (int64_t strip = 0; strip < job->out_w; strip += STRIP) {
         const int64_t columns = job->out_w - strip < STRIP ? job->out_w - strip : STRIP;
         int64_t low = INT64_MAX, high = INT64_MIN;
         for (int64_t j = 0; j < columns; j++) {
-            const taps across = taps_at(job, K, job->flip ? job->out_w - 1 - (strip + j) : strip + j, job->left, scale_x, job->w);
-            memcpy(weight[j], across.weight, sizeof weight[j]);
-            at[j] = across.first;
-            if (across.first < low) low = across.first;
-            if (across.first + K - 1 > high) high = across.first + K - 1;
+            const taps t = taps_at(job, K, job->flip ? job->out_w - 1 - (strip + j) : strip + j, job->left, scale_x, job->w);
+            memcpy(weight[j], t.weight, sizeof weight[j]);
+            first[j] = t.first;
+            if (t.first < low) low = t.first;
+            if (t.first + K - 1 > high) high = t.first + K - 1;
         }
         const bool dense = high - low + 1 <= SPAN;             /* all columns below the strip, or K for each of its own */
+        for (int64_t j = 0; j < columns; j++) {
+            at[j] = (int32_t)(dense ? first[j] - low : j * K) * 3;
+            count[j] = K;
+        }
+        make_comb(&across, columns, at, count);
+        for (int64_t j = 0; j < columns; j++)
+            for (int k = 0; k < K; k++) set_weight(&across, j, k, weight[j][k]);
 
         for (int64_t i = 0; i < job->out_h; i++) {
             const taps down = taps_at(job, K, i, job->top, scale_y, job->h);
             const uint8_t *row[4];
             for (int k = 0; k < K; k++) row[k] = job->origin + clamp(down.first + k, job->h) * job->stride;
             if (dense) blend_span(K, row, down.weight, job->w, low, high, column);
-            else for (int64_t j = 0; j < columns; j++)
-                blend_span(K, row, down.weight, job->w, at[j], at[j] + K - 1, column + j * K * 3);
-            for (int64_t j = 0; j < columns; j++) {
-                const float *tap = column + (dense ? at[j] - low : j * K) * 3;
-                f32x4 sum = load4(tap) * weight[j][0];
-                for (int k = 1; k < K; k++) sum += load4(tap + 3 * k) * weight[j][k];
-                store4(line + 3 * j, sum);     /* the fourth lane is overwritten by the next pixel */
-            }
+            else for (int64_t j = 0; j < columns; j++) blend_span(K, row, down.weight, job->w, first[j], first[j] + K - 1, column + at[j]);
+            comb_row(&across, K, column, line);
             finish(job, &normal, line, i, strip, columns);
         }
     }
@@ -212,25 +350,31 @@ typedef struct {                               /* a strip: what each of its colu
     int64_t columns;
     bool    far;                               /* one column spans more than fits: weights are made as they are used */
     window  window[STRIP];
-    int64_t weight_at[STRIP];
-    float   weight[WEIGHTS];
-    float   pixels[SPAN * 3 + 1];
+    comb    comb;
+    float   pixels[SPAN * 3 + BEHIND];
 } across;
 
 static void make_across(const en_resize_job *job, int64_t strip, int64_t columns, across *a)
 {
     a->columns = columns;
-    int64_t used = 0, high = 0;
+    int64_t high = 0;
     a->low = INT64_MAX;
     for (int64_t j = 0; j < columns; j++) {
         const window *v = &a->window[j];
         a->window[j] = window_at(&a->x, job->flip ? job->out_w - 1 - (strip + j) : strip + j);
         if (v->first < a->low) a->low = v->first;
         if (v->end > high) high = v->end;
-        a->weight_at[j] = used;
-        if (!a->far) for (int64_t k = v->first; k < v->end; k++) a->weight[used++] = weight_of(&a->x, v, k);
     }
     a->span = high - a->low;
+    if (a->far) return;
+    int32_t at[STRIP], count[STRIP];
+    for (int64_t j = 0; j < columns; j++) {
+        at[j] = (int32_t)(a->window[j].first - a->low) * 3;
+        count[j] = (int32_t)(a->window[j].end - a->window[j].first);
+    }
+    make_comb(&a->comb, columns, at, count);
+    for (int64_t j = 0; j < columns; j++)
+        for (int64_t k = 0; k < count[j]; k++) set_weight(&a->comb, j, k, weight_of(&a->x, &a->window[j], a->window[j].first + k));
 }
 
 /* line (columns, 3) = one input row, resized and clipped */
@@ -247,35 +391,31 @@ static void resize_row(across *a, const uint8_t *restrict row, float *restrict l
         }
     } else {
         const uint8_t *restrict from = row + a->low * 3;
-        for (int64_t k = 0; k < a->span * 3; k++) a->pixels[k] = (float)from[k];
-        for (int64_t j = 0; j < a->columns; j++) {
-            const float *tap = a->pixels + (a->window[j].first - a->low) * 3, *weight = a->weight + a->weight_at[j];
-            const int64_t n = a->window[j].end - a->window[j].first;
-            f32x4 sum = load4(tap) * weight[0];
-            for (int64_t k = 1; k < n; k++) sum += load4(tap + 3 * k) * weight[k];
-            store4(line + 3 * j, sum);
-        }
+        float *restrict pixels = a->pixels;
+        EACH(k, a->span * 3, pixels[k] = (float)from[k]);
+        comb_row(&a->comb, 0, pixels, line);
     }
-    for (int64_t k = 0; k < a->columns * 3; k++) line[k] = clipped(line[k]);
+    EACH(k, a->columns * 3, line[k] = clipped(line[k]));
 }
 
 /* How many columns at once: weights and input columns have to fit. */
 static int64_t strip_columns(const axis *x, bool *far)
 {
     const double most = 2 * x->reach + 2;      /* taps of a column, rounded up generously */
-    *far = most > SPAN;
+    *far = most > SPAN || most * 2 * LANES > WEIGHTS;
     if (*far) return STRIP;
-    int64_t columns = (int64_t)(WEIGHTS / most);
+    int64_t columns = (int64_t)(WEIGHTS / (4 * most)) - GROUP;             /* 4: LANES / GROUP at most */
     const int64_t by_span = (int64_t)((SPAN - most) / x->scale) + 1;
     if (columns > by_span) columns = by_span;
     return columns < 1 ? 1 : columns > STRIP ? STRIP : columns;
 }
 
-/* Enlarging: an output row is a sum over at most five rows of the ring.  out += or = weight * in */
+/* sum += weight * in, or = for the first */
 static void add_row(float *restrict sum, const float *restrict in, float weight, int64_t n, bool first)
 {
-    if (first) for (int64_t k = 0; k < n; k++) sum[k] = in[k] * weight;
-    else       for (int64_t k = 0; k < n; k++) sum[k] += in[k] * weight;
+    const int64_t blocks = (n + BLOCK - 1) / BLOCK * BLOCK;    /* there is room behind a row */
+    if (first) for (int64_t b = 0; b < blocks; b += BLOCK) for (int64_t k = b; k < b + BLOCK; k++) sum[k] = in[k] * weight;
+    else       for (int64_t b = 0; b < blocks; b += BLOCK) for (int64_t k = b; k < b + BLOCK; k++) sum[k] += in[k] * weight;
 }
 
 static void antialiased(const en_resize_job *job)
@@ -284,10 +424,10 @@ static void antialiased(const en_resize_job *job)
     make_pattern(job->norm, &normal);
     across a;
     a.x = make_axis(job->kernel, job->left, job->span_w, job->out_w, job->w);
-    a.pixels[SPAN * 3] = 0;
+    memset(a.pixels, 0, sizeof a.pixels);      /* what is read behind a row weighs nothing, but has to be a number */
     const axis y = make_axis(job->kernel, job->top, job->span_h, job->out_h, job->h);
     const int64_t at_once = strip_columns(&a.x, &a.far);
-    float ring[RING][STRIP * 3 + 1], line[STRIP * 3 + 1];
+    float ring[RING][STRIP * 3 + BEHIND], line[STRIP * 3 + BEHIND];
     for (int64_t strip = 0; strip < job->out_w; strip += at_once) {
         const int64_t columns = job->out_w - strip < at_once ? job->out_w - strip : at_once;
         make_across(job, strip, columns, &a);
@@ -340,7 +480,9 @@ static void normalise(const uint8_t *restrict in, size_t n, const en_normalise *
     make_pattern(norm, &p);
     for (size_t at = 0; at < n; at += STRIP * 3) {
         const size_t some = n - at < STRIP * 3 ? n - at : STRIP * 3;
-        for (size_t k = 0; k < some; k++) out[at + k] = ((float)in[at + k] - p.mean[k]) / p.std[k];
+        const uint8_t *restrict from = in + at;
+        float *restrict to = out + at;
+        EACH(k, (int64_t)some, to[k] = ((float)from[k] - p.mean[k]) / p.std[k]);
     }
 }
 
