@@ -5,10 +5,6 @@
 #include "arena.h"
 #include "data.h"
 
-/* As en_image_decode, but img->rgb is kept and grown from call to call: *capacity bytes are owned by it, 0 at first.
- * img->rgb stays valid memory (or NULL) after a failure; the picture in it does not. */
-en_status en_decode_into(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *img, size_t *capacity);
-
 typedef struct en_jpeg en_jpeg;                /* libjpeg's reader, kept from file to file */
 
 /* What a decoder keeps, and one file that it is asked for.  Borrows everything. */

@@ -94,29 +94,20 @@ en_status en_image_size(const char *name, const uint8_t *bytes, size_t n, int64_
     return status;
 }
 
-en_status en_decode_into(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *img, size_t *capacity)
-{
-    en_decoder d;
-    EN_TRY(begin(&d, max_pixels), "opening a decoder");
-    d.img = *img;
-    d.capacity = *capacity;
-    en_crop crop;
-    const en_decode_job job = job_of(&d, name, bytes, n, &crop);
-    const en_status status = en_decode(&job);
-    *img = d.img;
-    *capacity = d.capacity;
-    d.img = (en_image){ 0 };
-    end(&d);
-    return status;
-}
-
 en_status en_image_decode(const char *name, const uint8_t *bytes, size_t n, int64_t max_pixels, en_image *out)
 {
     EN_REQUIRE(name && out && (bytes || n == 0), EN_EINVAL, "decoding: an argument is NULL");
-    size_t capacity = 0;
     *out = (en_image){ 0 };
-    const en_status status = en_decode_into(name, bytes, n, max_pixels, out, &capacity);
-    if (status != EN_OK) en_image_free(out);
+    en_decoder d;
+    EN_TRY(begin(&d, max_pixels), "opening a decoder");
+    en_crop crop;
+    const en_decode_job job = job_of(&d, name, bytes, n, &crop);
+    const en_status status = en_decode(&job);
+    if (status == EN_OK) {
+        *out = d.img;
+        d.img = (en_image){ 0 };
+    }
+    end(&d);
     return status;
 }
 

@@ -84,8 +84,5 @@ void en_resize(const en_image *img, const en_crop *crop, en_resize_kernel kernel
 void en_resize_bytes(const en_image *img, const en_crop *crop, en_resize_kernel kernel, int size, bool truncate, uint8_t *out);
 /* out[i] = (in[i] - mean[i % 3]) / std[i % 3], n values */
 void en_normalise_bytes(const uint8_t *in, size_t n, const en_normalise *norm, float *out);
-/* out = n values of an image that was resized with mean 0 and std 1, rounded to nearest (ties to even) and clipped to 0..255; out may
- * be the memory of value.  (What en_resize_bytes does at once.) */
-void en_round_pixels(const float *value, size_t n, uint8_t *out);
 
 #endif

@@ -1,7 +1,6 @@
 /* resize.c - what en_resize is asked for, as a job for the build of resize_pass.c that suits the processor. */
 #include "resize.h"
 
-#include <math.h>
 #include <pthread.h>
 
 const en_normalise en_imagenet_normalise = {
@@ -96,12 +95,4 @@ void en_normalise_bytes(const uint8_t *in, size_t n, const en_normalise *norm, f
 {
     pthread_once(&once, prepare);
     fastest->normalise(in, n, norm, out);
-}
-
-void en_round_pixels(const float *value, size_t n, uint8_t *out)
-{
-    for (size_t i = 0; i < n; i++) {
-        const float v = value[i] < 0 ? 0 : value[i] > 255 ? 255 : value[i];
-        out[i] = (uint8_t)lrintf(v);
-    }
 }
