@@ -17,13 +17,17 @@ typedef struct {
     uint64_t token;                            /* the same on the ranks that share, another for everybody else    */
 } en_cache_config;
 
-/* Bytes that the dataset will take, from up to 256 headers spread over it; *room is what is free in `place`. */
+/* Bytes that the dataset will take, from up to 256 headers spread over it; *room is what a cache in `place` may take: what is free but
+ * for 5 % (of a disk 16 GiB at most), of memory three quarters of what the host or the control group still gives.
+ * EN_EUSAGE, with place and remedy: no folder, not to be written, on a network's file system. */
 en_status en_cache_plan(const en_dataset *ds, const char *place, int64_t side, int64_t *bytes, int64_t *room);
-/* Opens or makes the store.  EN_EIO, EN_EUSAGE: with place and remedy. */
+/* Opens or makes the store; it takes no more than what *room was when the first rank made it.  Names of caches that nobody holds any
+ * more, left in `place` by runs that were killed, are removed.
+ * EN_EUSAGE: the place, as above; ranks that want another number of pictures or another side.  EN_EIO: no room for the index. */
 en_status en_cache_open(const en_cache_config *c, en_cache **out);
-void      en_cache_unlink(en_cache *c);        /* after every rank of the host has opened it                              */
-/* Any thread.  get: false when it is not there; img->rgb is grown with realloc, *capacity follows.  put never fails: a full place keeps
- * what it has, and en_cache_full says so. */
+void      en_cache_unlink(en_cache *c);        /* after every rank of the host has opened it; by any or all of them       */
+/* Any thread.  get: false when it is not there, without waiting; img->rgb is grown with realloc, *capacity follows.  put never fails:
+ * a sample that is there or on its way is left alone, and a full place keeps what it has; en_cache_full says so from then on. */
 bool      en_cache_get(en_cache *c, int64_t sample, en_image *img, size_t *capacity);
 void      en_cache_put(en_cache *c, int64_t sample, const en_image *img);
 bool      en_cache_full(const en_cache *c);

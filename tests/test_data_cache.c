@@ -1,7 +1,7 @@
 /* test_data_cache.c - the cache of pictures: what goes in comes out, whoever puts and gets it, whatever ends them.
  *
- * pwrite and statfs are ours here, in place of the C library's: so a disk can be full, a process can die in the middle of a
- * picture and a folder can lie on a network, at the moment that a test wants. */
+ * pwrite, flock and statfs are ours here, in place of the C library's: so a disk can be full, a process can die in the middle of a
+ * picture, a name can vanish and a folder can lie on a network, at the moment that a test wants. */
 #define _GNU_SOURCE
 #include "data_help.h"
 
@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -43,6 +45,15 @@ int statfs(const char *path, struct statfs *s)
     const int r = (int)syscall(SYS_statfs, path, s);
     if (r == 0 && pretend_type) s->f_type = pretend_type;
     return r;
+}
+
+static const char *vanishes;                                   /* the name goes between opening and locking, twice */
+static int vanished;
+
+int flock(int fd, int how)
+{
+    if (vanishes && how == LOCK_SH && vanished < 2) vanished += unlink(vanishes) == 0;
+    return (int)syscall(SYS_flock, fd, how);
 }
 
 /* ---- pictures whose every pixel says whose it is -------------------------------------------------------------------------- */
@@ -103,6 +114,14 @@ static en_cache *open_in(const char *dir, int64_t samples, uint64_t token)
     en_cache *c;
     OK(en_cache_open(&(en_cache_config){ .place = dir, .side = 64, .samples = samples, .token = token }, &c));
     return c;
+}
+
+/* A child that ends with the test, should that fail. */
+static pid_t fork_child(void)
+{
+    const pid_t child = fork();
+    if (child == 0) prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return child;
 }
 
 static int names_in(const char *dir)                           /* of caches */
@@ -226,7 +245,7 @@ static void processes_and_threads_share_one_copy_of_each_picture(void **state)
     pid_t child[PROCESSES];
     assert_true(pipe(ready) == 0 && pipe(go) == 0);
     for (int i = 0; i < PROCESSES; i++) {
-        child[i] = fork();
+        child[i] = fork_child();
         if (child[i] == 0) {
             close(go[1]);
             _exit(one_process(dir, i, ready[1], go[0]));
@@ -291,7 +310,7 @@ static void who_dies_in_the_middle_of_a_picture_leaves_a_miss(void **state)
     char *dir = temp_open();
     en_cache *c = open_in(dir, 40, 9);
     for (int k = 0; k < 3; k++) {                               /* with 0, 5, 10 whole pictures before it */
-        const pid_t child = fork();
+        const pid_t child = fork_child();
         if (child == 0) {
             en_cache *mine = open_in(dir, 40, 9);
             die_in_write = 1 + 5 * k;
@@ -318,7 +337,7 @@ static void who_dies_anywhere_leaves_only_whole_pictures(void **state)
     en_cache *c = open_in(dir, 4000, 9);
     int64_t before = 0;
     for (int k = 0; k < 12; k++) {
-        const pid_t child = fork();
+        const pid_t child = fork_child();
         if (child == 0) {
             en_cache *mine = open_in(dir, 4000, 9);
             for (int64_t i = 0;; i = (i + 1) % 4000) put(mine, i);
@@ -343,7 +362,7 @@ static void nothing_is_left_of_a_run_that_was_killed(void **state)
         int ready[2];
         char byte;
         assert_int_equal(pipe(ready), 0);
-        const pid_t child = fork();
+        const pid_t child = fork_child();
         if (child == 0) {
             en_cache *mine = open_in(dir, 40, 100);
             if (unlinked) en_cache_unlink(mine);
@@ -367,6 +386,41 @@ static void nothing_is_left_of_a_run_that_was_killed(void **state)
         assert_int_equal(access(path_in(dir, "effnet-cache.txt"), F_OK), 0);
         close(ready[0]), close(ready[1]);
     }
+    temp_close(dir);
+}
+
+/* Another run that opens a cache may take ours for one that nobody holds, until we have locked it. */
+static void a_name_that_is_removed_too_early_is_made_anew(void **state)
+{
+    (void)state;
+    char *dir = temp_open(), name[4096];
+    snprintf(name, sizeof name, "%s/effnet-cache-%016x", dir, 12);
+    vanishes = name, vanished = 0;
+    en_cache *c = open_in(dir, 10, 12);
+    vanishes = NULL;
+    assert_int_equal(vanished, 2);
+    assert_int_equal(names_in(dir), 1);
+    put(c, 1);
+    en_cache *other = open_in(dir, 10, 12);
+    assert_int_equal(found(other, 10), 1);
+    en_cache_close(other);
+    en_cache_close(c);
+    temp_close(dir);
+}
+
+/* A name is removed by those who hold the file that it names. */
+static void a_name_that_has_come_to_mean_another_file_stays(void **state)
+{
+    (void)state;
+    char *dir = temp_open();
+    en_cache *a = open_in(dir, 10, 12), *b = open_in(dir, 10, 12);
+    en_cache_unlink(a);
+    en_cache *c = open_in(dir, 10, 12);
+    en_cache_close(b);
+    en_cache_close(a);
+    assert_int_equal(names_in(dir), 1);
+    en_cache_close(c);
+    assert_int_equal(names_in(dir), 0);
     temp_close(dir);
 }
 
@@ -399,7 +453,7 @@ static void a_limit_on_file_sizes_is_kept_not_met(void **state)
 {
     (void)state;
     char *dir = temp_open();
-    const pid_t child = fork();
+    const pid_t child = fork_child();
     if (child == 0) {
         const rlim_t limit = 100000;
         setrlimit(RLIMIT_FSIZE, &(struct rlimit){ limit, limit });
@@ -530,6 +584,8 @@ int main(void)
         cmocka_unit_test(who_dies_in_the_middle_of_a_picture_leaves_a_miss),
         cmocka_unit_test(who_dies_anywhere_leaves_only_whole_pictures),
         cmocka_unit_test(nothing_is_left_of_a_run_that_was_killed),
+        cmocka_unit_test(a_name_that_is_removed_too_early_is_made_anew),
+        cmocka_unit_test(a_name_that_has_come_to_mean_another_file_stays),
         cmocka_unit_test(a_full_disk_keeps_what_is_there),
         cmocka_unit_test(a_limit_on_file_sizes_is_kept_not_met),
         cmocka_unit_test(places_that_are_none_are_named_with_a_remedy),
