@@ -37,6 +37,7 @@ static en_status open_partial(en_packing *p, int64_t *done)
     EN_TRY(en_pack_h5_build(&p->x, &image, &bytes_at), "planning the file");
     free(image);
     EN_TRY(en_partial_resume(&p->partial, p->digest, bytes_at, &p->x, p->flags, done), "packing into %s", p->c->target);
+    if (p->c->max_side == 0) EN_TRY(en_partial_room(&p->partial, bytes_at + p->total_bytes), "packing into %s", p->c->target);
     return EN_OK;
 }
 
@@ -87,8 +88,8 @@ en_status en_pack(const en_pack_config *c, en_pack_report *report)
     *report = r;
 out:
     if (status != EN_OK && p.partial.fd >= 0) {
-        struct stat st;                        /* nothing in it yet: leave nothing behind */
-        if (fstat(p.partial.fd, &st) == 0 && st.st_size == 0) unlink(p.partial.path);
+        struct stat st;                        /* no image in it yet: leave nothing behind */
+        if (fstat(p.partial.fd, &st) == 0 && st.st_size <= p.partial.bytes_at) unlink(p.partial.path);
     }
     en_pack_complaints_free(&bad);
     en_packing_free(&p);

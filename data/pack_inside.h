@@ -78,6 +78,8 @@ en_status en_partial_open(const char *target, en_partial *p);
 /* How many samples its journal tells of when it is of the same plan (`digest`): lengths into offsets, CRCs, flags; not yet compared
  * with the bytes.  Otherwise 0, and the file is empty but for a new journal's head. */
 en_status en_partial_resume(en_partial *p, uint64_t digest, int64_t bytes_at, en_pack_index *x, uint8_t *flags, int64_t *done);
+/* Whether `bytes` in all have room where the file is, as far as the file system tells.  EN_EIO: with what is needed and what is free. */
+en_status en_partial_room(const en_partial *p, int64_t bytes);
 en_status en_partial_write(const en_partial *p, const void *bytes, size_t n, int64_t at);       /* any thread */
 en_status en_partial_note(const en_partial *p, const en_pack_index *x, const uint8_t *flags, int64_t i);  /* sample i is written */
 /* Overwrites the journal with the HDF5 file's front, bytes_at long, cuts the file behind `bytes` of images, syncs, renames without

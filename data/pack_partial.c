@@ -83,18 +83,33 @@ void en_partial_close(en_partial *p)
 
 /* ---- writing ---------------------------------------------------------------------------------------------------------------- */
 
+static bool free_there(const en_partial *p, double *bytes)
+{
+    struct statvfs fs;
+    if (fstatvfs(p->fd, &fs) != 0) return false;
+    *bytes = (double)fs.f_bavail * (double)fs.f_frsize;
+    return true;
+}
+
 static en_status cannot(const en_partial *p, const char *what, int error)
 {
-    char folder[EN_PACK_NAME + 16], free_text[64] = "";
-    struct statvfs fs;
-    snprintf(folder, sizeof folder, "%s", p->path);
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder] = '\0';
-    if (statvfs(slash ? folder : ".", &fs) == 0)
-        snprintf(free_text, sizeof free_text, " (%.3g GB are free there)", (double)fs.f_bavail * (double)fs.f_frsize / 1e9);
+    char room[64] = "";
+    double bytes;
+    if (free_there(p, &bytes)) snprintf(room, sizeof room, " (%.3g GB are free there)", bytes / 1e9);
     const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-    return en_raise(EN_EIO, __FILE__, __LINE__, __func__, "%s cannot be %s: %s%s%s", p->path, what, strerror(error), full ? free_text : "",
+    return en_raise(EN_EIO, __FILE__, __LINE__, __func__, "%s cannot be %s: %s%s%s", p->path, what, strerror(error), full ? room : "",
                     full ? "; make room, or raise the quota or the limit on file size, and start the same command again: it goes on from there" : "");
+}
+
+en_status en_partial_room(const en_partial *p, int64_t bytes)
+{
+    struct stat st;
+    double room;
+    if (!free_there(p, &room) || fstat(p->fd, &st) != 0) return EN_OK;
+    const double more = (double)bytes - 512.0 * (double)st.st_blocks;
+    EN_REQUIRE(more <= room, EN_EIO, "%s needs %.3g GB more, and %.3g GB are free there; make room, choose another place, or pack smaller pictures "
+               "(--max-side)", p->target, more / 1e9, room / 1e9);
+    return EN_OK;
 }
 
 /* A process over its file-size limit is sent SIGXFSZ, which would end it: held back here, so that it is one more errno (EFBIG). */

@@ -1,9 +1,9 @@
 /* pack_shrink.c - a picture with its longer side shortened, as a JPEG.
  *
- * Antialiased by areas: an output pixel is the mean of the rectangle of input pixels that it covers, edges counted by the part that
- * is covered.  With lengths in units of 1/ow of an input pixel an input pixel is ow long and an output pixel w long, so all weights are
- * whole numbers, the sums are exact and the result is the same on every machine. */
+ * By Pillow's antialiased bicubic, whose bits do not depend on the machine (resize.c); so the same folder, options and libjpeg give the same
+ * file. */
 #include "pack_inside.h"
+#include "resize.h"
 
 #include <inttypes.h>
 #include <setjmp.h>
@@ -12,41 +12,6 @@
 #include <string.h>
 
 #include <jpeglib.h>
-
-/* sum[3*ow] (=): one row of w pixels, weights adding up to w */
-static void shrink_row(const uint8_t *in, int64_t w, int64_t ow, uint32_t *sum)
-{
-    memset(sum, 0, (size_t)ow * 3 * sizeof *sum);
-    int64_t x = 0, left = w;                   /* left: of output pixel x */
-    for (int64_t k = 0; k < w; k++, in += 3) {
-        const int64_t first = left < ow ? left : ow, rest = ow - first;
-        for (int d = 0; d < 3; d++) sum[3 * x + d] += (uint32_t)first * in[d];
-        left -= first;
-        if (left == 0) { x++; left = w; }
-        if (rest == 0) continue;
-        for (int d = 0; d < 3; d++) sum[3 * x + d] += (uint32_t)rest * in[d];    /* ow <= w: it fits into the next one */
-        left -= rest;
-    }
-}
-
-/* rgb (oh, ow, 3) = the picture; row (3*ow) and sum (3*ow) are scratch */
-static void shrink(const en_image *img, int64_t ow, int64_t oh, uint32_t *row, uint64_t *sum, uint8_t *rgb)
-{
-    const size_t n = (size_t)ow * 3;
-    const uint64_t whole = (uint64_t)img->w * (uint64_t)img->h;
-    int64_t left = img->h;
-    memset(sum, 0, n * sizeof *sum);
-    for (int64_t k = 0; k < img->h; k++) {
-        shrink_row(img->rgb + (size_t)k * (size_t)img->w * 3, img->w, ow, row);
-        const int64_t first = left < oh ? left : oh, rest = oh - first;
-        for (size_t i = 0; i < n; i++) sum[i] += (uint64_t)first * row[i];
-        left -= first;
-        if (left > 0) continue;
-        for (size_t i = 0; i < n; i++) *rgb++ = (uint8_t)((sum[i] + whole / 2) / whole);
-        for (size_t i = 0; i < n; i++) sum[i] = (uint64_t)rest * row[i];
-        left = img->h - rest;
-    }
-}
 
 struct writer {
     struct jpeg_compress_struct cinfo;
@@ -97,16 +62,16 @@ en_status en_pack_shrink(const en_image *img, int64_t max_side, int quality, uin
     if (ow < 1) ow = 1;
     if (oh < 1) oh = 1;
     en_status status = EN_OK;
-    uint32_t *row = malloc((size_t)ow * 3 * sizeof *row);
-    uint64_t *sum = malloc((size_t)ow * 3 * sizeof *sum);
-    uint8_t *rgb = malloc((size_t)ow * (size_t)oh * 3);
+    uint8_t *rgb = malloc((size_t)ow * (size_t)oh * 3), *row = malloc((size_t)ow);
     struct writer *w = calloc(1, sizeof *w);
-    EN_REQUIRE_OUT(row && sum && rgb && w, EN_ENOMEM, "no memory for a picture of %" PRId64 " x %" PRId64, ow, oh);
-    shrink(img, ow, oh, row, sum, rgb);
+    EN_REQUIRE_OUT(row && rgb && w, EN_ENOMEM, "no memory for a picture of %" PRId64 " x %" PRId64, ow, oh);
+    en_resize_job job = en_resize_job_of(img, &(en_crop){ .w = img->w, .h = img->h }, EN_RESIZE_BICUBIC_AA, ow, oh);
+    job.bytes = rgb;
+    en_resize_run(&job);
     w->cinfo.err = jpeg_std_error(&w->errors);
     w->cinfo.client_data = w;
     w->errors.error_exit = leave;
-    const bool done = compress(w, rgb, ow, oh, quality, img->channels <= 2, (uint8_t *)row);
+    const bool done = compress(w, rgb, ow, oh, quality, img->channels <= 2, row);
     jpeg_destroy_compress(&w->cinfo);
     if (!done) free(w->bytes);
     EN_REQUIRE_OUT(done, EN_ENOMEM, "libjpeg could not write a picture of %" PRId64 " x %" PRId64 ": %s", ow, oh, w->reason);
@@ -114,7 +79,6 @@ en_status en_pack_shrink(const en_image *img, int64_t max_side, int quality, uin
     *n = w->n;
 out:
     free(row);
-    free(sum);
     free(rgb);
     free(w);
     return status;

@@ -47,11 +47,17 @@ void en_pack_complaints_free(en_pack_complaints *l)
 
 /* ---- one sample ------------------------------------------------------------------------------------------------------------ */
 
-static en_status check_and_shrink(const en_packing *p, int64_t i, item *it)
+static en_status decode(const en_packing *p, en_decoder *d, int64_t i, const uint8_t *bytes, size_t n, en_image *img)
+{
+    en_crop whole;
+    return en_decode_crop(d, p->path[i], bytes, n, NULL, NULL, 0, img, &whole);
+}
+
+static en_status check_and_shrink(const en_packing *p, en_decoder *d, int64_t i, item *it)
 {
     const en_pack_config *c = p->c;
-    en_image img = { 0 };
-    const en_status status = en_image_decode(p->path[i], it->bytes, it->n, c->max_pixels, &img);
+    en_image img;
+    const en_status status = decode(p, d, i, it->bytes, it->n, &img);
     if (status == EN_EDATA) {
         it->flags = EN_PACK_BAD;
         it->complaint = strdup(en_error_message());
@@ -59,30 +65,24 @@ static en_status check_and_shrink(const en_packing *p, int64_t i, item *it)
         return EN_OK;
     }
     EN_TRY(status, "decoding %s", p->path[i]);
-    en_status shrunk = EN_OK;
-    if (c->max_side > 0 && (img.w > c->max_side || img.h > c->max_side)) {
-        uint8_t *jpeg = NULL;
-        size_t n = 0;
-        shrunk = en_pack_shrink(&img, c->max_side, c->quality, &jpeg, &n);
-        if (shrunk == EN_OK) {
-            free(it->bytes);
-            it->bytes = jpeg;
-            it->n = n;
-            it->flags = EN_PACK_SHRUNK;
-        }
-    }
-    en_image_free(&img);
-    EN_TRY(shrunk, "shrinking %s", p->path[i]);
+    if (c->max_side == 0 || (img.w <= c->max_side && img.h <= c->max_side)) return EN_OK;
+    uint8_t *jpeg = NULL;
+    size_t n = 0;
+    EN_TRY(en_pack_shrink(&img, c->max_side, c->quality, &jpeg, &n), "shrinking %s", p->path[i]);
+    free(it->bytes);
+    it->bytes = jpeg;
+    it->n = n;
+    it->flags = EN_PACK_SHRUNK;
     return EN_OK;
 }
 
-static en_status make(const en_packing *p, int64_t i, item *it)
+static en_status make(const en_packing *p, en_decoder *d, int64_t i, item *it)
 {
     size_t capacity = 0;
     EN_TRY(en_file_read(p->path[i], &it->bytes, &capacity, &it->n), "packing");
     EN_REQUIRE((int64_t)it->n == p->size[i], EN_EDATA, "%s changed while it was packed (from %" PRId64 " bytes to %zu); start again when nobody writes "
                "to the folder", p->path[i], p->size[i], it->n);
-    EN_TRY(check_and_shrink(p, i, it), "packing");
+    EN_TRY(check_and_shrink(p, d, i, it), "packing");
     it->crc = (uint32_t)crc32_z(0, it->bytes ? it->bytes : (const uint8_t *)"", it->n);
     it->ready = true;
     return EN_OK;
@@ -163,8 +163,10 @@ static en_status work(void *context, int worker, const atomic_bool *stop)
 {
     packer *k = context;
     (void)worker, (void)stop;
-    en_status status = EN_OK;
+    en_decoder *d = NULL;
+    en_status status = en_decoder_open(k->p->c->max_pixels, &d);
     pthread_mutex_lock(&k->mutex);
+    if (status != EN_OK) k->failed = true;
     while (!k->failed) {
         if (k->next >= k->p->x.n) break;
         if (k->next >= k->low + k->room || k->held > max_held) {
@@ -174,7 +176,7 @@ static en_status work(void *context, int worker, const atomic_bool *stop)
         const int64_t i = k->next++;
         pthread_mutex_unlock(&k->mutex);
         item it = { 0 };
-        status = make(k->p, i, &it);
+        status = make(k->p, d, i, &it);
         pthread_mutex_lock(&k->mutex);
         if (status != EN_OK) item_free(&it);
         else {
@@ -182,12 +184,11 @@ static en_status work(void *context, int worker, const atomic_bool *stop)
             k->held += (int64_t)it.n;
             status = write_ready(k);
         }
-        if (status != EN_OK) {
-            k->failed = true;
-            pthread_cond_broadcast(&k->changed);
-        }
+        if (status != EN_OK) k->failed = true;
     }
+    pthread_cond_broadcast(&k->changed);
     pthread_mutex_unlock(&k->mutex);
+    en_decoder_close(d);
     return status;
 }
 
@@ -211,7 +212,8 @@ static en_status compare(void *context, int worker, const atomic_bool *stop)
     const en_pack_index *x = &p->x;
     uint8_t *buf = NULL;
     size_t capacity = 0;
-    en_status status = EN_OK;
+    en_decoder *d = NULL;
+    en_status status = en_decoder_open(p->c->max_pixels, &d);
     (void)worker;
     while (status == EN_OK && !atomic_load(stop)) {
         const int64_t i = atomic_fetch_add(&m->next, 1);
@@ -224,13 +226,13 @@ static en_status compare(void *context, int worker, const atomic_bool *stop)
             while (i < good && !atomic_compare_exchange_weak(&m->good, &good, i)) continue;
             status = EN_OK;
         } else if (status == EN_OK && p->flags[i] & EN_PACK_BAD) {   /* why it is bad was not kept */
-            en_image img = { 0 };
-            if (en_image_decode(p->path[i], buf, (size_t)place.n, p->c->max_pixels, &img) != EN_OK) m->complaint[i] = strdup(en_error_message());
-            en_image_free(&img);
+            en_image img;
+            if (decode(p, d, i, buf, (size_t)place.n, &img) != EN_OK) m->complaint[i] = strdup(en_error_message());
         }
         en_error_clear();
     }
     free(buf);
+    en_decoder_close(d);
     return status;
 }
 
