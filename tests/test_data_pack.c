@@ -25,8 +25,20 @@ enum { SIZE = 24, ELEMS = SIZE * SIZE * 3 };
 
 static char *dir;
 
-static int setup(void **state)    { (void)state; dir = temp_open(); return 0; }
-static int teardown(void **state) { (void)state; temp_close(dir); return 0; }
+/* HDF5 1.10 itself leaks a little when it meets a damaged header.  What it is asked to open and is not asked to close is ours, and counted. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) { return "leak:libhdf5"; }
+
+static int setup(void **state) { (void)state; dir = temp_open(); return 0; }
+
+static int teardown(void **state)
+{
+    (void)state;
+    const ssize_t n = H5Fget_obj_count((hid_t)H5F_OBJ_ALL, H5F_OBJ_ALL);
+    if (n != 0) fail_msg("%zd HDF5 files, datasets, attributes ... are still open", n);
+    temp_close(dir);
+    return 0;
+}
 
 static const char *in_dir(const char *name)    /* static, 32 in turn */
 {
