@@ -12,8 +12,11 @@
  *     arithmetic coding                        rare
  *     sampling factors other than 1, 2 and 4x1 libjpeg-turbo before 3.0.0 reads what nobody wrote, when it scales as well
  *
- * What stopping early gives up: damage below the part goes unseen.  That the file has an end is still asked: the last EOI
- * marker behind the place where the decoder stands is looked for from the back, where it usually is at once.
+ * What stopping early gives up: damage below the part goes unseen, and so does damage above it that libjpeg notices only when it
+ * runs out of data at the foot of the picture.  Huffman codes find their way back after a wrong bit, so even a whole decoding
+ * notices little: of ImageNet's files with one, four and sixty changed bytes it refused 5, 11 and 46 %, and the parts of
+ * training 1, 4 and 36 %.  Damage is what checksums are for (pack.h).  That the file has an end is still asked: the last EOI marker
+ * behind the place where the decoder stands is looked for from the back, where it usually is at once.
  *
  * scale_to: the inverse DCT of 4, 2 or 1 points a side instead of 8, which is an average over 2, 4 or 8 pixels a side, made
  * without first making the pixels.  An antialiased kernel that shrinks the part would average over them anyway.  A plain kernel

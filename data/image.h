@@ -55,7 +55,7 @@ typedef en_crop en_choose_crop(const void *context, int64_t w, int64_t h, int ch
  * side: another picture.  Over ImageNet's, at 1/2 and 1/4 and resized, its values are 1.4 levels off on average and 99 % within 12
  * with an antialiased kernel, 7.5 and 60 with the reference's, which does not expect a smoothed picture (test_data_crop_decode.c).
  * A crop whose edges fall inside a scaled pixel has its fractions set.
- * Damage below the crop may go unseen, but a file without an end is refused whatever the crop. */
+ * Damage that libjpeg would complain of only below the crop goes unseen, but a file without an end is refused whatever the crop. */
 en_status en_decode_crop(en_decoder *d, const char *name, const uint8_t *bytes, size_t n, en_choose_crop *choose, const void *context,
                          int scale_to, en_image *out, en_crop *crop);
 /* Only the header: what the file claims.  EN_EDATA as above. */

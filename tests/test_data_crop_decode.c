@@ -1,6 +1,6 @@
 /* Decoding a part.  The oracle is the whole: every pixel of a part has to be that of en_image_decode, whatever the file, the part
  * and the files that the same decoder has met before; and what is refused whole has to be refused by its parts, but for
- * damage that lies below them. */
+ * damage that a whole decoding notices below them. */
 #define _GNU_SOURCE
 #include "data_help.h"
 
@@ -227,7 +227,8 @@ static void the_parts_of_photographs_too(void **state)
 
 /* ---- what is refused ---- */
 
-/* These hold damage that a part above it need not meet.  Everything else that is refused whole is refused whatever the part. */
+/* What a whole decoding complains of near the foot of these, a part above need not meet.  Everything else that is refused whole
+ * is refused whatever the part. */
 static bool may_pass(const char *file)
 {
     return strcmp(file, "broken/scan_bit_rot.jpg") == 0 || strcmp(file, "broken/claims_twice_as_tall.jpg") == 0;
