@@ -9,7 +9,8 @@
  *     header ─▶ claimed size against max_pixels ─▶ claimed size against the bytes that are there ─▶ memory ─▶ pixels
  *
  * The third step is sound, not a guess: a Huffman-coded JPEG spends at least one bit on each 8x8 block, and deflate packs
- * at most 1032 bytes into one, so a file that claims more than that cannot be whole.  It keeps the memory taken within a
+ * at most 1032 bytes into one, so a file that claims more than that cannot be whole.  (Of arithmetic coding, which has no
+ * such bound, less than a sixteenth of a bit a block is refused, though it could be an empty sheet.)  It keeps the memory taken within a
  * constant factor of the file's size. */
 #include "decode.h"
 

@@ -103,13 +103,14 @@ static void on_progress(j_common_ptr cinfo)
 }
 
 /* A Huffman code has at least one bit and every block at least one code in the scan that brings its DC coefficient, so
- * fewer bits than blocks cannot be a whole picture.  (Arithmetic coding has no such floor.) */
+ * fewer bits than blocks cannot be a whole picture.  Arithmetic coding has no such floor: 211 bytes can be an empty sheet of any size.
+ * There a bit for 16 blocks is asked for: a photograph has a hundred times that, and a kilobyte cannot claim a gigabyte. */
 static bool fewer_bits_than_blocks(const struct jpeg_decompress_struct *cinfo, size_t n, int64_t *blocks)
 {
     *blocks = 0;
     for (int c = 0; c < cinfo->num_components; c++)
         *blocks += (int64_t)cinfo->comp_info[c].width_in_blocks * cinfo->comp_info[c].height_in_blocks;
-    return !cinfo->arith_code && n < (size_t)*blocks / 8;
+    return n < (size_t)*blocks / (cinfo->arith_code ? 8 * 16 : 8);
 }
 
 /* Adobe stores CMYK inverted (255 = no ink), so R = C*K/255; without an Adobe segment the ink values are literal. */

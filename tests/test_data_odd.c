@@ -276,6 +276,29 @@ static void megabytes_of_metadata_cost_neither_memory_nor_time(void **state)
     free(rgb);
 }
 
+/* Arithmetic coding has no least number of bits: what a marker ends goes on as zeros, without a warning.  An empty sheet of 169 million
+ * pixels in 400 bytes would take a gigabyte, so it is refused before; one of 0.2 million is decoded. */
+static void an_empty_sheet_takes_no_gigabyte(void **state)
+{
+    (void)state;
+    uint8_t *white = malloc(500 * 375 * 3);
+    memset(white, 255, 500 * 375 * 3);
+    for (int progressive = 0; progressive < 2; progressive++) {
+        bytes b = make_jpeg(white, 500, 375, &(jpeg_kind){ .components = 3, .arithmetic = true, .progressive = progressive });
+        en_image img = decoded("sheet", &b);
+        for (int64_t i = 0; i < img.w * img.h * 3; i++) assert_true(img.rgb[i] >= 254);        /* the IDCT's rounding */
+        en_image_free(&img);
+        size_t at = 2;
+        while (b.at[at + 1] != 0xc9 && b.at[at + 1] != 0xca) at += 2 + (size_t)(b.at[at + 2] << 8 | b.at[at + 3]);
+        b.at[at + 5] = b.at[at + 7] = 13000 >> 8, b.at[at + 6] = b.at[at + 8] = 13000 & 255;
+        en_error_clear();
+        assert_int_equal(en_image_decode("sheet.jpg", b.at, b.n, 0, &img), EN_EDATA);
+        assert_non_null(strstr(en_error_message(), "sheet.jpg is truncated or damaged (it claims 13000 x 13000 pixels"));
+        bytes_free(&b);
+    }
+    free(white);
+}
+
 /* ---- through the file system ---- */
 
 /* While `saboteur` is set, every read of this process is preceded by it. */
@@ -450,6 +473,7 @@ int main(void)
         cmocka_unit_test(cmyk_is_light_through_colour_and_black),
         cmocka_unit_test(exif_changes_nothing),
         cmocka_unit_test(megabytes_of_metadata_cost_neither_memory_nor_time),
+        cmocka_unit_test(an_empty_sheet_takes_no_gigabyte),
         ON_A_FOLDER(a_file_that_changes_while_it_is_read),
         ON_A_FOLDER(a_huge_file_is_refused_before_memory_is_taken),
         ON_A_FOLDER(a_folder_of_odd_files_through_the_loader),
