@@ -77,7 +77,7 @@ static void every_way_has_a_rate_within_its_spread(void **state)
 static void parts_add_up(void **state)
 {
     (void)state;
-    const char *json = json_of(run(0, 0, "bench data " SMALL " --data synthetic:64 --steps 3 --json")), *parts = strstr(json, "},\"cpu_us\":{");
+    const char *json = json_of(run(0, 0, "bench data " SMALL " --data synthetic:64 --augment basic --steps 3 --json")), *parts = strstr(json, "},\"cpu_us\":{");
     if (!parts) fail_msg("no parts: %s", json);
     const double rest = number_in(parts, "rest"), loader = 1e6 / of_core(json, "loader"),
                  all = number_in(parts, "read") + number_in(parts, "decode") + number_in(parts, "resize") + number_in(parts, "augment") + rest;
@@ -138,6 +138,17 @@ static void images_are_counted_and_bad_ones_left_out(void **state)
     assert_int_equal(number_in(json, "width_mean"), 48);
 }
 
+static void a_packed_file_is_measured_as_its_folder(void **state)
+{
+    (void)state;
+    run(0, 0, "pack %s %s", data(), at("packed.h5"));
+    const char *folder = json_of(run(0, 0, "bench data " SMALL " --data %s --steps 1 --json", data())),
+               *packed = json_of(run(0, 0, "bench data " SMALL " --data %s --steps 1 --json", at("packed.h5")));
+    static const char *const same[] = { "samples", "images", "bad", "bytes_mean", "pixels_mean", "crop_share_mean" };
+    for (size_t k = 0; k < sizeof same / sizeof *same; k++)
+        if (number_in(folder, same[k]) != number_in(packed, same[k])) fail_msg("%s: %s and %s", same[k], folder, packed);
+}
+
 static void every_option_of_a_run_is_taken(void **state)
 {
     (void)state;
@@ -172,6 +183,7 @@ int main(void)
         cmocka_unit_test(the_floor_follows_the_pixels),
         cmocka_unit_test(the_table_says_what_waits),
         cmocka_unit_test(images_are_counted_and_bad_ones_left_out),
+        cmocka_unit_test(a_packed_file_is_measured_as_its_folder),
         cmocka_unit_test(every_option_of_a_run_is_taken),
         cmocka_unit_test(what_cannot_be_measured_is_told),
     };

@@ -16,6 +16,7 @@
 #include "trainer/bench_data.h"
 #include "trainer/bench_passes.h"
 #include "trainer/commands.h"
+#include "trainer/input.h"
 #include "trainer/trainer.h"
 
 #include "data/data.h"
@@ -108,10 +109,9 @@ static void finish(bench *b, const en_image *img, const en_crop *crop, bool augm
     en_resize_bytes(img, crop, b->kernel, b->r->size, augment, b->pixels);
     const double resized = cpu_s();
     if (augment) en_augment_pixels(&b->augment, b->r->size, (uint64_t)b->o->seed, epoch, sample, b->pixels, b->spare);
-    const double augmented = cpu_s();
-    if (!b->r->bytes_out) en_normalise_bytes(b->pixels, n, &en_imagenet_normalise, b->floats);
-    part_s[PART_AUGMENT] += augmented - resized;
-    part_s[PART_RESIZE] += resized - begun + cpu_s() - augmented;
+    if (augment && !b->r->bytes_out) en_normalise_bytes(b->pixels, n, &en_imagenet_normalise, b->floats);
+    part_s[PART_RESIZE] += resized - begun;
+    part_s[PART_AUGMENT] += cpu_s() - resized;
 }
 
 static en_status decode_and_finish(bench *b, const file *f, int64_t i, int scale_to, bool augment, uint64_t epoch, double *part_s)
@@ -229,6 +229,7 @@ static en_status run_loader(bench *b, int64_t round, tally *t)
     const int64_t batches = b->r->images / b->r->batch > AHEAD + 2 ? b->r->images / b->r->batch : AHEAD + 2;       /* more than can be ready */
     const en_loader_config c = { .dataset = &b->view, .shard = { .global_batch = b->r->batch, .accum = 1, .world_size = 1 }, .size = b->r->size,
                                  .workers = b->r->workers, .ahead = AHEAD, .seed = (uint64_t)b->o->seed, .training = true, .normalise = en_imagenet_normalise,
+                                 .kernel = b->kernel, .augment = b->augment, .scaled = strcmp(b->o->decode, "scaled") == 0,
                                  .first_step = round * (batches + 1), .max_bad_fraction = 1, .max_pixels = b->o->max_pixels,
                                  .center_crop = strcmp(b->o->augment, "none") == 0, .u8 = b->r->bytes_out,
                                  .take = take_kept, .give_back = give_kept, .owner = b };
@@ -312,22 +313,6 @@ double data_cores_needed(const data_result *r, double per_core) { return per_cor
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------- */
 
-static en_augment augment_of(const en_options *o)
-{
-    en_augment a = { .rand_ops = (int)o->rand_ops, .magnitude = o->magnitude, .erase = o->erase, .erase_mean = strcmp(o->erase_fill, "mean") == 0,
-                     .mixup = o->mixup, .cutmix = o->cutmix };
-    if (strcmp(o->augment, "autoaugment") == 0) a.policy = EN_POLICY_V0;
-    else if (strcmp(o->augment, "autoaugment-paper") == 0) a.policy = EN_POLICY_PAPER;
-    else if (strcmp(o->augment, "randaugment") == 0) a.policy = EN_POLICY_RAND;
-    return a;
-}
-
-static en_resize_kernel kernel_of(const char *name)
-{
-    return strcmp(name, "bilinear") == 0 ? EN_RESIZE_BILINEAR : strcmp(name, "bicubic-aa") == 0 ? EN_RESIZE_BICUBIC_AA
-         : strcmp(name, "bilinear-aa") == 0 ? EN_RESIZE_BILINEAR_AA : EN_RESIZE_BICUBIC;
-}
-
 static int usable_cores(void)
 {
     cpu_set_t set;
@@ -345,13 +330,14 @@ static en_status prepare(bench *b, en_comm *comm)
     r->size = b->model->resolution;
     r->floor = o->rate <= 0;
     r->rate = r->floor ? floor_images_per_s(b->model) : o->rate;
-    b->cache_side = (8 * (int64_t)r->size + 6) / 7;
-    r->kernel = strcmp(o->resize, "auto") == 0 ? "bicubic" : o->resize;
+    b->cache_side = (int64_t)r->size * 8 / 7;                    /* as --cache-side 0 */
     r->cores = usable_cores();
     r->workers = o->workers > 0 ? (int)o->workers : en_threads_of(o, comm);
     r->bytes_out = strcmp(o->device, "cuda") == 0;
-    b->kernel = kernel_of(r->kernel);
-    b->augment = augment_of(o);
+    const en_resize_choice resize = en_resize_of(o, NULL);
+    r->kernel = resize.name;
+    b->kernel = resize.kernel;
+    EN_TRY(en_augment_of(o, &b->augment), "the options of augmentation");
     for (int way = 0; way < DATA_WAYS; way++) r->measured[way] = true;
     r->measured[DATA_AUGMENT] = en_augments_pixels(&b->augment);
     r->measured[DATA_SCALED] = strcmp(o->decode, "exact") == 0;

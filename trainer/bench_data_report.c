@@ -25,10 +25,14 @@ static const char *way_text(const data_result *r, data_way way, char out[96])
 
 static double per_core(const data_result *r) { return r->core[DATA_LOADER].median; }
 
+/* The loader with another way inside: what it takes besides (reading, batches, threads) stays, but a cache is not read. */
 static void print_remedy(const data_result *r, data_way way, const char *option)
 {
-    if (!r->measured[way] || r->core[way].median <= 1.05 * per_core(r)) return;        /* within the spread: no remedy */
-    printf("  %-20s: %.0f images/s of a core, %.0f cores\n", option, r->core[way].median, ceil(data_cores_needed(r, r->core[way].median)));
+    if (!r->measured[way]) return;
+    const double alone = 1 / r->core[way].median, now = 1 / r->core[r->measured[DATA_AUGMENT] ? DATA_AUGMENT : DATA_CROP].median,
+                 besides = 1 / per_core(r) - now - (way == DATA_CACHED ? r->part_s[PART_READ] : 0), rate = 1 / (alone + fmax(besides, 0));
+    if (rate <= 1.05 * per_core(r)) return;                      /* within the spread: no remedy */
+    printf("  %-20s: %.0f images/s of a core, %.0f cores\n", option, rate, ceil(data_cores_needed(r, rate)));
 }
 
 static void print_need(const data_result *r)

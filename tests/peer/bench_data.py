@@ -24,10 +24,10 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LINES = (                                                        # title, pixels, torchvision's policy, effnet's options, least ratio
-    ("224 px", 224, "none", [], 2.5),
-    ("224 px, resized as torchvision does", 224, "none", ["--resize", "bilinear-aa"], None),
+    ("224 px", 224, "none", ["--augment", "basic"], 2.5),
+    ("224 px, resized as torchvision does", 224, "none", ["--augment", "basic", "--resize", "bilinear-aa"], None),
     ("224 px, AutoAugment", 224, "autoaugment", ["--augment", "autoaugment"], None),
-    ("600 px", 600, "none", [], 1.5),
+    ("600 px", 600, "none", ["--augment", "basic"], 1.5),
 )
 PLAIN, AUGMENTED, MOST_ON_TOP = 0, 2, 40                         # lines whose difference is what AutoAugment costs; per cent
 
