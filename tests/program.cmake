@@ -9,3 +9,11 @@ foreach(subject ranks resume errors eval hostile pack bench)
     set_tests_properties(test_program_${subject} PROPERTIES PROCESSORS 2)
   endif()
 endforeach()
+
+# The comparison with torchvision works, whatever its figures: on a few drawn pictures, once.
+find_program(EN_PYTHON_WITH_TORCH python3 PATHS /usr/bin NO_DEFAULT_PATH)
+if(EN_PYTHON_WITH_TORCH)
+  add_test(NAME test_compare_data COMMAND sh -c [[d=$(mktemp -d) && trap 'rm -rf "$d"' EXIT && "$1" synth "$d/x" --train-per-class 3 > "$d/log" &&
+    "$2" "$3" "$d/x/train" --images 20 --rounds 1 --effnet "$1"]] sh $<TARGET_FILE:effnet> ${EN_PYTHON_WITH_TORCH} ${CMAKE_CURRENT_LIST_DIR}/peer/bench_data.py)
+  set_tests_properties(test_compare_data PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT "${EN_MPI_TEST_ENV}")
+endif()

@@ -11,7 +11,9 @@ median, least and most are shown. "Of a core" is by CPU time: of the whole proce
     effnet        `effnet bench data --workers 1`: the loader, reading and batches included.
 
 The two draw crops differently, each as its reference does: torchvision's area is uniform, of effnet's the height is, so that its
-crops are smaller; both are random resized crops of 8 % to 100 %, aspect 3/4 to 4/3."""
+crops are smaller; both are random resized crops of 8 % to 100 %, aspect 3/4 to 4/3.
+
+Exit code: 0; 1 something failed, or --check and a target missed; 77 there is no torchvision."""
 import argparse
 import json
 import os
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 
+CANNOT = 77
 HERE = os.path.dirname(os.path.abspath(__file__))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LINES = (                                                        # title, pixels, torchvision's policy, effnet's options, least ratio
@@ -174,6 +177,9 @@ def main():
     if a.peer:
         torchvision_once(a)
         return
+    if subprocess.run([sys.executable, "-c", "import torchvision, PIL"], stderr=subprocess.DEVNULL, check=False).returncode:
+        print("compare_data: %s has no torchvision with Pillow" % sys.executable, file=sys.stderr)
+        sys.exit(CANNOT)
     if a.rounds < 1 or a.images < 0:
         sys.exit("compare_data: --rounds begins at 1, --images at 0")
     with tempfile.TemporaryDirectory() as folder:
