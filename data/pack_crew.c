@@ -126,9 +126,9 @@ void en_pack_progress_show(en_pack_progress *p, int64_t done, int64_t done_bytes
     const double seconds = now - p->began, files = (double)(done - p->first) / seconds, bytes = (double)(done_bytes - p->first_bytes) / seconds;
     const double left = bytes > 0 ? (double)(p->total_bytes - done_bytes) / bytes : 0;
     const int64_t eta = left < 1e9 ? (int64_t)(left + 0.5) : 0;
-    fprintf(stderr, "%s%s %" PRId64 " of %" PRId64 " files, %.2f of %.2f GB, %.0f files/s, %.0f MB/s, %" PRId64 " bad, %02" PRId64 ":%02" PRId64 ":%02"
-            PRId64 " left%s", p->live ? "\r\033[K" : "", p->doing, done, p->total, (double)done_bytes / 1e9, (double)p->total_bytes / 1e9, files,
-            bytes / 1e6, bad, eta / 3600, eta / 60 % 60, eta % 60, p->live ? "" : "\n");
+    fprintf(stderr, "%s%s %" PRId64 " of %" PRId64 " files, %.2f of %.2f GB, %.0f files/s, %.0f MB/s, %" PRId64 " bad, ", p->live ? "\r\033[K" : "",
+            p->doing, done, p->total, (double)done_bytes / 1e9, (double)p->total_bytes / 1e9, files, bytes / 1e6, bad);
+    fprintf(stderr, "%02" PRId64 ":%02" PRId64 ":%02" PRId64 " left%s", eta / 3600, eta / 60 % 60, eta % 60, p->live ? "" : "\n");
     fflush(stderr);
     p->drawn = p->live;
     p->last = now;

@@ -58,8 +58,8 @@ static en_status check_superblock(const opened *f)
     const int64_t end = little_endian(s + 28);
     EN_REQUIRE(end <= f->size || end < 0, EN_EDATA, "%s is cut off: it has %" PRId64 " bytes of %" PRId64 "; copy it again, or pack again", f->path,
                f->size, end);
-    EN_REQUIRE(end == f->size, EN_EDATA, "%s is damaged: it has %" PRId64 " bytes and says %" PRId64 "; copy it again, or pack again", f->path, f->size,
-               end);
+    EN_REQUIRE(end == f->size, EN_EDATA, "%s is damaged: it has %" PRId64 " bytes and says %" PRId64 "; copy it again, or pack again", f->path,
+               f->size, end);
     return EN_OK;
 }
 
@@ -268,10 +268,10 @@ static en_status check_numbers(const char *path, const en_pack_index *x, int64_t
     EN_REQUIRE(x->offsets[0] == 0 && x->offsets[x->n] == bytes, EN_EDATA, "%s: /offsets do not cover /bytes", path);
     for (int64_t i = 0; i < x->n; i++) {
         const int64_t a = x->offsets[i], b = x->offsets[i + 1];
-        EN_REQUIRE(a <= b && b <= bytes && b - a <= en_pack_sample_bytes, EN_EDATA, "%s: sample %" PRId64 " is from byte %" PRId64 " to %" PRId64 " of %"
-                   PRId64, path, i, a, b, bytes);
-        EN_REQUIRE(x->labels[i] >= 0 && x->labels[i] < x->classes, EN_EDATA, "%s: sample %" PRId64 " is of class %d of %" PRId64, path, i, x->labels[i],
-                   x->classes);
+        EN_REQUIRE(a <= b && b <= bytes && b - a <= en_pack_sample_bytes, EN_EDATA,
+                   "%s: sample %" PRId64 " is from byte %" PRId64 " to %" PRId64 " of %" PRId64, path, i, a, b, bytes);
+        EN_REQUIRE(x->labels[i] >= 0 && x->labels[i] < x->classes, EN_EDATA, "%s: sample %" PRId64 " is of class %d of %" PRId64, path, i,
+                   x->labels[i], x->classes);
     }
     return EN_OK;
 }

@@ -58,7 +58,8 @@ en_status en_partial_open(const char *target, en_partial *p)
         const int error = locked == 0 ? 0 : errno;
         if (error == EWOULDBLOCK) {
             en_partial_close(p);
-            return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__, "another process is packing into %s; wait for it, or choose another file", target);
+            return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__,
+                            "another process is packing into %s; wait for it, or choose another file", target);
         }
         const bool known = fstat(p->fd, &mine) == 0;
         if (known && !S_ISREG(mine.st_mode)) {
@@ -171,7 +172,8 @@ en_status en_partial_resume(en_partial *p, uint64_t digest, int64_t bytes_at, en
     memcpy(want.magic, magic, sizeof magic);
     p->bytes_at = bytes_at;
     *done = 0;
-    EN_REQUIRE((int64_t)sizeof want + x->n * (int64_t)sizeof(record) <= bytes_at, EN_EINVAL, "the journal of %" PRId64 " samples needs more than %" PRId64 " bytes", x->n, bytes_at);
+    EN_REQUIRE((int64_t)sizeof want + x->n * (int64_t)sizeof(record) <= bytes_at, EN_EINVAL,
+               "the journal of %" PRId64 " samples needs more than %" PRId64 " bytes", x->n, bytes_at);
     const bool same = read_all(p->fd, &is, sizeof is, 0) && memcmp(&is, &want, sizeof is) == 0 && fstat(p->fd, &st) == 0;
     if (!same) {
         int error = ftruncate(p->fd, 0) == 0 ? 0 : errno;

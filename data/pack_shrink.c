@@ -57,7 +57,8 @@ static bool compress(struct writer *w, const uint8_t *rgb, int64_t ow, int64_t o
 en_status en_pack_shrink(const en_image *img, int64_t max_side, int quality, uint8_t **buf, size_t *n)
 {
     const int64_t longer = img->w > img->h ? img->w : img->h;
-    EN_REQUIRE(max_side > 0 && max_side < longer && max_side <= 65500, EN_EINVAL, "shrinking %" PRId64 " x %" PRId64 " to %" PRId64, img->w, img->h, max_side);
+    EN_REQUIRE(max_side > 0 && max_side < longer && max_side <= 65500, EN_EINVAL, "shrinking %" PRId64 " x %" PRId64 " to %" PRId64, img->w, img->h,
+               max_side);
     int64_t ow = (2 * img->w * max_side + longer) / (2 * longer), oh = (2 * img->h * max_side + longer) / (2 * longer);
     if (ow < 1) ow = 1;
     if (oh < 1) oh = 1;

@@ -84,8 +84,9 @@ static en_status damaged(const verifier *v)
                                x->files + (size_t)i * x->file_width);
         if (n > 0) used += (size_t)n;
     }
-    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s is damaged: %" PRId64 " of %" PRId64 " samples are not what was packed; copy it again, or "
-                    "pack again:%s%s", v->path, v->bad, x->n, text, v->bad > v->listed ? "\n    ..." : "");
+    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
+                    "%s is damaged: %" PRId64 " of %" PRId64 " samples are not what was packed; copy it again, or pack again:%s%s", v->path,
+                    v->bad, x->n, text, v->bad > v->listed ? "\n    ..." : "");
 }
 
 en_status en_pack_verify(const char *path, int workers, bool quiet, en_pack_report *report)

@@ -80,8 +80,9 @@ static en_status make(const en_packing *p, en_decoder *d, int64_t i, item *it)
 {
     size_t capacity = 0;
     EN_TRY(en_file_read(p->path[i], &it->bytes, &capacity, &it->n), "packing");
-    EN_REQUIRE((int64_t)it->n == p->size[i], EN_EDATA, "%s changed while it was packed (from %" PRId64 " bytes to %zu); start again when nobody writes "
-               "to the folder", p->path[i], p->size[i], it->n);
+    EN_REQUIRE((int64_t)it->n == p->size[i], EN_EDATA,
+               "%s changed while it was packed (from %" PRId64 " bytes to %zu); start again when nobody writes to the folder", p->path[i],
+               p->size[i], it->n);
     EN_TRY(check_and_shrink(p, d, i, it), "packing");
     it->crc = (uint32_t)crc32_z(0, it->bytes ? it->bytes : (const uint8_t *)"", it->n);
     it->ready = true;
@@ -108,9 +109,10 @@ static en_status too_many(const packer *k, int part, int64_t allowed)
         const int n = snprintf(text + used, sizeof text - used, "\n    %s", k->bad->text[i] ? k->bad->text[i] : "?");
         if (n > 0) used += (size_t)n;
     }
-    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%" PRId64 " of %" PRId64 " files of %s%s%s cannot be decoded, and --max-bad %g allows %" PRId64
-                    ":%s%s", k->bad_in[part], p->set[part]->samples, p->c->source, *p->x.split[part] ? "/" : "", p->x.split[part], p->c->max_bad, allowed,
-                    text, k->bad->bad > EN_PACK_LISTED ? "\n    ..." : "");
+    return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
+                    "%" PRId64 " of %" PRId64 " files of %s%s%s cannot be decoded, and --max-bad %g allows %" PRId64 ":%s%s", k->bad_in[part],
+                    p->set[part]->samples, p->c->source, *p->x.split[part] ? "/" : "", p->x.split[part], p->c->max_bad, allowed, text,
+                    k->bad->bad > EN_PACK_LISTED ? "\n    ..." : "");
 }
 
 /* Under the mutex, in the order of the samples.  `complaint` is taken. */
@@ -256,7 +258,8 @@ static en_status keep_what_is_whole(packer *k, int workers, int64_t done)
     free(m.complaint);
     k->first = k->low = k->next = good;
     if (status == EN_OK && !p->c->quiet)
-        fprintf(stderr, "%s: %" PRId64 " of %" PRId64 " files were packed before and are whole; going on from there\n", p->partial.path, good, p->x.n);
+        fprintf(stderr, "%s: %" PRId64 " of %" PRId64 " files were packed before and are whole; going on from there\n", p->partial.path, good,
+                p->x.n);
     return status;
 }
 

@@ -70,7 +70,8 @@ static void a_packed_file_evaluates_as_its_folder(void **state)
     (void)state;
     if (!exists(at("r-folder-0"))) run(0, 0, TRAIN " --data %s --run %s", data(), at("r-folder-0"));
     const char *how_to = "eval --threads 1 --json --checkpoint";
-    outcome *a = run(0, 0, "%s %s --data %s", how_to, at("r-folder-0"), data()), *b = run(0, 2, "%s %s --data %s", how_to, at("r-folder-0"), packed());
+    outcome *a = run(0, 0, "%s %s --data %s", how_to, at("r-folder-0"), data());
+    outcome *b = run(0, 2, "%s %s --data %s", how_to, at("r-folder-0"), packed());
     assert_true(number_in(a->out, "images") == 20 && number_in(b->out, "images") == 20);
     assert_true(number_in(a->out, "top1") == number_in(b->out, "top1"));
     run(0, 0, "pack %s %s --split val", data(), at("val.h5"));
@@ -166,7 +167,7 @@ static void a_full_disk(void **state)
     if (mount("none", at("disk"), "tmpfs", 0, "size=256k") != 0) return;
     o = run_how((how){ 0 }, "pack %s %s", data(), at("disk/a.h5"));
     const bool a_left = exists(at("disk/a.h5")) || exists(at("disk/a.h5.partial"));
-    outcome *shrunk = run_how((how){ 0 }, "pack --max-side 40 --quality 100 %s %s", data(), at("disk/b.h5"));          /* how much, is not known before */
+    outcome *shrunk = run_how((how){ 0 }, "pack --max-side 40 --quality 100 %s %s", data(), at("disk/b.h5"));      /* nobody knows how much before */
     const bool b_there = exists(at("disk/b.h5"));
     umount2(at("disk"), MNT_DETACH);
     expect_code(o, 1);
