@@ -11,7 +11,7 @@
  *
  * The format is bounded to HDF5 1.8's (H5F_LIBVER_V18), in which every piece of metadata has a checksum that the library
  * checks; each index dataset carries the CRC-32 of its values; each image has its own in /crc32.  No byte is without one.  Without
- * time stamps equal folders give equal files. */
+ * time stamps, the same folder gives the same file. */
 #include "pack_inside.h"
 
 #include <inttypes.h>

@@ -56,7 +56,7 @@ typedef struct {
 en_status en_crew_run(const en_crew *c);
 int       en_crew_size(int wanted);            /* 0: the processors that this process may use */
 
-/* Progress on stderr: a live line on a terminal, else one every 10 s.  Zero `total_bytes`: nothing at all. */
+/* Progress on stderr: a live line on a terminal, else one every 10 s.  What is left is reckoned from bytes. */
 typedef struct {
     const char *doing;                         /* "packing", "verifying" */
     bool    live, drawn, quiet;
