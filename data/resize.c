@@ -1,4 +1,4 @@
-/* resize.c - what en_resize is asked for, as a job for the build of resize_pass.c that suits the processor. */
+/* resize.c - what en_resize is asked for, as a job for the build of resize_plain.c and resize_antialiased.c that suits the processor. */
 #include "resize.h"
 
 #include <pthread.h>

@@ -1,4 +1,4 @@
-/* resize.h - the inside of en_resize, for this folder alone: one job, and the builds of resize_pass.c that can do it. */
+/* resize.h - the inside of en_resize, for this folder alone: one job, and the builds that can do it. */
 #ifndef EN_DATA_RESIZE_H
 #define EN_DATA_RESIZE_H
 
@@ -22,7 +22,7 @@ typedef struct {                               /* borrows all it points to */
     uint8_t *bytes;                            /* the same clipped and rounded, or truncated            */
 } en_resize_job;
 
-/* resize_pass.c, compiled for one instruction set; the bits of the result are the same in all. */
+/* resize_plain.c and resize_antialiased.c, compiled for one instruction set; the bits of the result are the same in all. */
 typedef struct {
     const char *name;
     void (*resize)(const en_resize_job *job);

@@ -8,10 +8,11 @@
 en_status en_shrink(const en_image *img, int64_t side, en_image *out, size_t *capacity)
 {
     EN_REQUIRE(img && out && capacity && img->rgb && out->rgb != img->rgb, EN_EINVAL, "shrinking: an argument is NULL, or in and out are one");
-    EN_REQUIRE(side > 0 && img->w > 0 && img->h > 0, EN_EINVAL, "shrinking %" PRId64 " x %" PRId64 " pixels to a side of %" PRId64, img->w, img->h, side);
+    EN_REQUIRE(side > 0 && img->w > 0 && img->h > 0, EN_EINVAL, "shrinking %" PRId64 " x %" PRId64 " pixels to a side of %" PRId64,
+               img->w, img->h, side);
     const int64_t shorter = img->w < img->h ? img->w : img->h;
     const double scale = shorter > side ? (double)side / (double)shorter : 1;
-    const int64_t w = shorter > side ? (int64_t)((double)img->w * scale + 0.5) : img->w, h = shorter > side ? (int64_t)((double)img->h * scale + 0.5) : img->h;
+    const int64_t w = (int64_t)((double)img->w * scale + 0.5), h = (int64_t)((double)img->h * scale + 0.5);
     const size_t bytes = (size_t)w * (size_t)h * 3;
     if (bytes > *capacity) {
         uint8_t *grown = realloc(out->rgb, bytes);

@@ -1,4 +1,4 @@
-/* Crop and resize.  Oracles of the resize: the formulas of resize_pass.c's head in double, over all input pixels, with the
+/* Crop and resize.  Oracles of the resize: the formulas of resize_plain.c and resize_antialiased.c in double, over all input pixels, with the
  * coordinates in float32 where the formulas have them so; and Pillow.  Oracles of the crop: the seven steps of TensorFlow's sampler written down a
  * second time (the same draws must give the same crop), and the distribution of a simulation in double with another
  * generator (which shares neither the arithmetic nor the random numbers). */
@@ -61,7 +61,8 @@ static const resize_case resizes[] = {
     { 1, 1, { .x = 0, .y = 0, .w = 1, .h = 1 }, 8 },           { 5, 3, { .x = 0, .y = 0, .w = 5, .h = 3 }, 7 },
     { 37, 53, { .x = 2, .y = 3, .w = 30, .h = 41, .flip = true }, 32 },       { 400, 300, { .x = 17, .y = 5, .w = 350, .h = 260 }, 224 },
     { 400, 300, { .x = 0, .y = 0, .w = 400, .h = 300, .flip = true }, 224 },  { 64, 64, { .x = 0, .y = 0, .w = 64, .h = 64 }, 64 },
-    { 3000, 4, { .x = 0, .y = 0, .w = 3000, .h = 4, .flip = true }, 16 },     { 2000, 60, { .x = 100, .y = 10, .w = 1700, .h = 50, .flip = true }, 300 },
+    { 3000, 4, { .x = 0, .y = 0, .w = 3000, .h = 4, .flip = true }, 16 },
+    { 2000, 60, { .x = 100, .y = 10, .w = 1700, .h = 50, .flip = true }, 300 },
     { 6000, 20, { .x = 1, .y = 1, .w = 5990, .h = 18 }, 300 }, { 90, 2000, { .x = 3, .y = 1, .w = 80, .h = 1900, .flip = true }, 257 },
     { 1400, 30, { .x = 0, .y = 0, .w = 1400, .h = 30 }, 256 }, { 300, 300, { .x = 299, .y = 299, .w = 1, .h = 1 }, 5 },
     /* parts whose borders lie inside a pixel; strips cut short by their weights; one column wider than a strip may be */
@@ -101,7 +102,8 @@ static void resize_is_within_the_rounding_bound(void **state)
             double *middle = malloc((size_t)crop->h * (size_t)S * 3 * sizeof *middle), most_x = 0;
             int taps_x = 0;
             for (int64_t j = 0; j < S; j++) {
-                const int taps = oracle_weights(kernel, crop->flip ? S - 1 - j : j, crop->w, S, crop->left, (float)crop->w - crop->left - crop->right, wx);
+                const float span = (float)crop->w - crop->left - crop->right;
+                const int taps = oracle_weights(kernel, crop->flip ? S - 1 - j : j, crop->w, S, crop->left, span, wx);
                 double magnitude = 0;
                 for (int64_t k = 0; k < crop->w; k++) magnitude += fabs(wx[k]);
                 most_x = fmax(most_x, magnitude);
@@ -129,7 +131,8 @@ static void resize_is_within_the_rounding_bound(void **state)
                      * products and as many sums as there are taps; each relative to at most 255 * sum |wy| * sum |wx|.  The
                      * bilinear coordinate is a float: 1 - t is rounded, which the 2 u cover. */
                     const double u = 0x1p-24;
-                    const double bound = ((6 + taps_x + taps_y) * u * 255 * most_x * magnitude + u * fabs(sum - mean)) / std * 1.01 + 2 * u * fabs(want);
+                    const double terms = (6 + taps_x + taps_y) * u * 255 * most_x * magnitude;
+                    const double bound = (terms + u * fabs(sum - mean)) / std * 1.01 + 2 * u * fabs(want);
                     if (!(fabs(got - want) <= bound))
                         fail_msg("case %zu (%d x %d to %d), kernel %d, at (%d, %d, %d): %.9g, not %.9g +- %.2g", n, img.w > 0 ? (int)img.w : 0,
                                  (int)img.h, S, (int)kernel, (int)i, (int)(j / 3), (int)(j % 3), got, want, bound);
@@ -187,7 +190,8 @@ static void all_builds_make_the_same_bits(void **state)
                 job.bytes = whole[1];
                 job.truncate = n % 2;
                 build->resize(&job);
-                if (memcmp(floats[0], floats[1], values * 4) || memcmp(whole[0], whole[1], values)) fail_msg("%s: case %zu, kernel %d", build->name, n, kernel);
+                if (memcmp(floats[0], floats[1], values * 4) || memcmp(whole[0], whole[1], values))
+                    fail_msg("%s: case %zu, kernel %d", build->name, n, kernel);
                 const size_t some = values - n % 7;
                 en_normalise_bytes(whole[0], some, &en_imagenet_normalise, floats[0]);
                 build->normalise(whole[0], some, &en_imagenet_normalise, floats[1]);
