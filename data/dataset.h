@@ -28,6 +28,7 @@ struct en_dataset {
     char    **class_names;                     /* owned, byte order of names, as ImageFolder                      */
     char    **files;                           /* owned, (samples) path as a user would open it; never NULL       */
     int32_t  *labels;                          /* owned, (samples)                                                */
+    bool      whole;                           /* each file was once decoded to its end, and read() finds out if it changes */
     void     *impl;
 };
 

@@ -16,6 +16,7 @@ typedef struct {
     en_choose_crop *choose;                    /* NULL: all                                             */
     const void     *context;
     int             scale_to;
+    bool            to_the_end;                /* damage below the crop is looked for                       */
     bool            header_only;               /* img->w, h, channels are set, and nothing else is done */
     en_jpeg        *jpeg;
     en_arena       *arena;                     /* empty before and after                                */

@@ -11,6 +11,7 @@
 
 struct en_decoder {
     int64_t   max_pixels;
+    bool      to_the_end;
     en_image  img;                             /* owns */
     size_t    capacity;                        /* of img.rgb */
     en_arena  arena;                           /* owns */
@@ -56,6 +57,8 @@ void en_decoder_close(en_decoder *d)
     free(d);
 }
 
+void en_decoder_to_the_end(en_decoder *d, bool on) { d->to_the_end = on; }
+
 en_status en_decode_crop(en_decoder *d, const char *name, const uint8_t *bytes, size_t n, en_choose_crop *choose, const void *context,
                          int scale_to, en_image *out, en_crop *crop)
 {
@@ -70,6 +73,7 @@ en_status en_decode_crop(en_decoder *d, const char *name, const uint8_t *bytes, 
     job.choose = choose;
     job.context = context;
     job.scale_to = scale_to;
+    job.to_the_end = d->to_the_end;
     const en_status status = en_decode(&job);
     if (status == EN_OK) *out = d->img;
     return status;

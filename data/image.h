@@ -44,6 +44,10 @@ en_crop en_crop_eval(int64_t w, int64_t h, int size);
 typedef struct en_decoder en_decoder;
 en_status en_decoder_open(int64_t max_pixels, en_decoder **out);    /* max_pixels 0: EN_MAX_PIXELS */
 void      en_decoder_close(en_decoder *d);                          /* NULL is fine */
+/* From now on (not at first) a file is read to its end, below the crop without making pixels of it: what is refused does not depend on the
+ * crop.  Flipped bits seldom show where they are: a Huffman decoder goes on, and finds at the end that data is left or missing.  Once a
+ * file is known to be whole there is nothing to be found. */
+void      en_decoder_to_the_end(en_decoder *d, bool on);
 
 /* What to look at in a picture of w x h pixels, channels as stored. */
 typedef en_crop en_choose_crop(const void *context, int64_t w, int64_t h, int channels);
@@ -55,7 +59,7 @@ typedef en_crop en_choose_crop(const void *context, int64_t w, int64_t h, int ch
  * side: another picture.  Over ImageNet's, at 1/2 and 1/4 and resized, its values are 1.4 levels off on average and 99 % within 12
  * with an antialiased kernel, 7.5 and 60 with the reference's, which does not expect a smoothed picture (test_data_crop_decode.c).
  * A crop whose edges fall inside a scaled pixel has its fractions set.
- * Damage that libjpeg would complain of only below the crop goes unseen, but a file without an end is refused whatever the crop. */
+ * Damage that libjpeg would complain of only below the crop goes unseen, but a file without an end is refused whatever the crop; see en_decoder_to_the_end. */
 en_status en_decode_crop(en_decoder *d, const char *name, const uint8_t *bytes, size_t n, en_choose_crop *choose, const void *context,
                          int scale_to, en_image *out, en_crop *crop);
 /* Only the header: what the file claims.  EN_EDATA as above. */

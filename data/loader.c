@@ -66,6 +66,7 @@ struct en_loader {
 
     double   wait_s;                           /* from here on: the caller's thread alone */
     en_bad_files bad;
+    atomic_uchar *whole;                       /* owns: one bit a sample */
 };
 
 /* ---- what batch b is ---- */
@@ -361,7 +362,8 @@ static en_status take_memory(en_loader *l)
     l->slot = calloc((size_t)l->slots, sizeof *l->slot);
     l->worker = calloc((size_t)l->workers, sizeof *l->worker);
     EN_TRY(en_bad_files_open(c, &l->bad), "a loader");
-    EN_REQUIRE(l->slot && l->worker, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
+    l->whole = calloc((size_t)c->dataset->samples / 8 + 1, sizeof *l->whole);
+    EN_REQUIRE(l->slot && l->worker && l->whole, EN_ENOMEM, "no memory for a loader of %d batches", l->slots);
     const bool pairs = c->training && en_augments_pairs(&c->augment);
     size_t bytes, rounded;
     const size_t most = (size_t)(l->most > 0 ? l->most : 1);
@@ -384,7 +386,7 @@ static en_status take_memory(en_loader *l)
 
 static en_status start_workers(en_loader *l)
 {
-    for (int i = 0; i < l->workers; i++) EN_TRY(en_maker_open(&l->config, &l->worker[i].maker), "worker %d", i);
+    for (int i = 0; i < l->workers; i++) EN_TRY(en_maker_open(&l->config, l->whole, &l->worker[i].maker), "worker %d", i);
     EN_REQUIRE(pthread_mutex_init(&l->mutex, NULL) == 0, EN_ENOMEM, "no memory for a mutex");
     if (pthread_cond_init(&l->work, NULL) != 0) {
         pthread_mutex_destroy(&l->mutex);
@@ -462,6 +464,7 @@ void en_loader_close(en_loader *l)
         free(s->notes);
     }
     en_bad_files_close(&l->bad);
+    free(l->whole);
     free(l->slot);
     free(l->worker);
     free(l);

@@ -4,10 +4,13 @@
 
 #include "data.h"
 
+#include <stdatomic.h>
+
 /* A worker's kitchen.  Everything is taken when it is opened or grows to the largest file met. */
 typedef struct {
     const en_loader_config *config;            /* borrows                                                 */
     en_decoder *decoder;                       /* owns                                                    */
+    atomic_uchar *whole;                       /* borrows: the workers' common bits, one a sample: decoded to its end before */
     uint8_t    *file;                          /* owns: the bytes of a file                               */
     size_t      file_capacity;
     en_image    kept;                          /* owns: a shrunk picture, of the cache or on its way there */
@@ -17,7 +20,7 @@ typedef struct {
     en_loader_times times;
 } en_maker;
 
-en_status en_maker_open(const en_loader_config *config, en_maker *m);
+en_status en_maker_open(const en_loader_config *config, atomic_uchar *whole, en_maker *m);
 void      en_maker_close(en_maker *m);         /* a maker of zeros is fine */
 
 /* out (size,size,3), floats or bytes as the config says = the picture of `sample` in `epoch`, augmented, not mixed.

@@ -6,6 +6,9 @@
  * A device that normalises on load (u8) takes the bytes.  With a cache the first half is  read ─▶ decode ─▶ shrink ─▶ keep, done
  * once, and the crop is taken out of what was kept.
  *
+ * Bad or not must not depend on the crop, or on who has met the file before: so every loader decodes a file to its end the first time,
+ * and again while it finds it bad; from then on it stops below the crop.  Files that were decoded when they were packed need not be.
+ *
  * Rounding to bytes: the reference clips and truncates before it augments, so that is done where a policy runs, on every device
  * alike; without one its pixels stay floats on the CPU, and are rounded to nearest for a device that wants bytes. */
 #include "loader.h"
@@ -27,9 +30,9 @@ size_t en_loader_image_bytes(const en_loader_config *c)
     return (size_t)c->size * (size_t)c->size * 3 * (c->u8 ? 1 : sizeof(float));
 }
 
-en_status en_maker_open(const en_loader_config *config, en_maker *m)
+en_status en_maker_open(const en_loader_config *config, atomic_uchar *whole, en_maker *m)
 {
-    *m = (en_maker){ .config = config };
+    *m = (en_maker){ .config = config, .whole = whole };
     const size_t bytes = (size_t)config->size * (size_t)config->size * 3;
     EN_TRY(en_decoder_open(config->max_pixels, &m->decoder), "a decoder for a worker");
     if (en_augments_pixels(&config->augment)) {
@@ -99,7 +102,11 @@ static en_status see(en_maker *m, const glance *g, en_image *img, en_crop *crop)
     if (!c->cache) {
         EN_TRY(read_file(m, sample, &n), "reading it");
         const double t0 = en_loader_clock();
+        const unsigned char bit = (unsigned char)(1 << sample % 8);
+        const bool known = c->dataset->whole || (atomic_load_explicit(&m->whole[sample / 8], memory_order_relaxed) & bit);
+        en_decoder_to_the_end(m->decoder, !known);
         const en_status s = en_decode_crop(m->decoder, c->dataset->files[sample], m->file, n, choose, g, c->scaled ? c->size : 0, img, crop);
+        if (s == EN_OK && !known) atomic_fetch_or_explicit(&m->whole[sample / 8], bit, memory_order_relaxed);
         m->times.decode_s += en_loader_clock() - t0;
         EN_TRY(s, "decoding it");
         return EN_OK;

@@ -177,6 +177,7 @@ en_status en_packed_open(const char *path, const char *split, const en_dataset *
     fd = -1;
     ds->ops = &packed_ops;
     ds->impl = p;
+    ds->whole = x.bad == 0;
     p = NULL;
     strcpy(ds->source, path);
     ds->samples = x.split_at[k + 1] - x.split_at[k];

@@ -258,14 +258,16 @@ static void hostile_files_by_parts(void **state)
             bytes_free(&b);
             continue;
         }
-        for (int k = 0; k < 5; k++) {          /* one pixel in the corners and in the middle: whatever the claimed size */
+        for (int k = 0; k < 10; k++) {         /* one pixel in the corners and in the middle: whatever the claimed size; once more to the end */
+            const bool to_the_end = k >= 5;
             static const en_crop corner[5] = { { .w = 1, .h = 1 }, { .x = 1, .w = 1, .h = 1 }, { .y = 1, .w = 1, .h = 1 },
                                                { .x = 2, .y = 2, .w = 1, .h = 1 }, { .x = 1, .y = 3, .w = 1, .h = 1 } };
             en_image part;
             en_crop got;
             en_error_clear();
-            const en_status status = en_decode_crop(d, path, b.at, b.n, choose, &corner[k], 0, &part, &got);
-            if (status == EN_OK && may_pass(file)) { passed++; continue; }
+            en_decoder_to_the_end(d, to_the_end);
+            const en_status status = en_decode_crop(d, path, b.at, b.n, choose, &corner[k % 5], 0, &part, &got);
+            if (status == EN_OK && may_pass(file) && !to_the_end) { passed++; continue; }
             if (status != EN_EDATA || !strstr(en_error_message(), file))
                 fail_msg("%s, part %d: %s", file, k, status == EN_OK ? "decoded" : en_error_message());
             assert_null(part.rgb);
@@ -304,7 +306,7 @@ static void a_truncated_file_is_refused_whatever_the_part(void **state)
     en_decoder_close(d);
 }
 
-/* What a whole decoding says of a damaged scan, a part that reaches its last row says too. */
+/* What a whole decoding says of a damaged scan, a part that reaches its last row says too, and any part that is read to the end. */
 static void damage_that_is_not_below_is_met(void **state)
 {
     (void)state;
@@ -324,6 +326,12 @@ static void damage_that_is_not_below_is_met(void **state)
         if (want == EN_OK) same_pixels("damaged", &whole, &low, &part, &got);
         refused += want != EN_OK;
         unseen += want != EN_OK && en_decode_crop(d, "damaged", b.at, b.n, choose, &high, 0, &part, &got) == EN_OK;
+        en_decoder_to_the_end(d, true);        /* then the first rows refuse what the whole refuses, and show what it shows */
+        for (int scale_to = 0; scale_to <= 4; scale_to += 4) {
+            assert_int_equal(en_decode_crop(d, "damaged", b.at, b.n, choose, &high, scale_to, &part, &got), want);
+            if (want == EN_OK && scale_to == 0) same_pixels("damaged", &whole, &high, &part, &got);
+        }
+        en_decoder_to_the_end(d, false);
         en_image_free(&whole);
         bytes_free(&b);
     }

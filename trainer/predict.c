@@ -84,6 +84,7 @@ static en_status predict(const en_options *o, en_weights *w)
                          .pixels = malloc((size_t)m->resolution * (size_t)m->resolution * 3 * sizeof *b.pixels) };
     EN_REQUIRE_OUT(b.pixels && p, EN_ENOMEM, "no memory for an image");
     EN_TRY_OUT(en_decoder_open(o->max_pixels, &b.decoder), "taking memory");
+    en_decoder_to_the_end(b.decoder, true);
     EN_TRY_OUT(en_net_open(&config, &net), "taking memory");
     b.net = net;
     en_net_bind(net, w->params, NULL, w->stats);
