@@ -252,8 +252,10 @@ static void hostile_files_are_refused_with_a_reason(void **state)
         says(cases[i].name, cases[i].says);
     }
     unlink(in_dir("small.h5"));                                    /* another program's file, in the oldest format */
-    const hid_t old = H5Fcreate(in_dir("small.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
-    H5Fclose(old);
+    const hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(fapl, H5F_LIBVER_EARLIEST, H5F_LIBVER_LATEST);
+    H5Fclose(H5Fcreate(in_dir("small.h5"), H5F_ACC_TRUNC, H5P_DEFAULT, fapl));
+    H5Pclose(fapl);
     says("old", "not as `effnet pack` writes it");
 }
 
