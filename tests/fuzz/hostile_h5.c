@@ -211,7 +211,7 @@ static void attribute(hid_t object, const char *name, hid_t type, hid_t space, c
 
 static void write_dataset(hid_t file, const column *c)
 {
-    hsize_t extent[4] = { c->n, 1, 1, 1 }, chunk[4] = { c->n && c->n < 100 ? c->n : 1, 1, 1, 1 };
+    hsize_t extent[4] = { c->n, 1, 1, 1 }, chunk[4] = { c->n > 0 && c->n < ROOM ? c->n : 1, 1, 1, 1 };    /* one chunk, or none is written */
     const bool held = c->rank == 0 || (c->n < ROOM && c->n * c->elem <= ROOM);           /* or it can only be claimed */
     const layout stored = held ? c->stored : c->stored == CHUNKED ? CHUNKED : LATE;
     const hid_t space = c->rank < 0 ? H5Screate(H5S_NULL) : c->rank == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(c->rank, extent, NULL);
