@@ -272,7 +272,8 @@ static en_status pick_images(bench *b)
     const int64_t asked = given ? b->o->micro_batch : DEFAULT_IMAGES, wanted = asked < r->samples ? asked : r->samples;
     char reason[512] = "";
     b->index = calloc((size_t)wanted, sizeof *b->index);
-    b->view = (en_dataset){ .ops = &view_ops, .classes = b->ds->classes, .class_names = b->ds->class_names, .impl = b };
+    b->view = (en_dataset){ .ops = &view_ops, .classes = b->ds->classes, .class_names = b->ds->class_names, .impl = b,
+                            .whole = true };       /* as after the first epoch, which decodes each file to its end */
     b->view.files = calloc((size_t)wanted, sizeof *b->view.files);
     b->view.labels = calloc((size_t)wanted, sizeof *b->view.labels);
     EN_REQUIRE(b->index && b->view.files && b->view.labels, EN_ENOMEM, "no memory for a list of %" PRId64 " images", wanted);
