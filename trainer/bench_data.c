@@ -210,7 +210,10 @@ static void *take_kept(void *owner, size_t bytes)
     for (int k = 0; k < KEPT; k++) {
         kept *m = &b->kept[k];
         if (m->lent || (m->p && m->bytes != bytes)) continue;
-        if (!m->p) *m = (kept){ .p = aligned_alloc(64, (bytes + 63) / 64 * 64), .bytes = bytes };
+        if (!m->p) {
+            *m = (kept){ .p = aligned_alloc(64, (bytes + 63) / 64 * 64), .bytes = bytes };
+            if (m->p) memset(m->p, 0, bytes);  /* a run has long had its memory: no page of it is new */
+        }
         m->lent = m->p != NULL;
         return m->p;
     }
