@@ -3,7 +3,7 @@
  *     /bytes (uint8, contiguous)  the files one after the other       /offsets (int64, n+1)   /labels (int32, n)   /crc32 (uint32, n)
  *     /files, /classes            names, fixed length                 /splits, /split_offsets (int64, k+1)
  *
- * HDF5 is asked where /bytes lies in the file; from then on any thread of any rank reads with pread.  Samples stand in the order of the
+ * Reading looks once where /bytes lies in the file; from then on any thread of any rank reads with pread.  Samples stand in the order of the
  * folder's dataset, train before val; labels count the classes of both parts together; a folder without parts is one part, "".
  *
  * HDF5 is called by the calling thread alone, while files are opened and finished.  Where its library is not thread-safe, nobody else may be

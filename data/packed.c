@@ -1,6 +1,6 @@
 /* packed.c - a packed file as a dataset.
  *
- * HDF5 is asked once where the bytes lie (pack_h5_read.c) and closed; from then on a sample is one pread at a known place, from any
+ * Where the bytes lie is looked up once (pack_h5_read.c); from then on a sample is one pread at a known place, from any
  * thread of any rank, without a lock and without a shared position.  Every rank opens the file itself, read-only: nothing is written,
  * nothing is locked, and a part of the samples is a range of the index, so splits and ranks need no copies.
  *

@@ -12,6 +12,7 @@
 #include <hdf5.h>
 #include <zlib.h>
 
+#include "data/pack_h5_parse.h"
 #include "data/pack_inside.h"
 
 enum { SPLITS, SPLIT_OFFSETS, CLASSES, FILES, OFFSETS, LABELS, CRC32, BYTES, COLUMNS };
@@ -42,9 +43,9 @@ typedef struct {
     column c[COLUMNS];
     attr   number[NUMBERS];
     char   format[32];
-    bool   no_format, old, user_block;
+    bool   no_format, old, user_block, sealed;         /* sealed: checksums follow the patches */
     int64_t cut, grow;                         /* bytes taken from the end, added to it */
-    struct { uint32_t at; uint8_t with; } patch[16];
+    struct { uint32_t at; uint8_t n, with[8]; } patch[16];
     int    patches;
 } plan;
 
@@ -189,10 +190,14 @@ static void change(plan *p)
         break;
     }
     case 13: if (take(p, 1) & 1) p->cut = (int64_t)(take(p, 2)); else p->grow = (int64_t)(take(p, 2)); break;
-    case 14:
+    case 14:                                   /* a byte, or a number of 8, anywhere */
         if (p->patches < 16) {
+            const unsigned how = (unsigned)take(p, 1);
+            p->sealed |= how & 1;
+            p->patch[p->patches].n = how & 2 ? 8 : 1;
             p->patch[p->patches].at = (uint32_t)take(p, 2);
-            p->patch[p->patches++].with = (uint8_t)take(p, 1);
+            const uint64_t with = how & 2 ? take_number(p) : take(p, 1);
+            memcpy(p->patch[p->patches++].with, &with, 8);
         }
         break;
     default: if (take(p, 1) & 1) p->old = true; else p->user_block = true; break;
@@ -285,6 +290,8 @@ static bool write_plan(const plan *p, const char *path)
     const hid_t fapl = H5Pcreate(H5P_FILE_ACCESS), fcpl = H5Pcreate(H5P_FILE_CREATE);
     if (!p->old) H5Pset_libver_bounds(fapl, H5F_LIBVER_V18, H5F_LIBVER_V18);
     if (p->user_block) H5Pset_userblock(fcpl, 512);
+    H5Pset_attr_phase_change(fcpl, 64, 0);     /* attributes and links in the root's header, as packing has them */
+    H5Pset_link_phase_change(fcpl, 64, 0);
     H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG);
     const hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, fcpl, fapl);
     H5Pclose(fapl);
@@ -294,6 +301,27 @@ static bool write_plan(const plan *p, const char *path)
     for (int k = 0; k < COLUMNS; k++) if (p->c[k].as != AN_ALIAS) write_column(file, p, &p->c[k]);
     for (int k = 0; k < COLUMNS; k++) if (p->c[k].as == AN_ALIAS) write_column(file, p, &p->c[k]);
     return H5Fclose(file) >= 0;
+}
+
+/* Makes the checksums of HDF5 right again, of the superblock and of each object header. */
+static void seal(int fd, size_t size)
+{
+    uint8_t *b = malloc(size);
+    if (b && size > 48 && pread(fd, b, size, 0) == (ssize_t)size) {
+        uint32_t sum = en_h5_checksum(b, 44);
+        memcpy(b + 44, &sum, 4);
+        for (size_t at = 48; at + 40 < size; at++) {
+            if (memcmp(b + at, "OHDR\2", 5) != 0) continue;
+            const int width = 1 << (b[at + 5] & 3);
+            const size_t head = 6u + (b[at + 5] & 32 ? 16 : 0) + (b[at + 5] & 16 ? 4 : 0) + (size_t)width;
+            const uint64_t n = en_h5_number(b + at + head - (size_t)width, width);
+            if (n > size || head + n + 4 > size - at) continue;
+            sum = en_h5_checksum(b + at, head + (size_t)n);
+            memcpy(b + at + head + n, &sum, 4);
+        }
+        (void)!pwrite(fd, b, size, 0);
+    }
+    free(b);
 }
 
 bool hostile_h5(const uint8_t *data, size_t size, int fd, const char *path, bool *sound)
@@ -309,8 +337,9 @@ bool hostile_h5(const uint8_t *data, size_t size, int fd, const char *path, bool
     const off_t end = lseek(fd, 0, SEEK_END);
     for (int k = 0; k < p.patches && end > 0; k++) {
         const off_t at = (off_t)p.patch[k].at % end;
-        (void)!pwrite(fd, &p.patch[k].with, 1, at);
+        (void)!pwrite(fd, p.patch[k].with, p.patch[k].n, at);
     }
+    if (end > 0 && p.sealed) seal(fd, (size_t)end);
     if (end > 0 && (p.cut || p.grow)) (void)!ftruncate(fd, p.cut < end ? end - p.cut + p.grow : 0);
     return written;
 }

@@ -232,7 +232,9 @@ static void packed(void)
         { "long_check", { CHECK, OFFSETS, 4 }, 3 },                     { "version_2", { NUMBER, 0, 0, 0, SMALL + 2 }, 5 },
         { "incomplete", { NUMBER, 0, 7, 0, SMALL }, 5 },                { "no_complete", { NUMBER, 0, 7, 255 }, 4 },
         { "no_format", { FORMAT, 0, 0 }, 3 },                           { "cut", { SIZE, 0, 1, 10, 0 }, 5 },
-        { "grown", { SIZE, 0, 0, 10, 0 }, 5 },                          { "superblock", { PATCH, 0, 8, 0, 1 }, 5 },
+        { "grown", { SIZE, 0, 0, 10, 0 }, 5 },                          { "superblock", { PATCH, 0, 0, 8, 0, 1 }, 6 },
+        { "root_elsewhere", { PATCH, 0, 3, 36, 0, TWO_BYTES, 0, 16 }, 8 },  { "root_beyond", { PATCH, 0, 3, 36, 0, TWO_TO_62 }, 6 },
+        { "message_long", { PATCH, 0, 1, 80, 0, 255 }, 6 },
         { "old_format", { OLD, 0, 1 }, 3 },                             { "user_block", { OLD, 0, 0 }, 3 },
     };
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) put_file(corpus, path_in("packed", files[i].name), files[i].at, files[i].n);
