@@ -58,7 +58,7 @@ static void every_way_has_a_rate_within_its_spread(void **state)
 {
     (void)state;
     const char *json = json_of(run(0, 0, "bench data " SMALL " --data %s --augment autoaugment --steps 3 --json", data()));
-    static const char *const ways[] = { "read", "whole", "crop", "augment", "scaled", "cached", "loader" };
+    static const char *const ways[] = { "cold", "read", "whole", "crop", "augment", "scaled", "cached", "loader" };
     for (size_t k = 0; k < sizeof ways / sizeof *ways; k++) {
         const char *w = way_of(json, ways[k]);
         if (!w) fail_msg("%s is not there: %s", ways[k], json);

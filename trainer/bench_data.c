@@ -129,6 +129,7 @@ static en_status prepare(data_bench *b, en_comm *comm)
     b->kernel = resize.kernel;
     EN_TRY(en_augment_of(o, &b->augment), "the options of augmentation");
     for (int way = 0; way < DATA_WAYS; way++) r->measured[way] = true;
+    r->measured[DATA_COLD] = strncmp(o->data, "synthetic", 9) != 0;
     r->measured[DATA_AUGMENT] = en_augments_pixels(&b->augment);
     r->measured[DATA_SCALED] = strcmp(o->decode, "exact") == 0;
 

@@ -7,6 +7,7 @@
 
 /* Ways that an image goes while it is timed, in the order of the table.  All but the last on one thread, of bytes in memory. */
 typedef enum {
+    DATA_COLD,                           /* the file's bytes, from the disk: the page cache was told to forget them */
     DATA_READ,                           /* the file's bytes, from the page cache                                   */
     DATA_WHOLE,                          /* decoding all of it                                                      */
     DATA_CROP,                           /* decoding the crop, resize, flip, normalisation                          */

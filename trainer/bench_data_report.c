@@ -7,12 +7,13 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const way_names[DATA_WAYS] = { "read", "whole", "crop", "augment", "scaled", "cached", "loader" };
+static const char *const way_names[DATA_WAYS] = { "cold", "read", "whole", "crop", "augment", "scaled", "cached", "loader" };
 static const char *const part_names[DATA_PARTS] = { "read", "decode", "resize", "augment", "rest" };
 
 static const char *way_text(const data_result *r, data_way way, char out[96])
 {
     switch (way) {
+    case DATA_COLD: return "read, page cache cold";
     case DATA_READ: return strncmp(r->o->data, "synthetic", 9) == 0 ? "draw and encode" : "read, page cache warm";
     case DATA_WHOLE: return "decode, whole picture";
     case DATA_CROP: return "decode crop, resize, normalise";

@@ -8,10 +8,15 @@
 #include "trainer/bench_data_ways.h"
 #include "trainer/trainer.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
+
+enum { COLD_AHEAD = 16 };
 
 static const double window_s = 0.2;            /* of the loader, at least: a process's CPU time lags by a tick for each thread that runs */
 
@@ -91,6 +96,9 @@ static en_status one_image(data_bench *b, data_way way, data_file *f, int64_t i,
     en_image img;
     en_crop crop;
     switch (way) {
+    case DATA_COLD:                            /* as the loader reads: what comes next is asked for before */
+        if (b->ds->ops->expect && i + COLD_AHEAD < b->r->images) b->ds->ops->expect(b->ds, b->index[i + COLD_AHEAD]);
+        return b->ds->ops->read(b->ds, b->index[i], &f->bytes, &f->capacity, &f->n);
     case DATA_READ: return b->ds->ops->read(b->ds, b->index[i], &f->bytes, &f->capacity, &f->n);
     case DATA_WHOLE: return en_decode_crop(b->decoder, b->view.files[i], f->bytes, f->n, NULL, NULL, 0, &img, &crop);
     case DATA_CROP: return decode_and_finish(b, f, i, scale_to, false, epoch, augments ? aside : part_s);
@@ -117,11 +125,25 @@ static en_status shrink(data_bench *b, data_file *f, int64_t i)
     return EN_OK;
 }
 
+/* Their pages leave the page cache, where they are not being written.  A packed dataset is one file. */
+static void forget_pages(const data_bench *b, int64_t first, int64_t n)
+{
+    struct stat st;
+    const bool packed = stat(b->ds->source, &st) == 0 && S_ISREG(st.st_mode);
+    for (int64_t i = 0; i < (packed ? 1 : n); i++) {
+        const int fd = open(packed ? b->ds->source : b->view.files[first + i], O_RDONLY | O_CLOEXEC);
+        if (fd < 0) continue;
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+    }
+}
+
 en_status data_run_piece(data_bench *b, int64_t first, int64_t n, uint64_t epoch, data_round *r)
 {
     for (int way = 0; way < DATA_LOADER; way++) {
         if (!b->r->measured[way]) continue;
         for (int64_t i = 0; way == DATA_CACHED && i < n; i++) EN_TRY(shrink(b, &b->piece[i], first + i), "filling a cache");
+        if (way == DATA_COLD) forget_pages(b, first, n);
         const double cpu = cpu_s(), clock = en_seconds();
         for (int64_t i = 0; i < n; i++) EN_TRY(one_image(b, (data_way)way, &b->piece[i], first + i, epoch, r->part_s), "%s", b->view.files[first + i]);
         data_tally *t = &r->way[way];
