@@ -84,6 +84,21 @@ static void accumulated_and_masked_steps_are_those_of_the_processor(void **state
     for (size_t i = 0; i < n; i++) assert_true(fabs(x[i].loss - y[i].loss) <= 1e-3 * y[i].loss && x[i].images == y[i].images);
 }
 
+/* Two labels an image, in a recorded step: mates and shares travel with each batch.  A rank that has one half of a pair makes both. */
+static void augmented_and_mixed_steps_are_those_of_the_processor(void **state)
+{
+    (void)state;
+    static const char *const more = "--steps 6 --augment autoaugment --erase 0.3 --mixup 0.4 --cutmix 1";
+    run(0, 0, SMALL " --device cpu --data %s --run %s %s", data(), at("cpu-mixed"), more);
+    gpus(1);
+    train(0, at("cuda-mixed"), more);
+    losses_agree(at("cuda-mixed"), at("cpu-mixed"), 6, 1e-3);
+    gpus(2);
+    train(2, at("cuda-mixed-2"), more);
+    gpus(1);
+    losses_agree(at("cuda-mixed-2"), at("cuda-mixed"), 6, 1e-4);
+}
+
 static void two_gpus_train_as_one(void **state)
 {
     (void)state;
@@ -213,6 +228,7 @@ int main(void)
         TEST(without_a_gpu_cuda_fails_with_the_reason_and_auto_trains_on_the_processor),
         TEST(fifty_steps_are_those_of_the_processor),
         TEST(accumulated_and_masked_steps_are_those_of_the_processor),
+        TEST(augmented_and_mixed_steps_are_those_of_the_processor),
         TEST(two_gpus_train_as_one),
         TEST(ranks_that_share_a_gpu_sum_through_the_host),
         TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
