@@ -60,13 +60,16 @@ static void values_follow_or_are_joined_and_given_is_remembered(void **state)
     assert_true(en_option_given(&o, "seed") && !en_option_given(&o, "epochs") && !en_option_given(&o, "nonsense"));
 }
 
-static void spans_are_steps_epochs_or_minutes(void **state)
+static void spans_are_steps_epochs_or_time(void **state)
 {
     (void)state;
     static const struct { const char *text; int unit; double count; } good[] = {
         { "100", EN_SPAN_STEPS, 100 }, { "2e", EN_SPAN_EPOCHS, 2 },     { "0.5e", EN_SPAN_EPOCHS, 0.5 },
-        { "15m", EN_SPAN_MINUTES, 15 }, { "0", EN_SPAN_STEPS, 0 },      { "1e3", EN_SPAN_STEPS, 1000 } };
-    static const char *const bad[] = { "", "e", "1.5", "-1", "15s", "2 e", "2ee", "nan", "inf", "0x10", "1e30" };
+        { "15m", EN_SPAN_SECONDS, 900 }, { "0", EN_SPAN_STEPS, 0 },     { "1e3", EN_SPAN_STEPS, 1000 },
+        { "90s", EN_SPAN_SECONDS, 90 }, { "3h50m", EN_SPAN_SECONDS, 13800 }, { "1h30m20s", EN_SPAN_SECONDS, 5420 }, { "1h20s", EN_SPAN_SECONDS, 3620 },
+        { "1.5h", EN_SPAN_SECONDS, 5400 }, { "1h0.5m", EN_SPAN_SECONDS, 3630 }, { "0s", EN_SPAN_SECONDS, 0 }, { ".5s", EN_SPAN_SECONDS, 0.5 } };
+    static const char *const bad[] = { "", "e", "1.5", "-1", "2 e", "2ee", "nan", "inf", "0x10", "1e30", "h", "m15", "15M", "1.5h20m",
+                                        "20s1h", "1h2h", "15ms", "-15m", "1h-5m", "1e2m", "3:50", "1h30", "1d", "15m ", "5min", "9007199254740993s" };
     en_options o;
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         assert_int_equal(PARSE(EN_TRAIN, &o, "--eval-every", good[i].text), EN_OK);
@@ -75,7 +78,50 @@ static void spans_are_steps_epochs_or_minutes(void **state)
     }
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         if (PARSE(EN_TRAIN, &o, "--eval-every", bad[i]) != EN_EUSAGE) fail_msg("'%s' was taken", bad[i]);
-        assert_non_null(strstr(en_error_message(), "epochs (2e)"));
+        assert_non_null(strstr(en_error_message(), "epochs"));
+        assert_non_null(strstr(en_error_message(), "3h50m"));
+    }
+}
+
+/* run.txt and the checkpoint keep spans as text; the same bits come back. */
+static void spans_are_written_as_they_are_read(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *written; } spans[] = {
+        { "3h50m", "3h50m" },   { "90s", "1m30s" }, { "1h30m20s", "1h30m20s" }, { "230m", "3h50m" }, { "1.5h", "1h30m" }, { "25h", "25h" },
+        { "0m", "0s" },         { "0.1s", "0.1s" }, { "1h0.1s", "3600.1s" },    { "0.001m", "0.06s" }, { "100", "100" },  { "0.5e", "0.5e" },
+        { "1000000e", "1000000e" }, { "1e300e", "1e+300e" }, { "9007199254740991", "9007199254740991" } };
+    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
+        char text[48];
+        en_span s, again;
+        assert_true(en_span_read(spans[i].text, &s));
+        en_span_write(&s, text, sizeof text);
+        assert_string_equal(text, spans[i].written);
+        assert_true(en_span_read(text, &again) && again.unit == s.unit && again.count == s.count);
+    }
+    for (double x = 1.0 / 3; x < 1e9; x *= 7.3) {              /* any fraction of a second */
+        char text[48];
+        en_span s = { EN_SPAN_SECONDS, x }, again;
+        en_span_write(&s, text, sizeof text);
+        if (!en_span_read(text, &again) || again.count != x) fail_msg("%.17g was written '%s'", x, text);
+    }
+}
+
+static void spans_miswritten_are_told_the_nearest_form(void **state)
+{
+    (void)state;
+    static const struct { const char *text, *meant; } spans[] = {
+        { "3:50", "3h50m" },    { "3:50:20", "3h50m20s" }, { "1h30", "1h30m" },   { "15min", "15m" },   { "15 minutes", "15m" }, { "90 sec", "1m30s" },
+        { "1d", "24h" },        { "1d12h", "36h" },        { "20s1h", "1h20s" },  { "1.5h20m", "1h50m" }, { "2 e", "2e" },      { "2epochs", "2e" },
+        { "2E", "2e" },         { "15M", "15m" },          { "3H50M", "3h50m" },  { "100 steps", "100" }, { "1.5", "2" },       { "-15m", "15m" },
+        { "15ms", NULL },       { "2ee", NULL },           { "1e2h", NULL },      { "soon", NULL },     { "", NULL },            { "1:2:3:4", NULL } };
+    for (size_t i = 0; i < sizeof spans / sizeof *spans; i++) {
+        char expected[80];
+        en_options o;
+        assert_int_equal(PARSE(EN_TRAIN, &o, "--stop-after", spans[i].text), EN_EUSAGE);
+        snprintf(expected, sizeof expected, "--stop-after '%s': did you mean %s?", spans[i].text, spans[i].meant ? spans[i].meant : "");
+        if (spans[i].meant ? !strstr(en_error_message(), expected) : !!strstr(en_error_message(), "did you mean"))
+            fail_msg("'%s': \"%s\"", spans[i].text, en_error_message());
     }
 }
 
@@ -263,7 +309,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_the_papers),
         cmocka_unit_test(values_follow_or_are_joined_and_given_is_remembered),
-        cmocka_unit_test(spans_are_steps_epochs_or_minutes),
+        cmocka_unit_test(spans_are_steps_epochs_or_time),
+        cmocka_unit_test(spans_are_written_as_they_are_read),
+        cmocka_unit_test(spans_miswritten_are_told_the_nearest_form),
         cmocka_unit_test(operands_are_kept_in_order),
         cmocka_unit_test(help_is_asked_for_anywhere),
         cmocka_unit_test(refusals_say_value_and_remedy),

@@ -59,12 +59,12 @@ static void average_ramps_up(void **state)
 static void spans_fall_once_a_period(void **state)
 {
     (void)state;
-    const en_span steps = { EN_SPAN_STEPS, 10 }, epochs = { EN_SPAN_EPOCHS, 1 }, minutes = { EN_SPAN_MINUTES, 15 }, never = { EN_SPAN_STEPS, 0 };
+    const en_span steps = { EN_SPAN_STEPS, 10 }, epochs = { EN_SPAN_EPOCHS, 1 }, minutes = { EN_SPAN_SECONDS, 900 }, never = { EN_SPAN_STEPS, 0 };
     int hits[4] = { 0 };
     for (int64_t s = 0; s <= 1000; s++) {
         hits[0] += en_span_due(&steps, s, 156.25, 0);
         hits[1] += en_span_due(&epochs, s, 156.25, 0);
-        hits[2] += en_span_due(&minutes, s, 156.25, s % 100 == 99 ? 15.0 : 14.9);
+        hits[2] += en_span_due(&minutes, s, 156.25, s % 100 == 99 ? 900.0 : 899.0);
         hits[3] += en_span_due(&never, s, 156.25, 1e9);
     }
     assert_int_equal(hits[0], 100);

@@ -1,6 +1,7 @@
 /* main.c - effnet: picks the subcommand, and is the one place that exits. */
 #include "trainer/commands.h"
 #include "trainer/nearest.h"
+#include "trainer/trainer.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -75,6 +76,7 @@ static en_status run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    en_program_began();                        /* --stop-after counts from here: starting the ranks is part of its time */
     en_status s = run(argc, argv);
     if (fflush(stdout) != 0 && s == EN_OK)     /* what was printed did not arrive: a full disk behind > */
         s = en_raise(EN_EIO, __FILE__, __LINE__, __func__, "writing to standard output: %s", strerror(errno));

@@ -154,18 +154,6 @@ static bool read_number(const char *text, const char **end, double *out)
     return e != text && isfinite(v) && !strpbrk(text, "xX \t\n");
 }
 
-/* "100" steps, "2e" epochs, "15m" minutes.  A span in steps is whole.  ("2e" is no number to strtod: it stops at the e.) */
-static bool read_span(const char *text, en_span *out)
-{
-    const char *end;
-    if (!read_number(text, &end, &out->count)) return false;
-    if (*end == '\0') out->unit = EN_SPAN_STEPS;
-    else if (strcmp(end, "e") == 0) out->unit = EN_SPAN_EPOCHS;
-    else if (strcmp(end, "m") == 0) out->unit = EN_SPAN_MINUTES;
-    else return false;
-    return out->unit != EN_SPAN_STEPS || (out->count == floor(out->count) && fabs(out->count) < 0x1p53);
-}
-
 /* Sets the member of `o` from text; the name and the value are in every refusal. */
 static en_status set(const option *p, const char *text, en_options *o)
 {
@@ -207,8 +195,10 @@ static en_status set(const option *p, const char *text, en_options *o)
         return EN_OK;
     case TYPE_SPAN: {
         en_span v;
-        EN_REQUIRE(read_span(text, &v) && within(p->limits, text, v.count), EN_EUSAGE,
-                   "%s '%s': use whole steps (100), epochs (2e) or minutes (15m), %s; 0 for never", name, text, words);
+        const bool ok = en_span_read(text, &v) && within(p->limits, text, v.count);
+        EN_REQUIRE(ok || !en_span_guess(text, words, sizeof words), EN_EUSAGE,
+                   "%s '%s': did you mean %s? (steps 100, epochs 2e, time 15m, 3h50m or 90s; 0 for never)", name, text, words);
+        EN_REQUIRE(ok, EN_EUSAGE, "%s '%s': use whole steps (100), epochs (2e) or time (15m, 3h50m, 90s); 0 for never", name, text);
         *(en_span *)member = v;
         return EN_OK;
     }
@@ -245,14 +235,7 @@ static void write_value(const option *p, const en_options *o, char *out, size_t 
     case TYPE_I64:  snprintf(out, size, "%" PRId64, *(const int64_t *)member); return;
     case TYPE_F64:  write_real(*(const double *)member, out, size); return;
     case TYPE_FLAG: snprintf(out, size, "%d", *(const bool *)member); return;
-    case TYPE_SPAN: {
-        const en_span *v = member;
-        char count[32];
-        if (v->unit == EN_SPAN_STEPS) snprintf(count, sizeof count, "%.0f", v->count);
-        else write_real(v->count, count, sizeof count);
-        snprintf(out, size, "%s%s", count, v->unit == EN_SPAN_STEPS ? "" : v->unit == EN_SPAN_EPOCHS ? "e" : "m");
-        return;
-    }
+    case TYPE_SPAN: en_span_write(member, out, size); return;
     }
 }
 
@@ -268,7 +251,7 @@ static void set_defaults(int command, en_options *o)
         case TYPE_I64:  *(int64_t *)member = p->integer; break;
         case TYPE_F64:  *(double *)member = p->real; break;
         case TYPE_FLAG: *(bool *)member = p->integer != 0; break;
-        case TYPE_SPAN: read_span(p->text, member); break;
+        case TYPE_SPAN: en_span_read(p->text, member); break;
         }
     }
 }

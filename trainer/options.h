@@ -2,12 +2,13 @@
  *
  * X(field, TYPE, default, commands, unit, limits, help): `field` becomes the member of en_options and, with dashes, the
  * long option; `commands` says which subcommands take it.  Types: STR text; I64, F64 numbers; FLAG without value; SPAN a
- * period: "100" steps, "2e" epochs, "15m" minutes, "0" never.  `limits` is checked and told to the user as it stands:
+ * stretch: "100" steps, "2e" epochs, "15m", "3h50m", "0" never (span.h).  `limits` is checked and told to the user as it stands:
  * alternatives between '|', each a word or an interval, "[0,1)" being 0 <= value < 1; "" takes anything. */
 #ifndef EN_OPTIONS_H
 #define EN_OPTIONS_H
 
 #include "kernels/kernels.h"
+#include "trainer/span.h"
 
 enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128 };
 
@@ -114,11 +115,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(cache_side,       I64,  0,                 EN_TRAIN,                                   "pixels",  "0|[32,4096]",                \
     "shorter side of cached images (0: 8/7 of the image size)") \
   X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
-    "steps, epochs (2e) or minutes (15m) between checkpoints; 0: only at the end") \
+    "steps (500), epochs (2e) or time (15m, 1h30m) between checkpoints; 0: only at the end") \
   X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
-    "steps, epochs (2e) or minutes between evaluations; 0: only at the end") \
+    "steps, epochs (2e) or time (45m) between evaluations; 0: only at the end") \
   X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT,            "name",    "ema|raw",                    \
     "ema or raw") \
   X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "0|[32,4096]",                \
@@ -147,8 +148,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
   X(log_every,        F64,  10,                EN_TRAIN,                                   "seconds", "[0,inf)",                    \
     "between progress lines when output is not a terminal") \
-  X(stop_after,       I64,  0,                 EN_TRAIN,                                   "steps",   "[0,inf)",                    \
-    "save and leave with 75 after this step, as on SIGUSR1 (0: never)") \
+  X(stop_after,       SPAN, "0",               EN_TRAIN,                                   "span",    "[0,inf)",                    \
+    "save and leave with 75, as on SIGUSR1: after this step (100), this epoch (2e), or so long after the start (3h50m); 0: never") \
   X(train_per_class,  I64,  64,                EN_SYNTH,                                   "images",  "[1,1000000]",                \
     "training pictures a class") \
   X(val_per_class,    I64,  16,                EN_SYNTH,                                   "images",  "[0,1000000]",                \
@@ -183,8 +184,6 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
 #define EN_OPTION_CTYPE_F64  double
 #define EN_OPTION_CTYPE_FLAG bool
 #define EN_OPTION_CTYPE_SPAN en_span
-
-typedef struct { enum { EN_SPAN_STEPS, EN_SPAN_EPOCHS, EN_SPAN_MINUTES } unit; double count; } en_span;  /* count 0: never */
 
 typedef struct {
     int command;                               /* EN_TRAIN, ...                                          */

@@ -9,10 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *span_text(const en_span *s, char buf[32])
+static const char *span_text(const en_span *s, char buf[64])
 {
+    char count[48];
     if (s->count <= 0) return "at the end";
-    snprintf(buf, 32, "every %g %s%s", s->count, s->unit == EN_SPAN_STEPS ? "step" : s->unit == EN_SPAN_EPOCHS ? "epoch" : "minute", s->count == 1 ? "" : "s");
+    en_span_write(s, count, sizeof count);
+    if (s->unit == EN_SPAN_SECONDS) snprintf(buf, 64, "every %s", count);
+    else snprintf(buf, 64, "every %g %s%s", s->count, s->unit == EN_SPAN_STEPS ? "step" : "epoch", s->count == 1 ? "" : "s");
     return buf;
 }
 
@@ -30,12 +33,22 @@ static void print_input(const en_run *run, FILE *f)
             run->cache ? ", pictures are kept" : "");
 }
 
+static void print_stop(const en_span *after, FILE *f)
+{
+    char text[48];
+    if (after->count <= 0) return;
+    en_span_write(after, text, sizeof text);
+    if (after->unit == EN_SPAN_SECONDS) fprintf(f, "  stop        at the first step that ends %s after the start (%.1f s ago)", text, en_seconds() - en_program_began());
+    else fprintf(f, "  stop        after %s %g", after->unit == EN_SPAN_STEPS ? "step" : "epoch", after->count);
+    fprintf(f, ": checkpoint, exit code 75\n");
+}
+
 void en_print_header(const en_run *run, void *stream)
 {
     FILE *f = stream;
     const en_trainer *t = &run->t;
     const en_model *m = t->model;
-    char save[32], eval[32];
+    char save[64], eval[64];
     fprintf(f, "%s, %d px: %.2f M parameters, %.3f G multiply-adds an image, %d classes\n", m->name, m->resolution, (double)m->params_trainable / 1e6,
             (double)m->macs / 1e9, m->classes);
     fprintf(f, "  data        %s: %" PRId64 " training images", t->train_set->source, t->train_set->samples);
@@ -64,6 +77,7 @@ void en_print_header(const en_run *run, void *stream)
     if (run->dir[0]) fprintf(f, "  run         %s: checkpoint %s, evaluation %s\n", run->dir, span_text(&t->o->checkpoint_every, save),
                              t->val_set ? span_text(&t->o->eval_every, eval) : "never");
     else fprintf(f, "  run         nothing is saved (no --run)\n");
+    print_stop(&t->o->stop_after, f);
     fflush(f);
 }
 

@@ -19,12 +19,12 @@ double en_lr_at(const en_schedule *s, int64_t step)
 
 double en_ema_decay(double decay, int64_t n) { return fmin(decay, (1.0 + (double)n) / (10.0 + (double)n)); }
 
-bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double minutes)
+bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double seconds)
 {
     if (span->count <= 0 || step <= 0) return false;
     switch (span->unit) {
     case EN_SPAN_STEPS:   return fmod((double)step, span->count) == 0;
-    case EN_SPAN_MINUTES: return minutes >= span->count;
+    case EN_SPAN_SECONDS: return seconds >= span->count;
     case EN_SPAN_EPOCHS:  break;
     }
     const double every = span->count * steps_per_epoch;

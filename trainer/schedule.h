@@ -22,8 +22,8 @@ double en_lr_at(const en_schedule *s, int64_t step);
 /* TensorFlow's ramp: min(decay, (1+n)/(10+n)), n = updates done including this one. */
 double en_ema_decay(double decay, int64_t n);
 
-/* Whether something every `span` is due after `step` steps are done; `minutes` since it was last done.  Epoch spans fall
+/* Whether something every `span` is due after `step` steps are done; `seconds` since it was last done.  Epoch spans fall
  * on the first step at or past each multiple. */
-bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double minutes);
+bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double seconds);
 
 #endif

@@ -18,6 +18,18 @@ double en_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+double en_program_began(void)
+{
+    static double began;                                     /* main asks first, before there are threads */
+    if (began == 0) {
+        began = en_seconds();
+        const char *text = getenv("EFFNET_STARTED_AT");
+        const double ago = text ? difftime(time(NULL), (time_t)strtoll(text, NULL, 10)) : 0;
+        if (ago > 0) began -= ago;
+    }
+    return began;
+}
+
 /* OMP_NUM_THREADS, where it begins with a number: of a rank, as everywhere.  Else the cores of this host that may run us:
  * what is online, which an affinity mask narrows.  A launcher that binds each rank to its own cores has already shared
  * them out: then the mask is ours alone. */

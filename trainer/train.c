@@ -14,15 +14,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A span in minutes is read off rank 0's clock; the others ask it. */
+/* A span of time is read off rank 0's clock; the others ask it. */
 static en_status due(en_run *run, const en_span *span, double since, bool *out)
 {
     en_trainer *t = &run->t;
-    *out = en_span_due(span, t->state.step, t->schedule.steps_per_epoch, (en_seconds() - since) / 60);
-    if (span->unit != EN_SPAN_MINUTES || span->count <= 0) return EN_OK;
+    *out = en_span_due(span, t->state.step, t->schedule.steps_per_epoch, en_seconds() - since);
+    if (span->unit != EN_SPAN_SECONDS || span->count <= 0) return EN_OK;
     int8_t flag = *out;
     EN_TRY(t->comm->ops->broadcast(t->comm, &flag, sizeof flag, 0), "asking rank 0 for the time");
     *out = flag;
+    return EN_OK;
+}
+
+/* --stop-after: once, at its step or its epoch, or when its time is over.  What a start finds behind it does not stop it: the
+ * same command goes on. */
+static en_status stop_due(en_run *run, bool *out)
+{
+    en_trainer *t = &run->t;
+    const en_span *after = &t->o->stop_after;
+    const double step = (double)t->state.step, at = after->unit == EN_SPAN_EPOCHS ? after->count * t->schedule.steps_per_epoch : after->count;
+    *out = after->count > 0 && step >= at && step - 1 < at;
+    if (after->unit == EN_SPAN_SECONDS) EN_TRY(due(run, after, en_program_began(), out), "is it time to stop");
     return EN_OK;
 }
 
@@ -119,7 +131,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     }
     while (t->state.step < t->schedule.total_steps) {
         en_step_report r;
-        bool eval, save;
+        bool eval, save, stop;
         EN_TRY(en_train_step(t, &r), "training");
         if (root) {
             en_progress_step(p, run, &r);
@@ -127,7 +139,8 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
             look_at_input(run, p, &watch, &r);
         }
         const bool end = t->state.step >= t->schedule.total_steps;
-        *stopped = !end && (r.stop || t->state.step == t->o->stop_after);
+        EN_TRY(stop_due(run, &stop), "after step %" PRId64, t->state.step);
+        *stopped = !end && (r.stop || stop);
         EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "after step %" PRId64, t->state.step);
         EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "after step %" PRId64, t->state.step);
         best = false;

@@ -102,6 +102,8 @@ int64_t en_eval_batch(const en_dataset *dataset, const en_comm *comm, int64_t wa
 
 /* ---- shared by the commands (setup.c) --------------------------------------------------------------------------- */
 double en_seconds(void);                     /* monotonic seconds */
+/* When main began, on that clock; or, where a launcher says when the job did (EFFNET_STARTED_AT, seconds since 1970), then. */
+double en_program_began(void);
 /* Threads for this rank: what the option says, else OMP_NUM_THREADS, else this host's usable cores / its ranks, at least 1. */
 en_backend_config en_config_of(const en_options *o, const en_comm *c);    /* --threads, --lanes, --precision */
 int en_threads_of(const en_options *o, const en_comm *c);
