@@ -185,8 +185,7 @@ void pause_s(double seconds)
     while (nanosleep(&t, &t) != 0 && errno == EINTR) continue;
 }
 
-/* The pids whose parent is `parent`, by /proc. */
-static int children_of(pid_t parent, int *pids, int most)
+int children_of(int parent, int *pids, int most)
 {
     DIR *d = opendir("/proc");
     int n = 0;
@@ -301,7 +300,8 @@ static job *vstart(how h, const char *fmt, va_list ap)
     char *arguments = vformat(fmt, ap), *argv[WORDS], *command = keep(calloc(1, COMMAND)), *split = keep(strdup(arguments));
     int n = 0;
     if (h.ranks > 0) {
-        argv[n++] = h.by_script ? EN_RUN_SCRIPT : EN_MPIEXEC;
+        argv[n++] = h.by_script || h.script ? EN_RUN_SCRIPT : EN_MPIEXEC;
+        if (h.script) n = add_words(argv, n, keep(strdup(h.script)));
         argv[n++] = EN_MPIEXEC_NUMPROC;
         argv[n++] = (char *)(h.second ? "1" : textf("%d", h.ranks));
     }

@@ -52,6 +52,7 @@ typedef struct {
     const char *env[2];         /* with `second`: NAME=value for rank 0, for rank 1                                       */
     bool    patient;            /* a mpirun that was asked to end gives its ranks seconds for it, not none               */
     bool    by_script;          /* launch/run instead of mpirun                                                          */
+    const char *script;         /* the same, with these options of its own before -n                                     */
     double  seconds;            /* 0: 60                                                                                 */
 } how;
 
@@ -70,6 +71,7 @@ job     *start(how h, const char *fmt, ...) __attribute__((format(printf, 2, 3))
 outcome *finish(job *j);                                        /* waits, with the limit counted from the start        */
 bool     running(job *j);
 void     send(job *j, int sig);                                 /* to the process that was started                     */
+int      children_of(int pid, int *pids, int most);              /* by /proc, without ended ones                    */
 int      ranks_of(job *j, int *pids, int most);                 /* children of mpirun, oldest first                    */
 void     pause_s(double seconds);
 double   now_s(void);

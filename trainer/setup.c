@@ -24,8 +24,10 @@ double en_program_began(void)
     if (began == 0) {
         began = en_seconds();
         const char *text = getenv("EFFNET_STARTED_AT");
-        const double ago = text ? difftime(time(NULL), (time_t)strtoll(text, NULL, 10)) : 0;
-        if (ago > 0) began -= ago;
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        const double then = text ? strtod(text, NULL) : 0, ago = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec - then;
+        if (then > 0 && ago > 0) began -= ago;
     }
     return began;
 }
