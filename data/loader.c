@@ -16,7 +16,7 @@
  * A bad file leaves a note on its image (loader_bad.c), and a stand-in (training) or a hole (evaluation).  Stand-in k of sample s in
  * epoch e is draw (seed, EN_RNG_REPLACE, e, s, k) among the other samples: it depends on no rank and no history.
  *
- * All memory for batches is taken when the loader is opened; that ring is also the back-pressure: workers that are `ahead`
+ * All memory for batches is taken when the loader is opened (an evaluation has no more slots than batches); that ring is also the back-pressure: workers that are `ahead`
  * batches in front wait.  What a worker does to an image is in loader_image.c. */
 #include "loader.h"
 
@@ -324,9 +324,20 @@ static int ahead_of(const en_loader_config *c)
     return fit < 1 ? 1 : fit > MOST_AHEAD ? MOST_AHEAD : (int)fit;
 }
 
+static int64_t batches_of(const en_loader_config *c)           /* training: no end */
+{
+    return c->training ? INT64_MAX : (c->dataset->samples - 1) / c->shard.global_batch + 1;
+}
+
+static int slots_of(const en_loader_config *c)
+{
+    const int64_t wanted = ahead_of(c) + 1, all = batches_of(c);
+    return (int)(wanted < all ? wanted : all);
+}
+
 size_t en_loader_bytes(const en_loader_config *c)
 {
-    return (size_t)(ahead_of(c) + 1) * (size_t)en_shard_max(&c->shard) * en_loader_image_bytes(c);
+    return (size_t)slots_of(c) * (size_t)en_shard_max(&c->shard) * en_loader_image_bytes(c);
 }
 
 int64_t en_loader_bad(const en_loader *l, const char *const **files)
@@ -424,11 +435,10 @@ en_status en_loader_open(const en_loader_config *config, en_loader **out)
     EN_REQUIRE(l, EN_ENOMEM, "no memory for a loader");
     l->config = *config;
     if (!config->training) l->config.shard.accum = 1;
-    l->slots = ahead_of(&l->config) + 1;
+    l->slots = slots_of(&l->config);
     l->workers = config->workers > 0 ? config->workers : 1;
     l->most = en_shard_max(&l->config.shard);
-    const int64_t samples = config->dataset->samples, batch = config->shard.global_batch;
-    l->total = config->training ? INT64_MAX : (samples - 1) / batch + 1;
+    l->total = batches_of(&l->config);
     EN_TRY_OUT(take_memory(l), "opening a loader");
     EN_TRY_OUT(start_workers(l), "opening a loader");
     *out = l;

@@ -189,6 +189,15 @@ static void bytes_ahead_are_batches_ahead(void **state)
     c.ahead_bytes = 1;                                         /* less than a batch: one all the same */
     assert_int_equal(en_loader_bytes(&c), 2 * batch);
     stream_free(&want);
+
+    c = stream_config(good, false, 10, 1, 2);                  /* an evaluation has an end: no more than its batches */
+    want = stream_run(c, 1, 4);
+    c.ahead_bytes = 1000 * batch;
+    assert_int_equal(en_loader_bytes(&c), ((good->samples - 1) / 10 + 1) * batch);
+    stream got = stream_run(c, 1, 4);
+    stream_same(&got, &want, "an evaluation");
+    stream_free(&got);
+    stream_free(&want);
 }
 
 static void time_is_told_apart(void **state)

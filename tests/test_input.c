@@ -65,18 +65,6 @@ static void resize_is_the_checkpoints_unless_given(void **state)
     assert_int_equal((int)en_resize_of(&o, "resize=bilinear\n").kernel, EN_RESIZE_BILINEAR_AA);
 }
 
-static void prefetch_is_memory(void **state)
-{
-    (void)state;
-    en_options o;
-    assert_int_equal(PARSE(&o, "--fresh"), EN_OK);
-    assert_int_equal(en_batches_ahead(&o, 1 << 20), 2);
-    assert_int_equal(PARSE(&o, "--prefetch", "64"), EN_OK);
-    assert_int_equal(en_batches_ahead(&o, (10 << 20) + 1), 6);
-    assert_int_equal(en_batches_ahead(&o, 1 << 30), 1);
-    assert_int_equal(en_batches_ahead(&o, 1), 4096);
-}
-
 /* Steps of 64 images: 20 ms of work and `wait` ms of waiting; an image costs 2 ms of a worker. */
 static int spoken(en_input_watch *w, double wait, int steps, int cores, char text[600])
 {
@@ -110,7 +98,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(options_become_an_augmentation), cmocka_unit_test(options_that_contradict_are_refused),
-        cmocka_unit_test(resize_is_the_checkpoints_unless_given), cmocka_unit_test(prefetch_is_memory),
+        cmocka_unit_test(resize_is_the_checkpoints_unless_given),
         cmocka_unit_test(a_step_that_waits_says_so_once_with_what_would_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

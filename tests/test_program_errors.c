@@ -418,6 +418,8 @@ static void batches(void **state)
     says_once(o, "--global-batch 3 is less than one image for each of 4 ranks");
     assert_int_equal(count(o->err, "effnet: "), 1);
     refused(2, "--epochs 0.01 of 200 images is less than one step of 12", "give more --epochs", TRAIN " --epochs 0.01 --data %s --run %s", data(), at("r"));
+    /* not fewer images a pass, which would be another batch norm: 1 TiB */
+    refused(2, "--prefetch 1048576 MiB", "choose a smaller one", TRAIN " --image-size 2048 --prefetch 1048576 --data %s --run %s", data(), at("r"));
     refused(2, "--global-batch 5000 is more than the 200 images", "give fewer", "train " SMALL " --global-batch 5000 --data %s --run %s", data(), at("r"));
 }
 

@@ -34,12 +34,6 @@ en_resize_choice en_resize_of(const en_options *o, const char *earlier)
 
 int en_workers_of(const en_options *o, const en_backend *be) { return o->workers > 0 ? (int)o->workers : be->threads; }
 
-int64_t en_batches_ahead(const en_options *o, size_t batch_bytes)
-{
-    const int64_t wanted = o->prefetch > 0 && batch_bytes > 0 ? (int64_t)(((uint64_t)o->prefetch << 20) / batch_bytes) : 2;
-    return wanted < 1 ? 1 : wanted > 4096 ? 4096 : wanted;
-}
-
 /* ---- the step that waits ------------------------------------------------------------------------------------------------ */
 
 static const double worth_a_word = 0.2;        /* share of the time */

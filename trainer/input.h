@@ -17,8 +17,8 @@ en_resize_choice en_resize_of(const en_options *o, const char *earlier);
 /* --workers: as many threads as compute, where it is not given. */
 int en_workers_of(const en_options *o, const en_backend *be);
 
-/* Batches decoded in advance, for --prefetch and batches of so many bytes. */
-int64_t en_batches_ahead(const en_options *o, size_t batch_bytes);
+/* Batches decoded in advance, where --prefetch does not say how many bytes of them. */
+enum { EN_BATCHES_AHEAD = 2 };
 
 /* Does the step wait for its images?  Looks at steps in windows of EN_INPUT_WINDOW, the first few apart, and speaks once. */
 enum { EN_INPUT_WINDOW = 50, EN_INPUT_SETTLING = 10 };

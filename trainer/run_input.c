@@ -66,10 +66,9 @@ en_status en_run_open_loader(en_run *run)
 {
     en_trainer *t = &run->t;
     const en_options *o = t->o;
-    const size_t image = (size_t)t->model->resolution * (size_t)t->model->resolution * 3 * (t->be->u8 ? 1 : sizeof(float));
     en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->model->resolution,
                            .workers = en_workers_of(o, t->be),
-                           .ahead = (int)en_batches_ahead(o, (size_t)run->micro_batch * image), .seed = t->state.seed, .training = true,
+                           .ahead = EN_BATCHES_AHEAD, .ahead_bytes = (size_t)o->prefetch << 20, .seed = t->state.seed, .training = true,
                            .center_crop = strcmp(o->augment, "none") == 0, .normalise = en_imagenet_normalise, .kernel = run->resize.kernel,
                            .scaled = strcmp(o->decode, "scaled") == 0, .cache = run->cache, .cache_side = cache_side(run),
                            .first_step = t->state.step, .max_bad_fraction = o->max_bad, .max_pixels = o->max_pixels, .u8 = t->be->u8,

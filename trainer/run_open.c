@@ -125,30 +125,52 @@ static en_net_config net_config(const en_run *run, int64_t images)
                             .mixing = run->t.o->mixup > 0 || run->t.o->cutmix > 0 };
 }
 
-static en_status net_bytes(const en_run *run, const en_net_config *c, size_t *bytes)
+static en_status net_bytes(const en_net_config *c, size_t *bytes)
 {
     en_net_plan plan;
     EN_TRY(en_net_plan_make(c, &plan), "planning for %" PRId64 " images", c->max_images);
-    const size_t batch = (size_t)c->max_images * (size_t)c->model->resolution * (size_t)c->model->resolution * 3 * sizeof(float);
     *bytes += plan.activations.bytes + plan.small_bytes;
-    if (run->device_memory <= 0) *bytes += (size_t)(en_batches_ahead(run->t.o, batch) + 1) * batch;      /* decoded ahead, and one in use */
     en_net_plan_free(&plan);
     return EN_OK;
 }
 
-static en_status bytes_for(const en_run *run, int64_t images, size_t *bytes)
+/* Batches of the training and of the evaluation, on the host */
+static size_t input_bytes(const en_run *run, int64_t images, int64_t prefetch)
+{
+    const en_trainer *t = &run->t;
+    en_loader_config c = { .dataset = t->train_set, .training = true, .size = t->model->resolution, .u8 = t->be->u8, .ahead = EN_BATCHES_AHEAD,
+                           .ahead_bytes = (size_t)prefetch << 20,
+                           .shard = { .global_batch = images * t->comm->world_size, .accum = 1, .world_size = t->comm->world_size } };
+    const size_t bytes = en_loader_bytes(&c);
+    if (!t->val_set) return bytes;
+    c.dataset = t->val_set;
+    c.training = false;
+    c.size = run->eval_model->resolution;
+    c.shard.global_batch = en_run_eval_batch(run, images) * t->comm->world_size;
+    return bytes + en_loader_bytes(&c);
+}
+
+static en_status bytes_for(const en_run *run, int64_t images, int64_t prefetch, size_t *bytes)
 {
     const en_net_config c = net_config(run, images);
     *bytes = state_bytes(run) + run->t.be->scratch_bytes;
-    EN_TRY(net_bytes(run, &c, bytes), "the training");
+    if (run->device_memory <= 0) *bytes += input_bytes(run, images, prefetch);
+    EN_TRY(net_bytes(&c, bytes), "the training");
     if (!run->t.val_set) return EN_OK;
     const en_net_config e = { .be = run->t.be, .model = run->eval_model, .max_images = en_run_eval_batch(run, images) };
-    EN_TRY(net_bytes(run, &e, bytes), "the evaluation");
+    EN_TRY(net_bytes(&e, bytes), "the evaluation");
     return EN_OK;
 }
 
+/* This rank's share of what the host still gives.  0: not known */
+static int64_t host_memory(const en_run *run)
+{
+    const int64_t free_now = en_memory_available();
+    return free_now > 0 ? (free_now > run->cache_bytes ? free_now - run->cache_bytes : 1) / run->t.comm->local_size : 0;
+}
+
 /* A run that goes on keeps its number of passes a step, whatever memory is free today: batch norm is over the images of a
- * pass, so another number would be another run. */
+ * pass, so another number would be another run.  For the same reason --prefetch has no say in it: two batches are reckoned with. */
 static en_status choose_batch(en_run *run)
 {
     en_trainer *t = &run->t;
@@ -162,13 +184,12 @@ static en_status choose_batch(en_run *run)
     EN_REQUIRE(global <= samples, EN_EUSAGE, "--global-batch %" PRId64 " is more than the %" PRId64 " images of %s: give fewer", global, samples,
                t->train_set->source);
 
-    const int64_t per_rank = (global + world - 1) / world, free_now = en_memory_available(),
-                  available = run->device_memory > 0 ? run->device_memory : free_now > 0 ? (free_now > run->cache_bytes ? free_now - run->cache_bytes : 1) / t->comm->local_size : 0;
+    const int64_t per_rank = (global + world - 1) / world, available = run->device_memory > 0 ? run->device_memory : host_memory(run);
     int64_t first = o->micro_batch > 0 ? (per_rank + o->micro_batch - 1) / o->micro_batch : run->accum_before;
     if (first > per_rank) first = per_rank;
     for (int64_t accum = first > 0 ? first : 1; ; accum++) {
         const int64_t micro = (per_rank + accum - 1) / accum;
-        EN_TRY(bytes_for(run, micro, &run->memory_bytes), "choosing the micro-batch");
+        EN_TRY(bytes_for(run, micro, 0, &run->memory_bytes), "choosing the micro-batch");
         const bool fits = available == 0 || (double)run->memory_bytes <= 0.9 * (double)available;
         if (!fits && o->micro_batch == 0 && micro > 1) continue;
         EN_REQUIRE(fits, EN_ENOMEM, "a pass of %" PRId64 " image%s needs %.1f GiB a rank, %.1f GiB are free%s", micro, micro == 1 ? "" : "s",
@@ -193,7 +214,17 @@ static en_status agree_on_batch(en_run *run)
     free(accum);
     EN_TRY(s, "agreeing on the micro-batch");
     run->micro_batch = en_shard_max(&t->shard);
-    EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");
+    EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");
+    return EN_OK;
+}
+
+static en_status check_prefetch(const en_run *run)
+{
+    const int64_t prefetch = run->t.o->prefetch, available = host_memory(run);
+    const double needed = run->device_memory > 0 ? (double)input_bytes(run, run->micro_batch, prefetch) : (double)run->memory_bytes;
+    EN_REQUIRE(prefetch == 0 || available == 0 || needed <= 0.9 * (double)available, EN_EUSAGE, "--prefetch %" PRId64 " MiB%s: %.1f GiB of host memory a "
+               "rank in all, and %.1f GiB are free on host %s: choose a smaller one", prefetch, run->t.val_set ? ", in training and in evaluation" : "",
+               needed / 0x1p30, (double)available / 0x1p30, run->t.comm->host);
     return EN_OK;
 }
 
@@ -309,7 +340,7 @@ static en_status open_net(en_run *run)
     EN_TRY(make_segments(t), "the optimizer");
     EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
-    EN_TRY(bytes_for(run, run->micro_batch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
+    EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;
 }
 
@@ -379,6 +410,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_run_open_cache(run), "opening the cache");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
+    EN_TRY_OUT(en_agree(comm, check_prefetch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
     EN_TRY_OUT(en_agree(comm, make_schedule(t)), "choosing the number of steps");
     EN_REQUIRE_OUT(!o->dump[0] || !run->resumed || info.state.step < t->schedule.total_steps, EN_EUSAGE,
