@@ -82,7 +82,14 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* ---- the place ------------------------------------------------------------------------------------------------------ */
 
-static bool in_memory(const char *place) { return strcmp(place, "memory") == 0; }
+static const char *folder_named(const char *place) { return strcmp(place, "memory") == 0 ? "/dev/shm" : place; }
+
+/* Also a folder may be: /tmp often is a tmpfs. */
+bool en_cache_in_memory(const char *place)
+{
+    struct statfs s;
+    return strcmp(place, "memory") == 0 || (statfs(place, &s) == 0 && ((uint32_t)s.f_type == 0x01021994 /* tmpfs */ || (uint32_t)s.f_type == 0x858458F6 /* ramfs */));
+}
 
 static bool over_a_network(const char *folder)
 {
@@ -99,25 +106,27 @@ static bool over_a_network(const char *folder)
 static en_status folder_of(const char *place, const char **folder)
 {
     struct stat st;
-    *folder = in_memory(place) ? "/dev/shm" : place;
+    const char *or_memory = strcmp(place, "memory") == 0 ? "" : ", or memory";
+    *folder = folder_named(place);
     EN_REQUIRE(strlen(*folder) < 4096, EN_EUSAGE, "the path %.100s... is too long for a cache", place);
     EN_REQUIRE(stat(*folder, &st) == 0 && S_ISDIR(st.st_mode), EN_EUSAGE, "no cache in %s: %s; name a folder on a local disk%s", *folder,
-               stat(*folder, &st) == 0 ? "it is not a folder" : strerror(errno), in_memory(place) ? "" : ", or memory");
+               stat(*folder, &st) == 0 ? "it is not a folder" : strerror(errno), or_memory);
     EN_REQUIRE(access(*folder, W_OK | X_OK) == 0, EN_EUSAGE, "no cache in %s: %s; name a folder on a local disk that may be written%s", *folder,
-               strerror(errno), in_memory(place) ? "" : ", or memory");
+               strerror(errno), or_memory);
     EN_REQUIRE(!over_a_network(*folder), EN_EUSAGE, "no cache in %s: it lies on a network's file system; name a folder on a local disk, or memory", *folder);
     return EN_OK;
 }
 
 static int64_t room_of(const char *place, const char *folder)
 {
+    const bool in_memory = en_cache_in_memory(place);
     int64_t room = INT64_MAX;
     struct statvfs v;
     if (statvfs(folder, &v) == 0 && v.f_blocks > 0) {                  /* no blocks: a tmpfs without a limit */
-        const int64_t all = (int64_t)v.f_blocks * (int64_t)v.f_frsize, kept = in_memory(place) ? all / 20 : least(all / 20, (int64_t)16 << 30);
+        const int64_t all = (int64_t)v.f_blocks * (int64_t)v.f_frsize, kept = in_memory ? all / 20 : least(all / 20, (int64_t)16 << 30);
         room = (int64_t)v.f_bavail * (int64_t)v.f_frsize - kept;
     }
-    const int64_t memory = in_memory(place) ? en_memory_available() : 0;
+    const int64_t memory = in_memory ? en_memory_available() : 0;
     if (memory > 0) room = least(room, memory - memory / 4);
     return room > 0 ? room : 0;
 }
@@ -179,7 +188,8 @@ static void sweep(const char *folder)
         if (strncmp(d->d_name, PREFIX, strlen(PREFIX)) != 0) continue;
         const int fd = openat(dirfd(dir), d->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0) continue;
-        if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0) unlinkat(dirfd(dir), d->d_name, 0);
+        const bool ours = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() && flock(fd, LOCK_EX | LOCK_NB) == 0;
+        if (ours && fstat(fd, &st) == 0 && st.st_nlink > 0) unlinkat(dirfd(dir), d->d_name, 0);        /* without one, the name is a new file's already */
         close(fd);
     }
     if (dir) closedir(dir);

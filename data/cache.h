@@ -21,6 +21,7 @@ typedef struct {
  * for 5 % (of a disk 16 GiB at most), of memory three quarters of what the host or the control group still gives.
  * EN_EUSAGE, with place and remedy: no folder, not to be written, on a network's file system. */
 en_status en_cache_plan(const en_dataset *ds, const char *place, int64_t side, int64_t *bytes, int64_t *room);
+bool      en_cache_in_memory(const char *place);                    /* "memory", or a folder on a tmpfs: what it takes is the host's memory */
 /* Opens or makes the store; it takes no more than what *room was when the first rank made it.  Names of caches that nobody holds any
  * more, left in `place` by runs that were killed, are removed.
  * EN_EUSAGE: the place, as above; ranks that want another number of pictures or another side.  EN_EIO: no room for the index. */

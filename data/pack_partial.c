@@ -96,7 +96,7 @@ static en_status cannot(const en_partial *p, const char *what, int error)
 {
     char room[64] = "";
     double bytes;
-    if (free_there(p, &bytes)) snprintf(room, sizeof room, " (%.3g GB are free there)", bytes / 1e9);
+    if (free_there(p, &bytes)) snprintf(room, sizeof room, " (%.4g GB are free there)", bytes / 1e9);
     const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
     return en_raise(EN_EIO, __FILE__, __LINE__, __func__, "%s cannot be %s: %s%s%s", p->path, what, strerror(error), full ? room : "",
                     full ? "; make room, or raise the quota or the limit on file size, and start the same command again: it goes on from there" : "");
@@ -108,7 +108,7 @@ en_status en_partial_room(const en_partial *p, int64_t bytes)
     double room;
     if (!free_there(p, &room) || fstat(p->fd, &st) != 0) return EN_OK;
     const double more = (double)bytes - 512.0 * (double)st.st_blocks;
-    EN_REQUIRE(more <= room, EN_EIO, "%s needs %.3g GB more, and %.3g GB are free there; make room, choose another place, or pack smaller pictures "
+    EN_REQUIRE(more <= room, EN_EIO, "%s needs %.4g GB more, and %.4g GB are free there; make room, choose another place, or pack smaller pictures "
                "(--max-side)", p->target, more / 1e9, room / 1e9);
     return EN_OK;
 }

@@ -5,6 +5,8 @@
 #define _GNU_SOURCE
 #include "data_help.h"
 
+#include "kernels/host.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -49,10 +51,16 @@ int statfs(const char *path, struct statfs *s)
 
 static const char *vanishes;                                   /* the name goes between opening and locking, twice */
 static int vanished;
+static const char *passes_on;                                  /* the name goes before the file is locked for removal, and names another file, which is held */
+static int heir = -1;
 
 int flock(int fd, int how)
 {
     if (vanishes && how == LOCK_SH && vanished < 2) vanished += unlink(vanishes) == 0;
+    if (passes_on && how == (LOCK_EX | LOCK_NB) && heir < 0 && unlink(passes_on) == 0) {
+        heir = open(passes_on, O_RDWR | O_CREAT, 0600);
+        syscall(SYS_flock, heir, LOCK_SH);
+    }
     return (int)syscall(SYS_flock, fd, how);
 }
 
@@ -424,7 +432,43 @@ static void a_name_that_has_come_to_mean_another_file_stays(void **state)
     temp_close(dir);
 }
 
+/* Two sweep: one removes the name of a dead run, a third makes it anew, and then the other comes to lock the old file. */
+static void a_name_that_another_file_got_meanwhile_is_not_swept(void **state)
+{
+    (void)state;
+    char *dir = temp_open(), name[4096];
+    snprintf(name, sizeof name, "%s/effnet-cache-%016x", dir, 12);
+    put_file(dir, "effnet-cache-000000000000000c", "left behind", 11);
+    passes_on = name;
+    en_cache *c = open_in(dir, 10, 13);
+    passes_on = NULL;
+    assert_true(heir >= 0);
+    assert_int_equal(access(name, F_OK), 0);
+    close(heir);
+    en_cache_close(c);
+    temp_close(dir);
+}
+
 /* ---- places ------------------------------------------------------------------------------------------------------------------ */
+
+/* A folder that lies in memory takes of the host's memory, whatever it is called. */
+static void a_folder_in_memory_is_memory(void **state)
+{
+    (void)state;
+    char *dir = temp_open();
+    en_dataset none = { 0 };
+    int64_t planned, room;
+    static const struct { long type; bool memory; } kinds[] = { { 0x01021994, true }, { (long)0x858458F6, true }, { 0xEF53 /* ext4 */, false } };
+    for (int k = 0; k < 3; k++) {
+        pretend_type = kinds[k].type;
+        assert_int_equal(en_cache_in_memory(dir), kinds[k].memory);
+        assert_true(en_cache_in_memory("memory"));
+        OK(en_cache_plan(&none, dir, 64, &planned, &room));
+        if (kinds[k].memory) assert_true((double)room <= 0.76 * (double)en_memory_available());       /* 3/4, and others take and give meanwhile */
+    }
+    pretend_type = 0;
+    temp_close(dir);
+}
 
 static void a_full_disk_keeps_what_is_there(void **state)
 {
@@ -586,6 +630,8 @@ int main(void)
         cmocka_unit_test(nothing_is_left_of_a_run_that_was_killed),
         cmocka_unit_test(a_name_that_is_removed_too_early_is_made_anew),
         cmocka_unit_test(a_name_that_has_come_to_mean_another_file_stays),
+        cmocka_unit_test(a_name_that_another_file_got_meanwhile_is_not_swept),
+        cmocka_unit_test(a_folder_in_memory_is_memory),
         cmocka_unit_test(a_full_disk_keeps_what_is_there),
         cmocka_unit_test(a_limit_on_file_sizes_is_kept_not_met),
         cmocka_unit_test(places_that_are_none_are_named_with_a_remedy),

@@ -32,11 +32,12 @@ static en_status plan_cache(en_run *run)
     en_trainer *t = &run->t;
     int64_t bytes = 0, room = 0;
     EN_TRY(en_cache_plan(t->train_set, t->o->cache, cache_side(run), &bytes, &room), "--cache %s", t->o->cache);
-    const bool memory = strcmp(t->o->cache, "memory") == 0;
+    const bool memory = en_cache_in_memory(t->o->cache);
     if (t->comm->rank == 0)
-        printf("cache       %s: about %.2f GB on each host (%" PRId64 " pictures, shorter side at most %" PRId64 "); %.1f GB are free there\n",
-               t->o->cache, (double)bytes / 1e9, t->train_set->samples, cache_side(run), (double)room / 1e9);
-    EN_REQUIRE((double)bytes <= 0.9 * (double)room, EN_EUSAGE, "--cache %s would take about %.2f GB on host %s, and %.2f GB are free there: choose a "
+        printf("cache       %s%s: about %.4g GB on each host (%" PRId64 " pictures, shorter side at most %" PRId64 "), and %.4g GB may be taken there\n",
+               t->o->cache, memory && strcmp(t->o->cache, "memory") != 0 ? " (memory)" : "", (double)bytes / 1e9, t->train_set->samples, cache_side(run),
+               (double)room / 1e9);
+    EN_REQUIRE((double)bytes <= 0.9 * (double)room, EN_EUSAGE, "--cache %s would take about %.4g GB on host %s, and %.4g GB may be taken there: choose a "
                "smaller --cache-side%s, or leave --cache out", t->o->cache, (double)bytes / 1e9, t->comm->host, (double)room / 1e9,
                memory ? ", a folder on a local disk" : "");
     if (memory) run->cache_bytes = bytes;
