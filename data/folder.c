@@ -111,10 +111,12 @@ out:
 static en_status list_path(const char *path, names *folders, names *files)
 {
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOTDIR)
+    if (fd < 0 && errno == ENOTDIR) {
+        EN_REQUIRE(faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0, EN_EDATA, "%s cannot be read: %s", path, strerror(errno));
         return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
                         "%s is not a folder, nor a file that `effnet pack` made; name the folder that holds train/ and val/, or the "
                         "class folders", path);
+    }
     if (fd < 0 && errno == ENOENT)
         return en_raise(EN_EDATA, __FILE__, __LINE__, __func__,
                         "%s does not exist; name a folder of images, DIR/<class>/..., or \"synthetic\"", path);

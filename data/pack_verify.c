@@ -4,6 +4,7 @@
  * the images, read in file order by all threads, since that is what disks like. */
 #include "pack_inside.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -96,7 +97,8 @@ en_status en_pack_verify(const char *path, int workers, bool quiet, en_pack_repo
     verifier v = { .path = path, .fd = -1, .damaged = list };
     en_pack_report r = { 0 };
     EN_REQUIRE(path && report, EN_EINVAL, "verifying: an argument is NULL");
-    EN_REQUIRE(access(path, F_OK) == 0, EN_EDATA, "%s does not exist; name a file that `effnet pack` made", path);
+    EN_REQUIRE(access(path, F_OK) == 0 || errno != ENOENT, EN_EDATA, "%s does not exist; name a file that `effnet pack` made", path);
+    EN_REQUIRE(faccessat(AT_FDCWD, path, R_OK, AT_EACCESS) == 0, EN_EDATA, "%s cannot be read: %s", path, strerror(errno));
     EN_REQUIRE(en_is_packed(path), EN_EDATA, "%s is no packed dataset; `effnet pack` makes them", path);
     EN_TRY(en_pack_h5_read(path, &v.x, &v.fd, &v.bytes_at), "verifying %s", path);
     pthread_mutex_init(&v.mutex, NULL);

@@ -152,6 +152,28 @@ static void what_cannot_be_packed_is_said(void **state)
     assert_non_null(strstr(en_error_message(), "no packed dataset"));
 }
 
+static void a_packed_file_that_may_not_be_read_is_not_called_none(void **state)
+{
+    (void)state;
+    shapes("two", 2);
+    packed(in_dir("two"), in_dir("x.h5"));
+    chmod(dir, 0755);
+    chmod(in_dir("x.h5"), 0);
+    const bool root = geteuid() == 0;          /* who may read everything */
+    if (root && seteuid(65534) != 0) fail_msg("seteuid");
+    en_pack_report r;
+    en_dataset *ds;
+    en_error_clear();
+    const en_status v = en_pack_verify(in_dir("x.h5"), 1, true, &r);
+    const bool verify_says = strstr(en_error_message(), "cannot be read: Permission denied");
+    en_error_clear();
+    const en_status o = en_dataset_open(in_dir("x.h5"), "train", NULL, &ds);
+    const bool open_says = strstr(en_error_message(), "Permission denied");
+    if (root && seteuid(0) != 0) fail_msg("seteuid");
+    assert_true(v == EN_EDATA && verify_says && o == EN_EDATA && open_says);
+    en_error_clear();
+}
+
 /* ---- whole or not there -------------------------------------------------------------------------------------------------------------- */
 
 static void nothing_is_overwritten(void **state)
@@ -328,6 +350,7 @@ int main(void)
         IN_A_FOLDER(a_file_that_cannot_be_read_ends_it),
         IN_A_FOLDER(a_file_that_changes_meanwhile_ends_it),
         IN_A_FOLDER(what_cannot_be_packed_is_said),
+        IN_A_FOLDER(a_packed_file_that_may_not_be_read_is_not_called_none),
         IN_A_FOLDER(nothing_is_overwritten),
         IN_A_FOLDER(one_packer_at_a_time),
         IN_A_FOLDER(a_killed_packing_goes_on_and_ends_alike),
