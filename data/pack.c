@@ -68,7 +68,7 @@ en_status en_pack(const en_pack_config *c, en_pack_report *report)
 {
     const double began = en_pack_seconds();
     const int workers = en_crew_size(c->workers);
-    en_packing p = { .partial = { .fd = -1 } };
+    en_packing p;
     en_pack_complaints bad = { 0 };
     en_pack_report r = { 0 };
     en_status status = EN_OK;
@@ -76,9 +76,7 @@ en_status en_pack(const en_pack_config *c, en_pack_report *report)
     EN_TRY(check(c), "packing");
     en_partial partial;
     EN_TRY(en_partial_open(c->target, &partial), "packing %s", c->source);         /* before the folder is listed, which may take minutes */
-    status = en_pack_plan(c, workers, &p);
-    p.partial = partial;
-    if (status != EN_OK) goto out;
+    EN_TRY_OUT(en_pack_plan(c, workers, &partial, &p), "packing %s", c->source);
     EN_TRY_OUT(open_partial(&p, &done), "packing %s", c->source);
     EN_TRY_OUT(en_pack_work(&p, workers, done, &bad, &r.bytes_in), "packing %s", c->source);
     EN_TRY_OUT(finish(&p, &r), "packing %s", c->source);

@@ -101,7 +101,8 @@ typedef struct {
     en_partial partial;
 } en_packing;
 
-en_status en_pack_plan(const en_pack_config *c, int workers, en_packing *p);
+/* Takes `partial`, also when it fails.  EN_EUSAGE: the file lies among the images it is made of. */
+en_status en_pack_plan(const en_pack_config *c, int workers, const en_partial *partial, en_packing *p);
 void      en_packing_free(en_packing *p);
 
 enum { EN_PACK_LISTED = 20 };

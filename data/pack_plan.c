@@ -101,7 +101,7 @@ out:
 
 /* ---- sizes and times, by many threads: on a network file system each answer takes a while -------------------------------- */
 
-typedef struct { en_packing *p; atomic_llong next; uint64_t *stamp; } looking;
+typedef struct { en_packing *p; struct stat partial; atomic_llong next; uint64_t *stamp; } looking;
 enum { AT_ONCE = 64 };
 
 static uint64_t mix(uint64_t h, uint64_t v) { return (h ^ v) * 1099511628211u; }
@@ -116,6 +116,8 @@ static en_status look(void *context, int worker, const atomic_bool *stop)
         for (int64_t i = first; i < first + AT_ONCE && i < l->p->x.n; i++) {
             struct stat st;
             EN_REQUIRE(stat(l->p->path[i], &st) == 0, EN_EIO, "%s cannot be looked at (%s)", l->p->path[i], strerror(errno));
+            EN_REQUIRE(st.st_dev != l->partial.st_dev || st.st_ino != l->partial.st_ino, EN_EUSAGE,
+                       "%s would lie among the images that it is made of; name a file in another folder", l->p->c->target);
             EN_REQUIRE(S_ISREG(st.st_mode), EN_EDATA, "%s is not a regular file; take it out of the folder", l->p->path[i]);
             EN_REQUIRE(st.st_size <= en_pack_sample_bytes, EN_EDATA, "%s is too large for an image (%" PRId64 " bytes; the limit is 1 GiB)",
                        l->p->path[i], (int64_t)st.st_size);
@@ -140,9 +142,9 @@ static uint64_t digest_of(const en_packing *p, const uint64_t *stamp)
     return h;
 }
 
-en_status en_pack_plan(const en_pack_config *c, int workers, en_packing *p)
+en_status en_pack_plan(const en_pack_config *c, int workers, const en_partial *partial, en_packing *p)
 {
-    *p = (en_packing){ .c = c, .partial = { .fd = -1 } };
+    *p = (en_packing){ .c = c, .partial = *partial };
     EN_TRY(open_parts(p), "planning");
     EN_TRY(fill_index(p), "planning");
     p->x.source = c->source;
@@ -150,6 +152,7 @@ en_status en_pack_plan(const en_pack_config *c, int workers, en_packing *p)
     p->x.quality = c->max_side > 0 ? c->quality : 0;
     looking l = { .p = p, .stamp = calloc((size_t)p->x.n, sizeof *l.stamp) };
     EN_REQUIRE(l.stamp, EN_ENOMEM, "no memory for %" PRId64 " times", p->x.n);
+    if (fstat(partial->fd, &l.partial) != 0) l.partial = (struct stat){ 0 };
     const en_status status = en_crew_run(&(en_crew){ .workers = workers, .work = look, .context = &l });
     for (int64_t i = 0; i < p->x.n; i++) p->total_bytes += p->size[i];
     if (status == EN_OK) p->digest = digest_of(p, l.stamp);

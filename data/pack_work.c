@@ -205,7 +205,7 @@ static void tick(void *context)
 
 /* ---- what an earlier process has done ----------------------------------------------------------------------------------------- */
 
-typedef struct { en_packing *p; char **complaint; int64_t done; atomic_llong next, good; } comparing;   /* good: all below are whole */
+typedef struct { en_packing *p; char **complaint; atomic_llong next, good; } comparing;   /* good: all below are whole */
 
 static en_status compare(void *context, int worker, const atomic_bool *stop)
 {
@@ -241,7 +241,7 @@ static en_status compare(void *context, int worker, const atomic_bool *stop)
 static en_status keep_what_is_whole(packer *k, int workers, int64_t done)
 {
     en_packing *p = k->p;
-    comparing m = { .p = p, .done = done, .good = done, .complaint = calloc((size_t)done + 1, sizeof *m.complaint) };
+    comparing m = { .p = p, .good = done, .complaint = calloc((size_t)done + 1, sizeof *m.complaint) };
     EN_REQUIRE(m.complaint, EN_ENOMEM, "no memory to compare %" PRId64 " samples", done);
     en_status status = en_crew_run(&(en_crew){ .workers = workers, .work = compare, .context = &m });
     const int64_t good = atomic_load(&m.good);

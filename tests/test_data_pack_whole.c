@@ -136,6 +136,9 @@ static void what_cannot_be_packed_is_said(void **state)
     c.source = in_dir("two");
     c.target = in_dir("no/such/place.h5");
     pack_fails(&c, EN_EIO, "choose another place");
+    c.target = in_dir("two/train/circles/x.h5");
+    pack_fails(&c, EN_EUSAGE, "two/train/circles/x.h5 would lie among the images");
+    assert_false(there(in_dir("two/train/circles/x.h5.partial")));
     c.target = in_dir("x.h5");
     c.split = "test";
     pack_fails(&c, EN_EUSAGE, "train or val");
