@@ -48,6 +48,12 @@ static void options_that_contradict_are_refused(void **state)
     assert_non_null(strstr(en_error_message(), "--augment randaugment"));
     assert_int_equal(PARSE(&o, "--augment", "none", "--mixup", "0.1"), EN_OK);
     assert_int_equal(en_augment_of(&o, &a), EN_EUSAGE);
+    en_error_clear();
+    assert_int_equal(PARSE(&o, "--erase-fill", "mean"), EN_OK);
+    assert_int_equal(en_augment_of(&o, &a), EN_EUSAGE);
+    assert_non_null(strstr(en_error_message(), "give --erase too"));
+    assert_int_equal(PARSE(&o, "--erase-fill", "mean", "--erase", "0.2"), EN_OK);
+    assert_int_equal(en_augment_of(&o, &a), EN_OK);
     assert_int_equal(PARSE(&o, "--augment", "randaugmnt"), EN_EUSAGE);
     en_error_clear();
 }

@@ -15,6 +15,7 @@ en_status en_augment_of(const en_options *o, en_augment *out)
                          .mixup = o->mixup, .cutmix = o->cutmix };
     EN_REQUIRE(rand || (!en_option_given(o, "magnitude") && !en_option_given(o, "rand_ops")), EN_EUSAGE,
                "--magnitude and --rand-ops are of --augment randaugment, not of %s", o->augment);
+    EN_REQUIRE(o->erase > 0 || !en_option_given(o, "erase_fill"), EN_EUSAGE, "--erase-fill is of erased rectangles; give --erase too, or leave it out");
     EN_REQUIRE(!none || (o->erase <= 0 && o->mixup <= 0 && o->cutmix <= 0), EN_EUSAGE,
                "--augment none leaves pictures as they are: leave --erase, --mixup and --cutmix out, or choose another --augment");
     return EN_OK;
