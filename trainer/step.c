@@ -97,7 +97,9 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     int64_t first, n;
     en_shard_range(&t->shard, step, micro, &first, &n);
     t->batch = (en_batch){ 0 };
-    if (!t->trouble[0] && en_loader_next(t->loader, &t->batch) != EN_OK) {
+    const en_status s = t->trouble[0] ? EN_OK : en_loader_next(t->loader, &t->batch);
+    if (s != EN_OK) {
+        t->trouble_status = s;
         snprintf(t->trouble, sizeof t->trouble, "%s", en_error_message());
         en_error_clear();
         t->batch = (en_batch){ 0 };                                    /* the work is done on what lies in the slot, and not counted */
@@ -144,7 +146,7 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
 
     t->agreed = v[EN_TALLY_FAILED] > 0 || !isfinite(v[EN_TALLY_LOSS]) || !isfinite(v[EN_TALLY_GRAD_SQUARE]);
     if (v[EN_TALLY_FAILED] > 0)
-        return en_agree(t->comm, t->trouble[0] ? en_raise(EN_EDATA, __FILE__, __LINE__, __func__, "%s", t->trouble) : EN_OK);
+        return en_agree(t->comm, t->trouble[0] ? en_raise(t->trouble_status, __FILE__, __LINE__, __func__, "%s", t->trouble) : EN_OK);
     const double images = v[EN_TALLY_IMAGES];
     r->loss = images > 0 ? v[EN_TALLY_LOSS] / images : 0;
     r->top1 = images > 0 ? v[EN_TALLY_TOP1] / images : 0;

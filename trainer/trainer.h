@@ -47,6 +47,7 @@ struct en_trainer {
     en_run_state state;
     en_shard    shard;
     en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
+    en_status   trouble_status;                /* of `trouble`                                                      */
     char        trouble[2048];           /* this rank's own error in this step, told after the agreement           */
     bool        agreed;                  /* the error at hand is known to all ranks: they leave together           */
 };
