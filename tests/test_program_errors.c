@@ -396,6 +396,19 @@ static void options(void **state)
     refused(2, "which checkpoint?", "--checkpoint FILE.h5", "eval --data %s", data());
 }
 
+/* 300 pictures of 36 x 36 are 1.2 MB, and a file may have 400 kB of them. */
+static void a_full_cache_is_said_once(void **state)
+{
+    (void)state;
+    char *dir = strdup(at("kept"));
+    make_folders(dir);
+    outcome *o = run_how((how){ .file_limit = 400000 }, "train " SMALL " --global-batch 30 --steps 25 --data synthetic:300 --cache %s", dir);
+    expect_code(o, 0);
+    assert_int_equal(count(o->out, "is full: "), 1);
+    if (!strstr(o->out, " of 300 pictures are kept")) FAIL_RUN(o, "how many");
+    free(dir);
+}
+
 /* 75 would make a batch system start it again, from nothing. */
 static void a_stop_without_a_folder_is_no_stop_to_go_on_from(void **state)
 {
@@ -467,6 +480,7 @@ int main(void)
         cmocka_unit_test(a_best_that_was_not_written_need_not_be_surpassed),
         cmocka_unit_test(a_full_disk_while_saving),
         cmocka_unit_test(options),
+        cmocka_unit_test(a_full_cache_is_said_once),
         cmocka_unit_test(a_stop_without_a_folder_is_no_stop_to_go_on_from),
         cmocka_unit_test(batches),
         cmocka_unit_test(a_run_that_diverges),

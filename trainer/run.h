@@ -31,6 +31,7 @@ typedef struct {
     en_resize_choice resize;                 /* of this run, its evaluations and its checkpoints                    */
     en_cache *cache;                         /* NULL: none                                                          */
     int64_t cache_bytes;                     /* that it will take of the host's memory                              */
+    bool    cache_full;                      /* and that has been said                                              */
 } en_run;
 
 /* Everything up to the first step.  Collective: all ranks return the same kind of answer, and a rank that failed itself

@@ -93,6 +93,16 @@ static void look_at_input(const en_run *run, en_progress *p, en_input_watch *w, 
         en_progress_say(p, "%s", text);
 }
 
+static void look_at_cache(en_run *run, en_progress *p)
+{
+    if (!run->cache || run->cache_full || !en_cache_full(run->cache)) return;
+    int64_t pictures;
+    const int64_t bytes = en_cache_bytes(run->cache, &pictures);
+    run->cache_full = true;
+    en_progress_say(p, "--cache %s is full: %" PRId64 " of %" PRId64 " pictures are kept (%.4g GB), the others are decoded in every epoch", run->t.o->cache,
+                    pictures, run->t.train_set->samples, (double)bytes / 1e9);
+}
+
 /* The last checkpoint must be on disk before we say so. */
 static en_status finish_saving(en_run *run)
 {
@@ -137,6 +147,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
             en_progress_step(p, run, &r);
             record_step(run, p, &r);
             look_at_input(run, p, &watch, &r);
+            look_at_cache(run, p);
         }
         const bool end = t->state.step >= t->schedule.total_steps;
         EN_TRY(stop_due(run, &stop), "after step %" PRId64, t->state.step);
