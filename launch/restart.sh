@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # restart.sh - when is a training that ended worth starting again?  Sourced by run and by slurm.sbatch.
 #
 # The program goes on from the newest whole checkpoint of its --run, so starting again is the same command.  Two things must not
@@ -9,6 +9,7 @@
 #     newest_step RUN             step of the newest checkpoint, -1: none
 #     ended_how CODE              "killed: ..." in a few words
 #     worth_again CODE STEP       by the exit code, and by whether there is a checkpoint (STEP >= 0) to go on from
+#     await PID                   wait that signals do not cut short
 
 run_folder() {
     local argument previous='' folder=''
@@ -46,4 +47,16 @@ worth_again() {
         5 | 75 | 134 | 135 | 137 | 139 | 143 | 205) return 0 ;;   # somebody else's doing
         *) (($2 >= 0)) ;;                                         # a message: only what has worked before
     esac
+}
+
+# await PID: its exit code into `code`, however many signals come meanwhile.  The traps of the caller set came=1.
+await() {
+    local got
+    code=127
+    while :; do
+        came=0 got=0
+        wait "$1" || got=$?
+        if ((got != 127)); then code=$got; fi                     # 127: it was waited for already
+        ((came)) || break
+    done
 }
