@@ -392,6 +392,7 @@ static void options(void **state)
     refused(2, "--lr", "fast", "train --lr fast --data %s --run %s", data(), at("r"));
     refused(2, "--run DIR", "where shall checkpoints", TRAIN " --data %s", data());
     refused(2, "efficientnet_b99", "did you mean", "train --model efficientnet_b99 --data %s --run %s", data(), at("r"));
+    refused(2, "--decode scaled has no meaning", "leave one of them out", TRAIN " --data %s --run %s --cache memory --decode scaled", data(), at("r"));
     refused(2, "--cache-side is of cached images", "give --cache too", TRAIN " --data %s --run %s --cache-side 64", data(), at("r"));
     refused(2, "which checkpoint?", "--checkpoint FILE.h5", "eval --data %s", data());
 }

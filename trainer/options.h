@@ -139,7 +139,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
   X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH,    "threads", "[0,1024]",                   \
-    "threads that decode ahead of the step (0: as --threads)") \
+    "threads that read and decode, ahead of the step (0: as --threads; pack: one a core)") \
   X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK,               "share",   "[0,1]",                      \
     "end the run when more than this share of the files cannot be decoded") \
   X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH, "pixels",  "[1,inf)",                    \

@@ -29,6 +29,7 @@ static void print_input(const en_run *run, FILE *f)
     if (o->erase > 0) fprintf(f, ", %g erased (%s)", o->erase, o->erase_fill);
     if (o->mixup > 0) fprintf(f, ", mixup %g", o->mixup);
     if (o->cutmix > 0) fprintf(f, ", cutmix %g", o->cutmix);
+    if (strcmp(o->decode, "scaled") == 0) fprintf(f, ", JPEGs decoded at scale");
     fprintf(f, "; %s; %d thread%s decode%s ahead of the step%s\n", run->resize.name, workers, workers == 1 ? "" : "s", workers == 1 ? "s" : "",
             run->cache ? ", pictures are kept" : "");
 }

@@ -359,6 +359,8 @@ static en_status check_options(const en_options *o, const en_comm *comm)
     en_augment augment;
     EN_TRY(en_augment_of(o, &augment), "augmentation");
     EN_REQUIRE(o->cache[0] || !en_option_given(o, "cache_side"), EN_EUSAGE, "--cache-side is of cached images; give --cache too, or leave it out");
+    EN_REQUIRE(!o->cache[0] || strcmp(o->decode, "scaled") != 0, EN_EUSAGE, "--cache keeps whole pictures, so --decode scaled has no meaning with it; leave "
+               "one of them out");
     EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
