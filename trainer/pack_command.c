@@ -50,10 +50,11 @@ en_status en_command_pack(const en_options *o)
         print_json(target, &r);
         return EN_OK;
     }
-    printf("%s: %" PRId64 " samples of %" PRId64 " classes, %.1f MB (%.1f s, %.0f files/s, %.1f MB/s)\n", target, r.samples, r.classes,
-           (double)r.bytes_out / 1e6, r.seconds, (double)r.samples / r.seconds, (double)r.bytes_in / 1e6 / r.seconds);
+    printf("%s: %" PRId64 " sample%s of %" PRId64 " class%s, %.1f MB (%.1f s, %.0f files/s, %.1f MB/s)\n", target, r.samples, r.samples == 1 ? "" : "s",
+           r.classes, r.classes == 1 ? "" : "es", (double)r.bytes_out / 1e6, r.seconds, (double)r.samples / r.seconds, (double)r.bytes_in / 1e6 / r.seconds);
     if (r.shrunk > 0) printf("%" PRId64 " were shrunk to %" PRId64 " pixels: %.1f MB before\n", r.shrunk, o->max_side, (double)r.bytes_in / 1e6);
     if (r.bad > 0) printf("%" PRId64 " cannot be decoded; they are packed as they are, and training treats them as in the folder\n", r.bad);
-    printf("next: effnet train --data %s --run RUN\n", target);
+    const bool only_val = en_packed_has(target, "val") && !en_packed_has(target, "train");
+    if (r.classes > 1) printf(only_val ? "next: effnet eval --checkpoint RUN --data %s\n" : "next: effnet train --data %s --run RUN\n", target);
     return EN_OK;
 }
