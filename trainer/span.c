@@ -60,10 +60,12 @@ bool en_span_read(const char *text, en_span *out)
 /* The shortest decimal that reads back to the same bits */
 static void write_count(double v, char *out, size_t size)
 {
+    char text[40] = "";
     for (int digits = 1; digits <= 17; digits++) {
-        snprintf(out, size, "%.*g", digits, v);
-        if (strtod(out, NULL) == v) return;
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
     }
+    snprintf(out, size, "%s", text);
 }
 
 void en_span_write(const en_span *s, char *out, size_t size)
@@ -78,10 +80,12 @@ void en_span_write(const en_span *s, char *out, size_t size)
             strcat(out, "e");
         }
     } else if (left != floor(left)) {                  /* as one number of seconds: a sum of parts would round */
+        char text[400] = "";
         for (int places = 1; places <= 20; places++) {
-            snprintf(out, size, "%.*fs", places, left);
-            if (strtod(out, NULL) == left) return;
+            snprintf(text, sizeof text, "%.*fs", places, left);
+            if (strtod(text, NULL) == left) break;
         }
+        snprintf(out, size, "%s", text);
     } else {
         size_t n = 0;
         out[0] = 0;
