@@ -337,7 +337,7 @@ static int slots_of(const en_loader_config *c)
 
 size_t en_loader_bytes(const en_loader_config *c)
 {
-    return (size_t)slots_of(c) * (size_t)en_shard_max(&c->shard) * en_loader_image_bytes(c);
+    return (size_t)slots_of(c) * (size_t)en_shard_max(&c->shard) * en_loader_image_bytes(c) + (size_t)(c->workers > 0 ? c->workers : 1) * en_maker_bytes(c);
 }
 
 int64_t en_loader_bad(const en_loader *l, const char *const **files)

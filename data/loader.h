@@ -20,6 +20,7 @@ typedef struct {
     en_loader_times times;
 } en_maker;
 
+size_t    en_maker_bytes(const en_loader_config *c);      /* what it takes for pictures in the making; files and decoders come on top */
 en_status en_maker_open(const en_loader_config *config, atomic_uchar *whole, en_maker *m);
 void      en_maker_close(en_maker *m);         /* a maker of zeros is fine */
 

@@ -47,6 +47,12 @@ en_status en_maker_open(const en_loader_config *config, atomic_uchar *whole, en_
     return EN_OK;
 }
 
+size_t en_maker_bytes(const en_loader_config *c)
+{
+    const size_t bytes = (size_t)c->size * (size_t)c->size * 3;
+    return (en_augments_pixels(&c->augment) ? 2 * bytes : 0) + (en_augments_pairs(&c->augment) ? en_loader_image_bytes(c) : 0);
+}
+
 void en_maker_close(en_maker *m)
 {
     en_decoder_close(m->decoder);

@@ -130,6 +130,10 @@ en_status en_command_bench(const en_options *o)
     const char *what = o->operands == 1 ? o->operand[0] : "";
     const bool passes = strcmp(what, "passes") == 0, data = strcmp(what, "data") == 0;
     EN_REQUIRE(passes || data || strcmp(what, "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train, effnet bench passes, or effnet bench data");
+    static const char *const of_data[] = { "data", "split", "augment", "rand_ops", "magnitude", "erase", "erase_fill", "mixup", "cutmix", "resize", "decode", "rate" };
+    for (size_t i = 0; !data && i < sizeof of_data / sizeof *of_data; i++)
+        EN_REQUIRE(!en_option_given(o, of_data[i]), EN_EUSAGE, "effnet bench %s works on made-up images that lie in memory; --%s is of effnet bench data", what,
+                   strcmp(of_data[i], "erase_fill") == 0 ? "erase-fill" : strcmp(of_data[i], "rand_ops") == 0 ? "rand-ops" : of_data[i]);
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     const en_status s = data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);

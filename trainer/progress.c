@@ -123,7 +123,7 @@ void en_progress_step(en_progress *p, const en_run *run, const en_step_report *r
     for (int i = 0; i < 20; i++) bar[i] = i < (int)(share * 20) ? '=' : i == (int)(share * 20) ? '>' : ' ';
     bar[20] = 0;
     char line[256];
-    snprintf(line, sizeof line, "epoch %.2f/%.4g [%s] step %" PRId64 "/%" PRId64 "  loss %.4f  top-1 %4.1f%%  lr %.2e  %.1f img/s  data wait %2.0f%%  ETA %s",
+    snprintf(line, sizeof line, "epoch %.2f/%.2f [%s] step %" PRId64 "/%" PRId64 "  loss %.4f  top-1 %4.1f%%  lr %.2e  %.1f img/s  data wait %2.0f%%  ETA %s",
              (double)t->state.position / (double)t->state.samples, (double)t->schedule.total_steps / t->schedule.steps_per_epoch, bar, t->state.step,
              t->schedule.total_steps, p->loss, 100 * p->top1, r->lr, p->images_per_s, 100 * p->data_share, eta);
     printf(p->live ? "\r%s\033[K" : "%s\n", line);

@@ -139,10 +139,12 @@ static size_t input_bytes(const en_run *run, int64_t images, int64_t prefetch)
 {
     const en_trainer *t = &run->t;
     en_loader_config c = { .dataset = t->train_set, .training = true, .size = t->model->resolution, .u8 = t->be->u8, .ahead = EN_BATCHES_AHEAD,
-                           .ahead_bytes = (size_t)prefetch << 20,
+                           .ahead_bytes = (size_t)prefetch << 20, .workers = en_workers_of(t->o, t->be),
                            .shard = { .global_batch = images * t->comm->world_size, .accum = 1, .world_size = t->comm->world_size } };
+    if (en_augment_of(t->o, &c.augment) != EN_OK) en_error_clear();              /* check_options has had it */
     const size_t bytes = en_loader_bytes(&c);
     if (!t->val_set) return bytes;
+    c.augment = (en_augment){ 0 };
     c.dataset = t->val_set;
     c.training = false;
     c.size = run->eval_model->resolution;
