@@ -28,6 +28,24 @@ static const char *line(int64_t step)
     return text;
 }
 
+static void a_checkpoint_says_what_it_kept_the_step_from(void **state)
+{
+    (void)state;
+    en_metrics *m;
+    size_t n;
+    OK(en_metrics_open(folder, -1, &m));
+    OK(en_metrics_checkpoint(m, &(en_checkpoint_record){ .step = 7, .wait_s = 0.25, .snapshot_s = 0.5, .best = true }));
+    en_metrics_close(m);
+    char *text = slurp(path("metrics.jsonl"), &n);
+    assert_string_equal(text, "{\"kind\":\"checkpoint\",\"step\":7,\"wait_s\":0.25,\"snapshot_s\":0.5,\"best\":1}\n");
+    free(text);
+    OK(en_metrics_open(folder, 6, &m));        /* going on from step 6: step 7 is saved again */
+    en_metrics_close(m);
+    text = slurp(path("metrics.jsonl"), &n);
+    assert_int_equal(n, 0);
+    free(text);
+}
+
 static void holds(const char *want)
 {
     size_t n;
@@ -223,6 +241,7 @@ int main(void)
         IN_A_FOLDER(what_is_not_ours_stays_and_zeros_of_a_power_cut_go),
         IN_A_FOLDER(a_folder_that_cannot_be_written),
         IN_A_FOLDER(a_full_disk_leaves_no_half_line),
+        IN_A_FOLDER(a_checkpoint_says_what_it_kept_the_step_from),
         IN_A_FOLDER(killed_while_writing_at_most_the_last_line_is_torn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -204,3 +204,14 @@ en_status en_metrics_eval(en_metrics *m, const en_eval_record *r)
     put_text(&l, "weights", r->weights);
     return append(m, &l);
 }
+
+en_status en_metrics_checkpoint(en_metrics *m, const en_checkpoint_record *r)
+{
+    json_line l = { "{", 1 };
+    put_text(&l, "kind", "checkpoint");
+    put_integer(&l, "step", r->step);
+    put_number(&l, "wait_s", r->wait_s);
+    put_number(&l, "snapshot_s", r->snapshot_s);
+    put_integer(&l, "best", r->best);
+    return append(m, &l);
+}

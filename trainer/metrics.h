@@ -30,6 +30,13 @@ typedef struct {
     const char *weights;                     /* "ema" or "raw"                                                         */
 } en_eval_record;
 
+typedef struct {                             /* what saving kept the step from: the file itself is written meanwhile    */
+    int64_t step;                            /* optimizer updates done                                                 */
+    double  wait_s;                          /* for the write before this one to end                                   */
+    double  snapshot_s;                      /* for the copy, and for all ranks to compare their weights               */
+    bool    best;
+} en_checkpoint_record;
+
 typedef struct en_metrics en_metrics;
 
 /* Opens RUN_DIR/metrics.jsonl and drops what a run that goes on from `resume_step` will write again: the torn last line
@@ -40,6 +47,7 @@ en_status en_metrics_open(const char *run_dir, int64_t resume_step, en_metrics *
 /* Each appends a line.  EN_EIO with path and reason; a line that went in half (a full disk) is taken back. */
 en_status en_metrics_train(en_metrics *m, const en_train_record *r);
 en_status en_metrics_eval(en_metrics *m, const en_eval_record *r);
+en_status en_metrics_checkpoint(en_metrics *m, const en_checkpoint_record *r);
 
 void      en_metrics_close(en_metrics *m);   /* NULL is fine */
 

@@ -136,6 +136,8 @@ en_status en_run_save(en_run *run, bool best)
     const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
     if (!run->dir[0]) return EN_OK;
     t->agreed = false;                                      /* a rank that fails here by itself ends the job (train.c) */
+    const double began = en_seconds();
+    double free_at = began;
     en_snapshot *h = &run->snapshot;
     if (t->comm->rank == 0) {
         if (en_checkpoint_writer_acquire(run->writer) != EN_OK) {                     /* the write before this one */
@@ -144,6 +146,7 @@ en_status en_run_save(en_run *run, bool best)
             if (!best) t->state.best_top1 = run->best_on_disk;     /* what was not kept need not be surpassed; evaluate() shares it */
         } else if (run->best_being_written >= 0) run->best_on_disk = run->best_being_written;
         run->best_being_written = best ? t->state.best_top1 : -1;
+        free_at = en_seconds();
         EN_TRY(ops->download(t->be, h->params, t->a.params, p), "snapshot");
         EN_TRY(ops->download(t->be, h->stats, t->a.stats, s), "snapshot");
         EN_TRY(ops->download(t->be, h->slot[0], t->a.ms, p), "snapshot");
@@ -155,6 +158,11 @@ en_status en_run_save(en_run *run, bool best)
         h->state = t->state;
         EN_TRY(check_equal_weights(run, h->params, h->stats), "saving step %" PRId64, t->state.step);
         en_checkpoint_writer_begin(run->writer, best);
+        const en_checkpoint_record r = { .step = t->state.step, .wait_s = free_at - began, .snapshot_s = en_seconds() - free_at, .best = best };
+        if (run->metrics && en_metrics_checkpoint(run->metrics, &r) != EN_OK) {        /* not worth a run */
+            fprintf(stderr, "effnet: metrics: %s\n", en_error_message());
+            en_error_clear();
+        }
     } else {
         float *copy = malloc(p + s);
         EN_REQUIRE(copy, EN_ENOMEM, "no memory to compare weights");
