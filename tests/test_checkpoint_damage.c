@@ -252,20 +252,117 @@ static void a_file_that_another_program_changed(void **state)
     REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), "/model/bn1.weight has no crc32c");
 }
 
-static void a_link_to_nowhere_or_round_in_circles(void **state)
+/* Whether the tensors are asked for or not: no link is followed but the hard ones that a checkpoint has. */
+static void links_that_are_not_a_tree(void **state)
+{
+    (void)state;
+    static const struct { const char *name, *to; char kind; const char *why; } links[] = {
+        { "/model/again", "/", 'h', "/model/again: HDF5 says: not a dataset" },         /* seen when it is opened */
+        { "/model/gone", "/nowhere", 's', "/model/gone is a soft link" },
+        { "/optimizer/mom2", "/optimizer/mom", 's', "/optimizer/mom2 is a soft link" },
+        { "/ema/far", "other.h5", 'e', "/ema/far is a link to another file" },
+        { "/model/of", "x", 'u', "/model/of is a link of an unknown kind" },
+        { "/notes\n2", "/model", 'h', "it has /notes?2, which effnet does not write" },
+    };
+    en_checkpoint_info i;
+    for (size_t k = 0; k < sizeof links / sizeof *links; k++) {
+        write_tiny(path("a.h5"));
+        const hid_t f = open_rw(path("a.h5"));
+        const char *name = links[k].name, *to = links[k].to;
+        const herr_t made = links[k].kind == 'h' ? H5Lcreate_hard(f, to, f, name, H5P_DEFAULT, H5P_DEFAULT)
+                          : links[k].kind == 's' ? H5Lcreate_soft(to, f, name, H5P_DEFAULT, H5P_DEFAULT)
+                          : links[k].kind == 'e' ? H5Lcreate_external(to, "/x", f, name, H5P_DEFAULT, H5P_DEFAULT)
+                          : H5Lcreate_ud(f, name, (H5L_type_t)77, to, 1, H5P_DEFAULT, H5P_DEFAULT);
+        H5Fclose(f);
+        if (made < 0 && links[k].kind == 'u') continue;        /* HDF5 wants the kind registered */
+        assert_true(made >= 0);
+        REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), links[k].why);
+        if (k > 0) REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), links[k].why);
+    }
+
+    write_tiny(path("a.h5"));                                  /* a whole group that is elsewhere                       */
+    hid_t f = open_rw(path("a.h5"));
+    H5Ldelete(f, "/model", H5P_DEFAULT);
+    H5Lcreate_external("b.h5", "/model", f, "/model", H5P_DEFAULT, H5P_DEFAULT);
+    H5Fclose(f);
+    write_tiny(path("b.h5"));
+    en_snapshot s;
+    OK(en_snapshot_alloc(&model, 0, NULL, false, &s));
+    REFUSED(EN_EDATA, en_checkpoint_read(path("a.h5"), &s, true), "/model is a link to another file");
+    en_snapshot_free(&s);
+
+    write_tiny(path("a.h5"));                                  /* one dataset a thousand times                          */
+    f = open_rw(path("a.h5"));
+    for (int k = 0; k < 1000; k++) {
+        char name[64];
+        snprintf(name, sizeof name, "/ema/%d", k);
+        assert_true(H5Lcreate_hard(f, "/ema/conv_stem.weight", f, name, H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    }
+    H5Fclose(f);
+    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), "linked more than once");
+
+    write_tiny(path("a.h5"));
+    f = open_rw(path("a.h5"));
+    for (int k = 0; k < 4; k++) {
+        char name[64];
+        snprintf(name, sizeof name, "/optimizer/%d", k);
+        assert_true(H5Lcreate_hard(f, "/optimizer/mom", f, name, H5P_DEFAULT, H5P_DEFAULT) >= 0);
+    }
+    H5Fclose(f);
+    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), "6 links in /optimizer, where effnet makes at most 4");
+}
+
+/* A dataset of zeros that hashes, its values in another file: nothing of that file is read. */
+static void values_in_another_file(void **state)
 {
     (void)state;
     en_checkpoint_info i;
-    write_tiny(path("a.h5"));
-    hid_t f = open_rw(path("a.h5"));
-    H5Lcreate_hard(f, "/", f, "/model/again", H5P_DEFAULT, H5P_DEFAULT);
-    H5Fclose(f);
-    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), "datasets are there");
-    write_tiny(path("a.h5"));
-    f = open_rw(path("a.h5"));
-    H5Lcreate_soft("/nowhere", f, "/model/gone", H5P_DEFAULT, H5P_DEFAULT);
-    H5Fclose(f);
-    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), "something in /model cannot be opened");
+    const hsize_t six = 6;
+    const uint32_t crc_of_24_zeros = 0x7f3a3a1e;               /* any: how it is stored is found out first               */
+    for (int virtual = 0; virtual < 2; virtual++) {
+        write_tiny(path("a.h5"));
+        const hid_t f = open_rw(path("a.h5")), space = H5Screate_simple(1, &six, NULL), dcpl = H5Pcreate(H5P_DATASET_CREATE);
+        H5Ldelete(f, "/model/bn1.weight", H5P_DEFAULT);
+        if (virtual) H5Pset_virtual(dcpl, space, path("b.h5"), "/model/bn1.weight", space);
+        else H5Pset_external(dcpl, "/dev/zero", 0, 24);
+        const hid_t d = H5Dcreate2(f, "/model/bn1.weight", H5T_IEEE_F32LE, space, H5P_DEFAULT, dcpl, H5P_DEFAULT);
+        const hid_t scalar = H5Screate(H5S_SCALAR), a = H5Acreate2(d, "crc32c", H5T_STD_U32LE, scalar, H5P_DEFAULT, H5P_DEFAULT);
+        assert_true(d >= 0 && H5Awrite(a, H5T_NATIVE_UINT32, &crc_of_24_zeros) >= 0);
+        H5Fclose(f);
+        H5Aclose(a); H5Sclose(scalar); H5Dclose(d); H5Pclose(dcpl); H5Sclose(space);
+        REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), "/model/bn1.weight is not stored as effnet stores it");
+    }
+}
+
+/* A checksum of a thousand numbers once went into a variable of one. */
+static void checks_and_numbers_of_other_types(void **state)
+{
+    (void)state;
+    en_checkpoint_info i;
+    static const uint64_t zeros[1000];
+    const hsize_t thousand = 1000;
+    const struct { const char *object, *name; hid_t type; hsize_t n; const char *why; } wrong[] = {
+        { "/model/bn1.weight", "crc32c", H5T_STD_U32LE, thousand, "/model/bn1.weight has no crc32c" },
+        { "/model/bn1.weight", "crc32c", H5T_STD_U64LE, 1, "/model/bn1.weight has no crc32c" },
+        { "/model/bn1.weight", "crc32c", H5T_IEEE_F32LE, 1, "/model/bn1.weight has no crc32c" },
+        { "/class_names", "crc32c", H5T_STD_U32LE, 0, "/class_names has no crc32c" },
+        { "/", "step", H5T_STD_I64LE, 2, "attribute step of an unexpected type" },
+        { "/", "step", H5T_STD_U64LE, 1, "attribute step of an unexpected type" },    /* 2^64 - 1 would have become 2^63 - 1 */
+        { "/", "seed", H5T_STD_I64LE, 1, "attribute seed of an unexpected type" },
+        { "/", "seconds", H5T_IEEE_F32LE, 1, "attribute seconds of an unexpected type" },
+        { "/", "model", H5T_STD_I64LE, 1, "attribute model of an unexpected type" },
+    };
+    for (size_t k = 0; k < sizeof wrong / sizeof *wrong; k++) {
+        write_tiny(path("a.h5"));
+        const hid_t f = open_rw(path("a.h5")), object = H5Oopen(f, wrong[k].object, H5P_DEFAULT);
+        const hid_t space = wrong[k].n ? H5Screate_simple(1, &wrong[k].n, NULL) : H5Screate(H5S_NULL);
+        H5Adelete(object, wrong[k].name);
+        const hid_t a = H5Acreate2(object, wrong[k].name, wrong[k].type, space, H5P_DEFAULT, H5P_DEFAULT);
+        assert_true(a >= 0 && (wrong[k].n == 0 || H5Awrite(a, wrong[k].type, zeros) >= 0));
+        H5Aclose(a); H5Sclose(space); H5Oclose(object);
+        H5Fclose(f);
+        REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), true, &i), wrong[k].why);
+    }
 }
 
 static void locks_of_others_do_not_matter(void **state)
@@ -291,7 +388,9 @@ int main(void)
         IN_A_FOLDER(one_flipped_bit_is_refused_or_harmless),
         IN_A_FOLDER(damage_in_a_tensor_is_named),
         IN_A_FOLDER(a_file_that_another_program_changed),
-        IN_A_FOLDER(a_link_to_nowhere_or_round_in_circles),
+        IN_A_FOLDER(links_that_are_not_a_tree),
+        IN_A_FOLDER(values_in_another_file),
+        IN_A_FOLDER(checks_and_numbers_of_other_types),
         IN_A_FOLDER(locks_of_others_do_not_matter),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

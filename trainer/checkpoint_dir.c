@@ -124,7 +124,7 @@ en_status en_checkpoint_newest(const char *dir, char path[4096], void (*passed_o
             en_checkpoint_info_free(&info);
             break;
         }
-        if (i == 0) memcpy(newest_why, why, sizeof why);
+        if (i == 0 || status == EN_ENOMEM) memcpy(newest_why, why, sizeof why);
         if (status == EN_ENOMEM) break;                      /* it may well be whole: an older one would be the wrong one */
         if (passed_over) passed_over(path, why);
     }

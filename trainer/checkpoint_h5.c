@@ -124,6 +124,17 @@ bool en_h5_attr(hid_t object, const char *name, hid_t file_type, hid_t memory_ty
     return attr_in(object, name, file_type, memory_type, H5Screate(H5S_SCALAR), value);
 }
 
+bool en_h5_is_one(hid_t attr, hid_t want, size_t *bytes)
+{
+    const hid_t space = H5Aget_space(attr), type = space >= 0 ? H5Aget_type(attr) : -1;
+    const bool is = type >= 0 && H5Sget_simple_extent_npoints(space) == 1
+                 && (want >= 0 ? H5Tequal(type, want) > 0 : H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0);
+    if (is && bytes) *bytes = H5Tget_size(type);
+    if (type >= 0) H5Tclose(type);
+    if (space >= 0) H5Sclose(space);
+    return is;
+}
+
 static hid_t text_type(size_t bytes)
 {
     const hid_t type = H5Tcopy(H5T_C_S1);

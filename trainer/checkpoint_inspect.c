@@ -1,9 +1,9 @@
 /* checkpoint_inspect.c - what a file is, and whether it is whole.
  *
  * A file is believed step by step: it is a regular file, has HDF5's signature, is as long as its superblock says, opens,
- * bears our format_version and `complete`, its attributes lie in their ranges; and when verifying, each dataset is stored
- * plainly, hashes to its crc32c, and there are as many as were written.  Whoever refuses says what follows the path in a
- * sentence: "is truncated: 12 of 85 bytes are there; use an older checkpoint". */
+ * bears our format_version and `complete`, its attributes have their types and lie in their ranges, its groups are ours
+ * (checkpoint_tree.c); and when verifying, each dataset hashes to its crc32c, and there are as many as were written.  Whoever
+ * refuses says what follows the path in a sentence: "is truncated: 12 of 85 bytes are there; use an older checkpoint". */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16,9 +16,8 @@
 #include <unistd.h>
 
 #include "trainer/checkpoint_internal.h"
-#include "trainer/crc32c.h"
 
-enum { MAX_TEXT = 16 << 20 };
+enum { MAX_TEXT = 16 << 20, MAX_CLASSES = 1000000 };    /* classes: as many as a model takes */
 
 en_status en_reader_refuse(en_reader *r, en_status code, en_file_kind kind, const char *fmt, ...)
 {
@@ -26,6 +25,8 @@ en_status en_reader_refuse(en_reader *r, en_status code, en_file_kind kind, cons
     va_start(ap, fmt);
     vsnprintf(r->why, EN_WHY, fmt, ap);
     va_end(ap);
+    for (char *p = r->why; *p; p++)                                    /* names come from the file, and a message is one line */
+        if ((unsigned char)*p < ' ' || *p == 0x7f) *p = '?';
     r->kind = kind;
     return code;
 }
@@ -94,41 +95,36 @@ void en_reader_close(en_reader *r)
 
 /* ---- attributes ----------------------------------------------------------------------------------------------------- */
 
-/* One value of `class`: H5T_INTEGER, H5T_FLOAT or H5T_STRING; `*type` becomes the file's. */
-static en_status open_attribute(en_reader *r, const char *name, H5T_class_t class, hid_t *attr, hid_t *type)
+/* One value of exactly the type that is written, `want`, or text of a fixed length when that is < 0: nothing is left for HDF5 to
+ * convert, and what is read is as long as the variable that it is read into. */
+static en_status open_attribute(en_reader *r, const char *name, hid_t want, hid_t *attr, size_t *bytes)
 {
     const htri_t there = H5Aexists(r->root, name);
     if (there < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
     if (!there) EN_BROKEN("lacks the attribute %s" EN_OLDER, name);
-    const hid_t a = H5Aopen(r->root, name, H5P_DEFAULT), space = a >= 0 ? H5Aget_space(a) : -1;
-    const hid_t t = a >= 0 ? H5Aget_type(a) : -1;
-    const bool opened = t >= 0 && space >= 0;
-    const bool fits = opened && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(t) == class && H5Tis_variable_str(t) <= 0;
-    if (!opened) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
-    else if (!fits) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "has an attribute %s of an unexpected type" EN_OLDER, name);
-    if (space >= 0) H5Sclose(space);
-    if (!fits && t >= 0) H5Tclose(t);
-    if (!fits && a >= 0) H5Aclose(a);
-    if (!fits) return EN_EDATA;
+    const hid_t a = H5Aopen(r->root, name, H5P_DEFAULT);
+    if (a < 0) EN_BROKEN("is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    if (!en_h5_is_one(a, want, bytes)) {
+        H5Aclose(a);
+        EN_BROKEN("has an attribute %s of an unexpected type" EN_OLDER, name);
+    }
     *attr = a;
-    *type = t;
     return EN_OK;
 }
 
-static en_status read_attribute(en_reader *r, const char *name, H5T_class_t class, hid_t memory_type, void *out)
+static en_status read_attribute(en_reader *r, const char *name, hid_t file_type, hid_t memory_type, void *out)
 {
-    hid_t attr = -1, type = -1;
-    EN_PASS_ON(open_attribute(r, name, class, &attr, &type));
+    hid_t attr = -1;
+    EN_PASS_ON(open_attribute(r, name, file_type, &attr, NULL));
     const bool ok = H5Aread(attr, memory_type, out) >= 0;
     if (!ok) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
-    H5Tclose(type);
     H5Aclose(attr);
     return ok ? EN_OK : EN_EDATA;
 }
 
 static en_status read_i64(en_reader *r, const char *name, int64_t low, int64_t high, int64_t *out)
 {
-    EN_PASS_ON(read_attribute(r, name, H5T_INTEGER, H5T_NATIVE_INT64, out));
+    EN_PASS_ON(read_attribute(r, name, H5T_STD_I64LE, H5T_NATIVE_INT64, out));
     if (*out < low || *out > high)
         EN_BROKEN("has an attribute %s of %" PRId64 ", outside %" PRId64 " to %" PRId64 EN_OLDER, name, *out, low, high);
     return EN_OK;
@@ -152,7 +148,7 @@ static en_status read_added_i64(en_reader *r, const char *name, int64_t low, int
 
 static en_status read_f64(en_reader *r, const char *name, double low, double high, double *out)
 {
-    EN_PASS_ON(read_attribute(r, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, out));
+    EN_PASS_ON(read_attribute(r, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, out));
     if (!(*out >= low && *out <= high))                                  /* a NaN is in no range                     */
         EN_BROKEN("has an attribute %s of %g, outside %g to %g" EN_OLDER, name, *out, low, high);
     return EN_OK;
@@ -160,17 +156,23 @@ static en_status read_f64(en_reader *r, const char *name, double low, double hig
 
 static en_status read_text(en_reader *r, const char *name, char **out)
 {
-    hid_t attr = -1, type = -1;
-    EN_PASS_ON(open_attribute(r, name, H5T_STRING, &attr, &type));
-    const size_t n = H5Tget_size(type);
+    hid_t attr = -1;
+    size_t n = 0;
+    EN_PASS_ON(open_attribute(r, name, -1, &attr, &n));
     char *text = n <= MAX_TEXT ? calloc(1, n + 1) : NULL;
-    const bool ok = text && H5Aread(attr, type, text) >= 0;
-    if (!ok) en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
-    H5Tclose(type);
+    const hid_t type = text ? H5Aget_type(attr) : -1;
+    const bool ok = type >= 0 && H5Aread(attr, type, text) >= 0;
+    if (n > MAX_TEXT)
+        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "has an attribute %s of %zu bytes, more than %d" EN_OLDER, name, n, MAX_TEXT);
+    else if (!text)
+        en_reader_refuse(r, EN_ENOMEM, EN_FILE_UNREADABLE, "cannot be read: no memory for its attribute %s (%zu bytes)", name, n);
+    else if (!ok)
+        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: attribute %s: HDF5 says: %s" EN_OLDER, name, en_h5_error());
+    if (type >= 0) H5Tclose(type);
     H5Aclose(attr);
     if (!ok) {
         free(text);
-        return EN_EDATA;
+        return r->kind == EN_FILE_UNREADABLE ? EN_ENOMEM : EN_EDATA;
     }
     *out = text;
     return EN_OK;
@@ -206,7 +208,7 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     EN_PASS_ON(read_i64(r, "epoch", 0, INT64_MAX, &s->epoch));
     EN_PASS_ON(read_i64(r, "position", 0, INT64_MAX, &s->position));
     EN_PASS_ON(read_i64(r, "ema_updates", 0, INT64_MAX, &s->ema_updates));
-    EN_PASS_ON(read_attribute(r, "seed", H5T_INTEGER, H5T_NATIVE_UINT64, &s->seed));
+    EN_PASS_ON(read_attribute(r, "seed", H5T_STD_U64LE, H5T_NATIVE_UINT64, &s->seed));
     EN_PASS_ON(read_i64(r, "global_batch", 0, INT64_MAX, &s->global_batch));
     EN_PASS_ON(read_i64(r, "samples", 0, INT64_MAX, &s->samples));
     EN_PASS_ON(read_int(r, "lanes", 0, INT32_MAX, &s->lanes));
@@ -222,7 +224,7 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     EN_PASS_ON(read_f64(r, "width", 0, 1e6, &i->width));
     EN_PASS_ON(read_f64(r, "depth", 0, 1e6, &i->depth));
     EN_PASS_ON(read_int(r, "resolution", 1, 1 << 20, &i->resolution));
-    EN_PASS_ON(read_int(r, "classes", 1, 1 << 24, &i->classes));
+    EN_PASS_ON(read_int(r, "classes", 1, MAX_CLASSES, &i->classes));
     EN_PASS_ON(read_f64(r, "dropout", 0, 1, &dropout));
     EN_PASS_ON(read_f64(r, "drop_path", 0, 1, &drop_path));
     EN_PASS_ON(read_i64(r, "has_ema", 0, 1, &has_ema));
@@ -236,80 +238,7 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     return has_options ? read_text(r, "options", &i->options) : EN_OK;
 }
 
-/* ---- datasets ------------------------------------------------------------------------------------------------------- */
-
-/* Reads `path` whole into r->buffer, as it stands in the file, and checks it against its crc32c.  The caller closes s->type. */
-en_status en_reader_dataset(en_reader *r, const char *path, en_shape *s)
-{
-    uint32_t want = 0;
-    bool ok = false;
-    s->type = -1;
-    const hid_t set = H5Dopen2(r->file, path, H5P_DEFAULT), space = set >= 0 ? H5Dget_space(set) : -1;
-    const hid_t type = set >= 0 ? H5Dget_type(set) : -1, dcpl = set >= 0 ? H5Dget_create_plist(set) : -1;
-    const hid_t attr = set >= 0 && H5Aexists(set, "crc32c") > 0 ? H5Aopen(set, "crc32c", H5P_DEFAULT) : -1;
-    s->ndim = space >= 0 ? H5Sget_simple_extent_dims(space, s->dims, NULL) : -1;
-    const hssize_t points = space >= 0 ? H5Sget_simple_extent_npoints(space) : -1;
-    const size_t element = type >= 0 ? H5Tget_size(type) : 0;
-    if (set < 0 || type < 0 || dcpl < 0 || s->ndim < 0 || points < 0 || element == 0)
-        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s: HDF5 says: %s" EN_OLDER, path, en_h5_error());
-    else if (attr < 0 || H5Aread(attr, H5T_NATIVE_UINT32, &want) < 0)
-        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s has no crc32c" EN_OLDER, path);
-    else if (H5Pget_layout(dcpl) != H5D_CONTIGUOUS || (uint64_t)points > r->bytes / element
-             || H5Dget_storage_size(set) != (hsize_t)points * element || H5Tdetect_class(type, H5T_VLEN) > 0 || H5Tis_variable_str(type) > 0)
-        en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s is not stored as effnet stores it (rewritten by another program?)" EN_OLDER, path);
-    else {
-        s->bytes = (size_t)points * element;
-        if (s->bytes > r->capacity) {
-            free(r->buffer);
-            r->buffer = malloc(s->bytes);
-            r->capacity = r->buffer ? s->bytes : 0;
-        }
-        if (s->bytes > r->capacity)
-            en_reader_refuse(r, EN_ENOMEM, EN_FILE_UNREADABLE, "cannot be read: no memory for %s (%zu bytes)", path, s->bytes);
-        else if (s->bytes > 0 && H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, r->buffer) < 0)
-            en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s cannot be read: HDF5 says: %s" EN_OLDER, path, en_h5_error());
-        else if (en_crc32c(0, r->buffer, s->bytes) != want)
-            en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: dataset %s does not hash to its crc32c" EN_OLDER, path);
-        else ok = true;
-    }
-    if (attr >= 0) H5Aclose(attr);
-    if (dcpl >= 0) H5Pclose(dcpl);
-    if (space >= 0) H5Sclose(space);
-    if (ok) s->type = type;
-    else if (type >= 0) H5Tclose(type);
-    if (set >= 0) H5Dclose(set);
-    return ok ? EN_OK : r->kind == EN_FILE_UNREADABLE ? EN_ENOMEM : EN_EDATA;
-}
-
-/* Every dataset below `path`, in any depth. */
-static en_status verify_group(en_reader *r, const char *path, int depth)
-{
-    H5G_info_t info;
-    const hid_t group = H5Gopen2(r->file, path, H5P_DEFAULT);
-    const bool opened = group >= 0 && H5Gget_info(group, &info) >= 0;
-    en_status status = EN_OK;
-    if (!opened) status = en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: %s: HDF5 says: %s" EN_OLDER, path, en_h5_error());
-    for (hsize_t i = 0; status == EN_OK && i < info.nlinks; i++) {
-        char name[256], child[768];
-        const ssize_t n = H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, i, name, sizeof name, H5P_DEFAULT);
-        const bool fits = n > 0 && (size_t)n < sizeof name
-                       && snprintf(child, sizeof child, "%s/%s", path[1] ? path : "", name) < (int)sizeof child;
-        const hid_t object = fits ? H5Oopen(group, name, H5P_DEFAULT) : -1;
-        const H5I_type_t what = object >= 0 ? H5Iget_type(object) : H5I_BADID;
-        if (what == H5I_BADID)
-            status = en_reader_refuse(r, EN_EDATA, EN_FILE_BROKEN, "is damaged: something in %s cannot be opened: HDF5 says: %s" EN_OLDER, path, en_h5_error());
-        if (object >= 0) H5Oclose(object);
-        if (what == H5I_GROUP && depth < 3) status = verify_group(r, child, depth + 1);
-        if (what == H5I_DATASET) {
-            en_shape s;
-            status = en_reader_dataset(r, child, &s);
-            if (status == EN_OK) H5Tclose(s.type);
-            r->datasets += status == EN_OK;
-        }
-    }
-    if (group >= 0) H5Gclose(group);
-    return status;
-}
+/* ---- the whole ------------------------------------------------------------------------------------------------------- */
 
 static en_status read_class_names(en_reader *r, en_checkpoint_info *i)
 {
@@ -317,11 +246,13 @@ static en_status read_class_names(en_reader *r, en_checkpoint_info *i)
     if (there < 0) EN_BROKEN("is damaged: HDF5 says: %s" EN_OLDER, en_h5_error());
     if (!there) return EN_OK;
     en_shape s;
-    EN_PASS_ON(en_reader_dataset(r, "/class_names", &s));
-    const bool text = H5Tget_class(s.type) == H5T_STRING;
+    EN_PASS_ON(en_reader_open(r, "/class_names", &s));
+    const bool texts = H5Tget_class(s.type) == H5T_STRING && s.ndim == 1 && s.dims[0] == (hsize_t)i->classes;
     const size_t width = H5Tget_size(s.type);
-    H5Tclose(s.type);
-    if (!text || s.ndim != 1 || s.dims[0] != (hsize_t)i->classes) EN_BROKEN("has class names that are not %d texts" EN_OLDER, i->classes);
+    const en_status status = texts ? en_reader_load(r, "/class_names", &s) : EN_OK;
+    en_shape_close(&s);
+    if (!texts) EN_BROKEN("has class names that are not %d texts" EN_OLDER, i->classes);
+    EN_PASS_ON(status);
     i->class_names = calloc((size_t)i->classes, sizeof *i->class_names);
     bool ok = i->class_names;
     for (int k = 0; ok && k < i->classes; k++)
@@ -329,19 +260,15 @@ static en_status read_class_names(en_reader *r, en_checkpoint_info *i)
     return ok ? EN_OK : en_reader_refuse(r, EN_ENOMEM, EN_FILE_UNREADABLE, "cannot be read: no memory for its class names");
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------- */
-
 /* Opens and reads what is not a tensor; the caller closes the reader, whatever comes back. */
 en_status en_reader_begin(en_reader *r, const char *path, bool verify, en_checkpoint_info *out)
 {
     int64_t datasets;
     EN_PASS_ON(open_file(r, path));
     EN_PASS_ON(read_attributes(r, out, &datasets));
-    if (verify) {
-        EN_PASS_ON(verify_group(r, "/", 0));
-        if (r->datasets != datasets)
-            EN_BROKEN("is damaged: %" PRId64 " of its %" PRId64 " datasets are there" EN_OLDER, r->datasets, datasets);
-    }
+    EN_PASS_ON(en_reader_tree(r, verify));
+    if (verify && r->datasets != datasets)
+        EN_BROKEN("is damaged: %" PRId64 " of its %" PRId64 " datasets are there" EN_OLDER, r->datasets, datasets);
     return read_class_names(r, out);
 }
 

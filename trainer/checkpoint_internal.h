@@ -33,6 +33,8 @@ bool en_h5_attr(hid_t object, const char *name, hid_t file_type, hid_t memory_ty
 bool en_h5_attr_text(hid_t object, const char *name, const char *text);
 bool en_h5_dataset(hid_t file, const char *path, hid_t file_type, hid_t memory_type, int ndim, const int64_t *dims,
                    const void *data, bool with_crc);   /* with_crc: attribute crc32c of the bytes, the types being equal */
+/* Does the attribute hold one value of the type `want`, or, when that is < 0, one text of a fixed length?  *bytes (may be NULL): its size. */
+bool en_h5_is_one(hid_t attr, hid_t want, size_t *bytes);
 bool en_h5_strings(hid_t file, const char *path, int64_t n, char *const *strings, bool with_crc);  /* (n) fixed length   */
 
 /* ---- the disk (checkpoint_disk.c) ---------------------------------------------------------------------------------- */
@@ -44,7 +46,7 @@ en_status en_file_commit(const char *tmp, const char *path);
 /* The same for a file that exists already: `path` becomes a second name of `from`.  False: this file system cannot. */
 bool      en_file_link(const char *from, const char *path);
 
-/* ---- reading (checkpoint_inspect.c) -------------------------------------------------------------------------------- */
+/* ---- reading (checkpoint_inspect.c, checkpoint_tree.c) -------------------------------------------------------------------------------- */
 
 typedef enum {
     EN_FILE_WHOLE,
@@ -60,16 +62,22 @@ typedef struct {
     uint64_t bytes;                           /* of the file: nothing in it can be larger                                */
     void    *buffer; size_t capacity;         /* owned; the dataset read last                                            */
     int64_t  datasets;                        /* verified so far                                                         */
+    uint64_t verified;                        /* their bytes                                                             */
     en_file_kind kind;
     char    *why;                             /* [EN_WHY], borrowed: what follows the path in a sentence                 */
 } en_reader;
 
-typedef struct { hid_t type /* the caller closes it */; int ndim; hsize_t dims[H5S_MAX_RANK]; size_t bytes; } en_shape;
+typedef struct { hid_t set, type; int ndim; hsize_t dims[H5S_MAX_RANK]; size_t bytes; uint32_t crc; } en_shape;    /* a dataset */
 
 /* Opens, and reads what is not a tensor; the caller closes the reader, whatever comes back. */
 en_status en_reader_begin(en_reader *r, const char *path, bool verify, en_checkpoint_info *out);
-/* Reads a dataset whole into r->buffer, as it stands in the file, and checks it against its crc32c. */
-en_status en_reader_dataset(en_reader *r, const char *path, en_shape *s);
+/* Are the links those of a checkpoint?  With `verify` each dataset is read, too. */
+en_status en_reader_tree(en_reader *r, bool verify);
+/* A dataset: its shape, which has been believed only as far as the file is long; then, into r->buffer, its bytes as they stand in
+ * the file, checked against its crc32c.  The caller closes what was opened without an error. */
+en_status en_reader_open(en_reader *r, const char *path, en_shape *s);
+en_status en_reader_load(en_reader *r, const char *path, const en_shape *s);
+void      en_shape_close(en_shape *s);
 void      en_reader_close(en_reader *r);
 en_status en_reader_refuse(en_reader *r, en_status code, en_file_kind kind, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));

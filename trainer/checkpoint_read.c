@@ -27,13 +27,15 @@ static en_status read_tensors(en_reader *r, const char *group, const en_model *m
         if (there < 0) EN_BROKEN("is damaged: %s: HDF5 says: %s" EN_OLDER, path, en_h5_error());
         if (!there) EN_BROKEN("lacks %s, which %s has; was it written for another model?", path, m->name);
         en_shape s;
-        EN_PASS_ON(en_reader_dataset(r, path, &s));
+        EN_PASS_ON(en_reader_open(r, path, &s));
         const bool floats = H5Tequal(s.type, H5T_IEEE_F32LE) > 0;
-        H5Tclose(s.type);
         bool same = floats && s.ndim == t->ndim;
         int64_t have[H5S_MAX_RANK];
         for (int d = 0; d < s.ndim; d++) have[d] = (int64_t)s.dims[d];
         for (int d = 0; same && d < t->ndim; d++) same = have[d] == t->shape[d];
+        const en_status status = same ? en_reader_load(r, path, &s) : EN_OK;     /* no memory for what the model does not have */
+        en_shape_close(&s);
+        EN_PASS_ON(status);
         if (!same) {
             char has[128], wants[128];
             shape_text(s.ndim, have, has);
