@@ -2,7 +2,7 @@
 # the fuzzers are built beside and look for something new, for EN_FUZZ_SECONDS each.
 set(EN_FUZZ_SECONDS 20 CACHE STRING "seconds that ctest gives each fuzz target")
 set(fuzz ${CMAKE_CURRENT_SOURCE_DIR}/fuzz)
-set(fuzz_targets decode packed)
+set(fuzz_targets decode packed checkpoint)
 
 foreach(target ${fuzz_targets})
   add_executable(replay_${target} fuzz/fuzz_${target}.c fuzz/replay.c)
@@ -10,9 +10,12 @@ foreach(target ${fuzz_targets})
   add_test(NAME test_fuzz_${target}_corpus COMMAND replay_${target} ${fuzz}/corpus/${target})
   set_tests_properties(test_fuzz_${target}_corpus PROPERTIES TIMEOUT 300)
 endforeach()
-target_sources(replay_packed PRIVATE fuzz/hostile_h5.c)
-target_include_directories(replay_packed PRIVATE ${HDF5_C_INCLUDE_DIRS})
-target_link_libraries(replay_packed PRIVATE ${HDF5_C_LIBRARIES} ZLIB::ZLIB)
+foreach(target packed checkpoint)              # their files are HDF5's
+  target_sources(replay_${target} PRIVATE fuzz/hostile_h5.c fuzz/hostile_${target}.c)
+  target_include_directories(replay_${target} PRIVATE ${HDF5_C_INCLUDE_DIRS})
+  target_link_libraries(replay_${target} PRIVATE ${HDF5_C_LIBRARIES} ZLIB::ZLIB)
+endforeach()
+target_link_libraries(replay_checkpoint PRIVATE en_trainer)
 
 add_executable(make_fuzz_corpus EXCLUDE_FROM_ALL fuzz/make_corpus.c data_help.c)
 target_include_directories(make_fuzz_corpus PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
@@ -50,8 +53,12 @@ if(EN_LIBFUZZER AND NOT EN_SANITIZE)
     # found_*: new inputs, kept from run to run; a reproducer of a failure is written to crash-*, timeout-*, oom-* beside it
     set(found ${CMAKE_CURRENT_BINARY_DIR}/fuzz/found_${target})
     file(MAKE_DIRECTORY ${found})
+    set(seconds ${EN_FUZZ_SECONDS})
+    if(target STREQUAL checkpoint)               # short inputs: less to look for
+      math(EXPR seconds "${EN_FUZZ_SECONDS} * 3 / 4")
+    endif()
     add_test(NAME test_fuzz_${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fuzz
-      COMMAND ${CMAKE_CURRENT_BINARY_DIR}/fuzz/fuzz_${target} -max_total_time=${EN_FUZZ_SECONDS} -seed=1 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=4096
+      COMMAND ${CMAKE_CURRENT_BINARY_DIR}/fuzz/fuzz_${target} -max_total_time=${seconds} -seed=1 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=4096
               -print_final_stats=1 -artifact_prefix=${CMAKE_CURRENT_BINARY_DIR}/fuzz/${target}- ${found} ${fuzz}/corpus/${target})
     set_tests_properties(test_fuzz_${target} PROPERTIES TIMEOUT 300 LABELS slow ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=32")
   endforeach()

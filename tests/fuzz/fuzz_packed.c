@@ -1,4 +1,4 @@
-/* fuzz_packed.c - any bytes as a packed file: as they are when they begin as HDF5 does, else as changes to a sound file (hostile_h5.h).
+/* fuzz_packed.c - any bytes as a packed file: as they are when they begin as HDF5 does, else as changes to a sound file (hostile_packed.h).
  *
  * Promises: a dataset or EN_EDATA that names the file.  A dataset's classes are in order, its labels are among them, its names and samples
  * are there; a sample is its bytes, with the CRC-32 of the index, or EN_EDATA that names it, and never more than the file holds.
@@ -6,35 +6,15 @@
 #define _GNU_SOURCE
 #include "fuzz.h"
 
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <hdf5.h>
-
 #include "data/pack.h"
 #include "hostile_h5.h"
+#include "hostile_packed.h"
 
 static char path[64];
-
-/* Not a memfd: HDF5 looks for the real path behind /proc/self/fd, and there is none. */
-static void remove_it(void) { unlink(path); }
-static int make_it(void)
-{
-    if (!*path) {
-        snprintf(path, sizeof path, "%s/effnet-fuzz-%ld.h5", access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp", (long)getpid());
-        atexit(remove_it);
-    }
-    return open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-}
-
-/* HDF5's own leaks after errors are not ours to mend; an object of it that stays open is. */
-const char *__lsan_default_suppressions(void), *__lsan_default_options(void);
-const char *__lsan_default_options(void) { return "print_suppressions=0"; }
-const char *__lsan_default_suppressions(void) { return "leak:libhdf5\n"; }
-
-static int64_t open_objects(void) { return H5Fget_obj_count((hid_t)H5F_OBJ_ALL, H5F_OBJ_ALL); }
 
 static void refused(en_status status, const char *what)
 {
@@ -86,13 +66,13 @@ static void try_split(const char *split, const en_dataset *like, int64_t file_by
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint8_t signature[8] = { 0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n' };
-    const int fd = make_it();
+    const int fd = hostile_file(path, sizeof path);
     if (fd < 0) return -1;
     bool sound = false, written = true;
     if (size >= 8 && memcmp(data, signature, 8) == 0) written = write(fd, data, size) == (ssize_t)size;
-    else written = hostile_h5(data, size, fd, path, &sound);
+    else written = hostile_packed(data, size, fd, path, &sound);
     struct stat st;
-    const int64_t before = open_objects();
+    const int64_t before = hostile_open_objects();
     PROMISE(written || !sound, "HDF5 writes no sound file");
     if (fstat(fd, &st) == 0) {
         en_error_clear();
@@ -111,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         try_split(which & 2 ? "train" : "val", NULL, st.st_size, verified, sound, which & 4);
         if (sound) try_split("val", NULL, st.st_size, verified, sound, true);
     }
-    PROMISE(open_objects() == before, "%d objects of HDF5 stay open", (int)(open_objects() - before));
+    PROMISE(hostile_open_objects() == before, "%d objects of HDF5 stay open", (int)(hostile_open_objects() - before));
     close(fd);
     return 0;
 }

@@ -240,6 +240,62 @@ static void packed(void)
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) put_file(corpus, path_in("packed", files[i].name), files[i].at, files[i].n);
 }
 
+/* Changes to a sound checkpoint, as hostile_checkpoint.c reads them: opcode, object or attribute, arguments. */
+static void checkpoints(void)
+{
+    enum { ROOT, MODEL, EMA, OPTIMIZER, MS, MOM, NAMES, STEM, BN, MEAN, BIAS, EMA_WEIGHT };
+    enum { STEP = 1, SEED = 5, WORLD_SIZE = 10, CLASSES = 13, N_SLOTS = 15, DATASETS, SECONDS = 19, MODEL_NAME = 24, OPTIONS = 26 };
+    enum { NUMBER = 0, TYPE = 2, NO_ATTRIBUTE, CRC, DATASET, VALUES = 7, LINK = 9, LINKS, SWAP, SIZE };
+    enum { ZERO = 0, MINUS_ONE = 2, INT64_MOST = 3, TWO_TO_40 = 9, TWO_TO_62 = 10, SMALL = 64, PAIR = 5, THOUSAND = 6, EIGHT_THOUSAND = 7, NONE = 3 };
+    enum { OF_TYPE = 1, OF_LENGTH = 2, OF_RANK = 4, STORED = 8, UNCHECKED = 16 };     /* what is other in a new dataset */
+    enum { MISSING = 1, GROUP, SOFT, DANGLING, ALIAS, ELSEWHERE, A_TYPE };
+    static const struct { const char *name; uint8_t at[16]; size_t n; } files[] = {
+        { "sound", { 0 }, 0 },
+        { "step_negative", { NUMBER, STEP, MINUS_ONE }, 3 },             { "world_2_62", { NUMBER, WORLD_SIZE, TWO_TO_62 }, 3 },
+        { "classes_2_40", { NUMBER, CLASSES, TWO_TO_40 }, 3 },           { "slots_many", { NUMBER, N_SLOTS, SMALL + 5 }, 3 },
+        { "datasets_most", { NUMBER, DATASETS, INT64_MOST }, 3 },        { "seconds_nan", { NUMBER, SECONDS, 0 }, 3 },
+        { "model_no_end", { NUMBER, MODEL_NAME, 0, 200, 0 }, 5 },        { "options_empty", { NUMBER, OPTIONS, 1, 0, 0 }, 5 },
+        { "step_thousand", { TYPE, STEP, 6, THOUSAND }, 4 },             { "step_null", { TYPE, STEP, 6, NONE }, 4 },
+        { "step_vlen_text", { TYPE, STEP, 20, 0 }, 4 },                  { "seed_float", { TYPE, SEED, 10, 0 }, 4 },
+        { "seconds_odd_float", { TYPE, SECONDS, 25, 8, 0, 0, 0 }, 7 },   { "model_vlen_text", { TYPE, MODEL_NAME, 20, 0 }, 4 },
+        { "model_pair", { TYPE, MODEL_NAME, 19, 0 }, 4 },                { "options_vlen", { TYPE, OPTIONS, 21, EIGHT_THOUSAND }, 4 },
+        { "step_missing", { NO_ATTRIBUTE, STEP }, 2 },                   { "crc_many", { CRC, BN, 1, EIGHT_THOUSAND }, 4 },
+        { "crc_pair", { CRC, NAMES, 1, PAIR }, 4 },                      { "crc_null", { CRC, BN, 1, NONE }, 4 },
+        { "crc_float", { CRC, BN, 0, 10, 0 }, 5 },                       { "crc_vlen_text", { CRC, BN, 0, 20, THOUSAND }, 5 },
+        { "bn_double", { DATASET, BN, OF_TYPE, 10 }, 4 },                { "bn_vlen", { DATASET, BN, OF_TYPE, 21 }, 4 },
+        { "bn_vlen_text", { DATASET, BN, OF_TYPE, 20 }, 4 },             { "bn_reference", { DATASET, BN, OF_TYPE, 22 }, 4 },
+        { "bn_region", { DATASET, BN, OF_TYPE, 23 }, 4 },                { "bn_opaque", { DATASET, BN, OF_TYPE, 18, 9 }, 5 },
+        { "bn_pair", { DATASET, BN, OF_TYPE, 19 }, 4 },                  { "bn_2_40", { DATASET, BN, OF_LENGTH, TWO_TO_40 }, 4 },
+        { "bn_2_40_chunked", { DATASET, BN, OF_LENGTH | STORED, TWO_TO_40, 2 }, 5 },
+        { "bn_empty", { DATASET, BN, OF_LENGTH, ZERO }, 4 },             { "bn_null", { DATASET, BN, OF_RANK, 0 }, 4 },
+        { "bn_scalar", { DATASET, BN, OF_RANK, 1 }, 4 },                 { "bn_32d", { DATASET, BN, OF_RANK, 33 }, 4 },
+        { "bn_late", { DATASET, BN, STORED, 1 }, 4 },                    { "bn_chunked", { DATASET, BN, STORED, 2 }, 4 },
+        { "bn_compact", { DATASET, BN, STORED, 3 }, 4 },                 { "bn_deflated", { DATASET, BN, STORED, 4 }, 4 },
+        { "bn_external", { DATASET, BN, STORED, 5 }, 4 },                { "bn_virtual", { DATASET, BN, STORED, 6 }, 4 },
+        { "bn_unlimited", { DATASET, BN, STORED, 7 }, 4 },               { "bn_fletcher", { DATASET, BN, STORED, 8 }, 4 },
+        { "bn_unchecked", { DATASET, BN, UNCHECKED }, 3 },               { "names_floats", { DATASET, NAMES, 0 }, 3 },
+        { "names_wide", { DATASET, NAMES, OF_TYPE, 14, 255, 255 }, 6 },  { "name_newline", { VALUES, NAMES, 0, 1, 1, '\n' }, 6 },
+        { "name_empty", { VALUES, NAMES, 0, 1, 1, 0 }, 6 },              { "value_other", { VALUES, STEM, 9, 1, 1, 77 }, 6 },
+        { "value_damaged", { VALUES, EMA_WEIGHT, 9, 1, 0, 77 }, 6 },     { "model_missing", { LINK, MODEL, MISSING, 0 }, 4 },
+        { "model_soft", { LINK, MODEL + 64, SOFT, 15 }, 4 },             { "model_dangling", { LINK, MODEL, DANGLING, 0 }, 4 },
+        { "model_elsewhere", { LINK, MODEL, ELSEWHERE, 0 }, 4 },         { "model_is_ema", { LINK, MODEL, ALIAS, EMA }, 4 },
+        { "model_is_root", { LINK, MODEL, ALIAS, ROOT }, 4 },            { "bn_group", { LINK, BN, GROUP, 0 }, 4 },
+        { "bn_a_type", { LINK, BN, A_TYPE, 0 }, 4 },                     { "bn_soft", { LINK, BN + 64, SOFT, 15 }, 4 },
+        { "bn_elsewhere", { LINK, BN, ELSEWHERE, 0 }, 4 },               { "names_elsewhere", { LINK, NAMES, ELSEWHERE, 0 }, 4 },
+        { "names_group", { LINK, NAMES, GROUP, 0 }, 4 },                 { "bn_is_mean", { LINK, BN, ALIAS, MEAN }, 4 },
+        { "slot_is_model", { LINK, MS, ALIAS, MODEL }, 4 },              { "slot_is_root", { LINK, MOM, ALIAS, ROOT }, 4 },
+        { "root_64_roots", { LINKS, ROOT, 64, 0, 0, ALIAS - GROUP, ROOT, 'r' }, 8 },
+        { "model_64_roots", { LINKS, MODEL, 64, 0, 0, ALIAS - GROUP, ROOT, 'r' }, 8 },
+        { "optimizer_64_up", { LINKS, OPTIMIZER, 64, 0, 0, ALIAS - GROUP, OPTIMIZER, 'r' }, 8 },
+        { "stem_64_times", { LINKS, EMA, 64, 0, 0, ALIAS - GROUP, STEM, 's' }, 8 },
+        { "link_newline", { LINKS, ROOT, 0, 3, 0, GROUP - GROUP, 0, '\n' }, 8 },
+        { "link_long", { LINKS, MODEL, 0, 144, 1, ALIAS - GROUP, BN, 'l' }, 8 },
+        { "bn_is_bias", { SWAP, BN, BIAS }, 3 },                         { "cut", { SIZE, 1, 10, 0 }, 4 },
+        { "grown", { SIZE, 0, 10, 0 }, 4 },
+    };
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) put_file(corpus, path_in("checkpoint", files[i].name), files[i].at, files[i].n);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -251,5 +307,6 @@ int main(int argc, char **argv)
     pngs();
     others();
     packed();
+    checkpoints();
     return 0;
 }
