@@ -174,6 +174,7 @@ en_status en_packed_open(const char *path, const char *split, const en_dataset *
     label = calloc((size_t)x.classes, sizeof *label);
     EN_REQUIRE_OUT(p && ds && label, EN_ENOMEM, "no memory for a dataset");
     *p = (packed){ .fd = fd, .bytes_at = bytes_at, .first = x.split_at[k] };
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);   /* no readahead of neighbours, which come when their turn is; expect() asks for what does */
     fd = -1;
     ds->ops = &packed_ops;
     ds->impl = p;

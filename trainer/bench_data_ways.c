@@ -16,8 +16,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COLD_AHEAD = 16 };
-
 static const double window_s = 0.2;            /* of the loader, at least: a process's CPU time lags by a tick for each thread that runs */
 
 /* ---- clocks --------------------------------------------------------------------------------------------------------------- */
@@ -96,9 +94,7 @@ static en_status one_image(data_bench *b, data_way way, data_file *f, int64_t i,
     en_image img;
     en_crop crop;
     switch (way) {
-    case DATA_COLD:                            /* as the loader reads: what comes next is asked for before */
-        if (b->ds->ops->expect && i + COLD_AHEAD < b->r->images) b->ds->ops->expect(b->ds, b->index[i + COLD_AHEAD]);
-        return b->ds->ops->read(b->ds, b->index[i], &f->bytes, &f->capacity, &f->n);
+    case DATA_COLD:
     case DATA_READ: return b->ds->ops->read(b->ds, b->index[i], &f->bytes, &f->capacity, &f->n);
     case DATA_WHOLE: return en_decode_crop(b->decoder, b->view.files[i], f->bytes, f->n, NULL, NULL, 0, &img, &crop);
     case DATA_CROP: return decode_and_finish(b, f, i, scale_to, false, epoch, augments ? aside : part_s);
@@ -145,6 +141,7 @@ en_status data_run_piece(data_bench *b, int64_t first, int64_t n, uint64_t epoch
         for (int64_t i = 0; way == DATA_CACHED && i < n; i++) EN_TRY(shrink(b, &b->piece[i], first + i), "filling a cache");
         if (way == DATA_COLD) forget_pages(b, first, n);
         const double cpu = cpu_s(), clock = en_seconds();
+        for (int64_t i = 0; way == DATA_COLD && b->ds->ops->expect && i < n; i++) b->ds->ops->expect(b->ds, b->index[first + i]);   /* as the loader */
         for (int64_t i = 0; i < n; i++) EN_TRY(one_image(b, (data_way)way, &b->piece[i], first + i, epoch, r->part_s), "%s", b->view.files[first + i]);
         data_tally *t = &r->way[way];
         t->cpu_s += cpu_s() - cpu;
