@@ -1,4 +1,4 @@
-# cuda.cmake - is there a CUDA toolkit that the plugin can be built with?  With EN_CUDA=AUTO a toolkit that lacks a piece is none, and
+# toolkit.cmake - is there a CUDA toolkit that the plugin can be built with?  With EN_CUDA=AUTO a toolkit that lacks a piece is none, and
 # why is said; with ON it is an error.  Leaves EN_CUDA on with the language enabled, or off.
 #
 # nvcc is looked for on PATH, and where toolkits usually are; CUDACXX names another.  A GPU is not needed to build.
