@@ -13,7 +13,7 @@ set(EN_TEST_WORK_race  1e5)
 
 if(EN_CUDAEMU_MODES)
   include(${CMAKE_CURRENT_LIST_DIR}/../kernels/cuda/sources.cmake)
-  add_library(en_fixture_cuda STATIC fixture.c oracle.c)
+  add_library(en_fixture_cuda STATIC fixture.c fixture_bounds.c fixture_operands.c oracle.c)
   target_compile_definitions(en_fixture_cuda PUBLIC EN_TEST_CUDA)
   target_include_directories(en_fixture_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
   target_link_libraries(en_fixture_cuda PUBLIC en_kernels PRIVATE en_warnings)

@@ -11,7 +11,7 @@ target_include_directories(effnet_cuda_emu SYSTEM PRIVATE ${EN_CUDAEMU_INCLUDES}
 target_link_libraries(effnet_cuda_emu PRIVATE en_warnings
   -Wl,--whole-archive cuda_backend_${mode} cudaemu_nccl_${mode} -Wl,--no-whole-archive cudaemu_${mode} MPI::MPI_C)
 
-en_test(test_program_cuda test_program_cuda.c program.c LIBS en_trainer ${HDF5_C_LIBRARIES} TIMEOUT 1500)
+en_test(test_program_cuda test_program_cuda.c program.c program_files.c LIBS en_trainer ${HDF5_C_LIBRARIES} TIMEOUT 1500)
 target_include_directories(test_program_cuda PRIVATE ${HDF5_C_INCLUDE_DIRS})
 target_compile_definitions(test_program_cuda PRIVATE EN_PROGRAM="$<TARGET_FILE:effnet>" EN_MPIEXEC="${MPIEXEC_EXECUTABLE}"
                            EN_RUN_SCRIPT="${CMAKE_SOURCE_DIR}/launch/run" EN_MPIEXEC_NUMPROC="${MPIEXEC_NUMPROC_FLAG}" EN_TEST_DATA="${EN_TEST_DATA}"

@@ -31,6 +31,20 @@ void bytes_insert(bytes *b, size_t at, const void *what, size_t n)
     b->n += n;
 }
 
+bytes slurp(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) fail_msg("%s: %s", path, strerror(errno));
+    fseek(f, 0, SEEK_END);
+    bytes b = { 0 };
+    b.n = (size_t)ftell(f);
+    b.at = malloc(b.n ? b.n : 1);
+    rewind(f);
+    if (fread(b.at, 1, b.n, f) != b.n) fail_msg("%s", path);
+    fclose(f);
+    return b;
+}
+
 uint8_t *make_picture(int w, int h, unsigned seed)
 {
     uint8_t *rgb = malloc((size_t)w * (size_t)h * 3), *p = rgb;

@@ -36,6 +36,7 @@ void  temp_close(char *dir);
 const char *path_in(const char *dir, const char *name);        /* static, four in turn */
 void  put_file(const char *dir, const char *name, const void *what, size_t n);  /* makes the folders it needs */
 void  put_folder(const char *dir, const char *name);
+bytes slurp(const char *path);                                 /* a whole file; at owned, and no byte longer, so that the sanitizer sees its end */
 
 /* Runs f with stderr going to a file and returns what was written there; owned by the caller. */
 char *stderr_of(void (*f)(void *), void *argument);

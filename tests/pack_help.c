@@ -65,20 +65,6 @@ void pack_fails(const en_pack_config *c, en_status code, const char *says)
 
 bool there(const char *path) { struct stat st; return lstat(path, &st) == 0; }
 
-bytes slurp(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) fail_msg("%s: %s", path, strerror(errno));
-    fseek(f, 0, SEEK_END);
-    bytes b = { 0 };
-    b.n = (size_t)ftell(f);
-    b.at = malloc(b.n + 1);
-    rewind(f);
-    if (fread(b.at, 1, b.n, f) != b.n) fail_msg("%s", path);
-    fclose(f);
-    return b;
-}
-
 void assert_equal_files(const char *a, const char *b)
 {
     bytes x = slurp(a), y = slurp(b);

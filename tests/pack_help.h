@@ -15,7 +15,6 @@ int         pack_teardown(void **state);       /* fails when an HDF5 object is s
 const char *in_dir(const char *name);          /* static, 32 in turn */
 void        shapes(const char *name, int classes);             /* DIR/<name>: pictures, 7 to train on and 3 to validate of each class */
 bool        there(const char *path);
-bytes       slurp(const char *path);
 void        assert_equal_files(const char *a, const char *b);
 
 en_pack_config config_of(const char *source, const char *target);      /* two workers, 1 % may be bad, nothing printed */

@@ -31,6 +31,7 @@ enum { SANITIZED = 0 };
 
 int         program_main(const char *name, const struct CMUnitTest *tests, size_t n);   /* main's body                  */
 const char *at(const char *fmt, ...) __attribute__((format(printf, 1, 2)));             /* a path in the folder         */
+const char *drawn(const char *options);                                                  /* at("data"), made once by `effnet synth` */
 const char *textf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 bool        exists(const char *path);
 bool        is_folder(const char *path);

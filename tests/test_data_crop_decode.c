@@ -180,18 +180,6 @@ static void a_part_has_the_pixels_of_the_whole(void **state)
     en_decoder_close(d);
 }
 
-static bytes slurp(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) fail_msg("%s is missing", path);
-    bytes b = { malloc(1 << 22), 0 };
-    b.n = fread(b.at, 1, 1 << 22, f);
-    fclose(f);
-    bytes exact = bytes_copy(&b);              /* so that the address sanitizer sees the end */
-    free(b.at);
-    return exact;
-}
-
 /* Of three files of ImageNet one, unless EN_ALL_CROPS is set. */
 static void the_parts_of_photographs_too(void **state)
 {

@@ -39,18 +39,6 @@ static void refused(const char *name, const bytes *b, const char *because)
         fail_msg("%s: \"%s\" does not say \"%s\"", name, en_error_message(), because ? because : name);
 }
 
-static bytes slurp(const char *path)
-{
-    FILE *f = fopen(path, "rb");
-    if (!f) fail_msg("%s is missing", path);
-    bytes b = { malloc(1 << 22), 0 };
-    b.n = fread(b.at, 1, 1 << 22, f);
-    fclose(f);
-    bytes exact = bytes_copy(&b);              /* so that the address sanitizer sees the end */
-    free(b.at);
-    return exact;
-}
-
 static void means(const en_image *img, double mean[3])
 {
     mean[0] = mean[1] = mean[2] = 0;

@@ -10,15 +10,7 @@
 #define SMALL "--image-size 32 --workers 1"
 
 /* 40 pictures of 10 classes to train on, 20 to validate */
-static const char *data(void)
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 4 --val-per-class 2 --synth-size 48", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+static const char *data(void) { return drawn("--train-per-class 4 --val-per-class 2 --synth-size 48"); }
 
 /* The one JSON object on stdout, and nothing else. */
 static const char *json_of(const outcome *o)

@@ -9,15 +9,7 @@
 
 #define SMALL "train --augment basic --width 0.25 --depth 0.1 --image-size 32 --global-batch 8 --lr 0.0003 --threads 1 --checkpoint-every 0"
 
-static const char *data(void)
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 8 --val-per-class 2 --synth-classes 3 --synth-size 40", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+static const char *data(void) { return drawn("--train-per-class 8 --val-per-class 2 --synth-classes 3 --synth-size 40"); }
 
 static void gpus(int n) { setenv("CUDAEMU_DEVICES", textf("%d", n), 1); }
 

@@ -16,15 +16,7 @@
 #define TRAIN "train " SMALL " --global-batch 12 --eval-every 0"
 
 /* 10 classes, 200 and 20 pictures */
-static const char *data(void)
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 20 --val-per-class 2 --synth-size 48", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+static const char *data(void) { return drawn("--train-per-class 20 --val-per-class 2 --synth-size 48"); }
 
 /* The same with the files of `split` that `pattern` names replaced by text. */
 static const char *data_with_bad(const char *name, const char *pattern)

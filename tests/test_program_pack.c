@@ -12,15 +12,7 @@
 #define TRAIN "train " SMALL " --global-batch 12 --steps 6 --eval-every 3 --checkpoint-every 6"
 
 /* 10 classes, 200 and 20 pictures */
-static const char *data(void)
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 20 --val-per-class 2 --synth-size 48", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+static const char *data(void) { return drawn("--train-per-class 20 --val-per-class 2 --synth-size 48"); }
 
 static const char *packed(void)
 {

@@ -18,15 +18,8 @@
 enum { STEPS = 20 };
 static const double TOLERANCE = 1e-4;
 
-static const char *data(void)                    /* 200 pictures: 20 steps of 32 cross three epochs */
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 20 --val-per-class 0 --synth-size 64", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+/* 200 pictures: 20 steps of 32 cross three epochs */
+static const char *data(void) { return drawn("--train-per-class 20 --val-per-class 0 --synth-size 64"); }
 
 static void losses_agree(const char *a, const char *b, size_t steps)
 {

@@ -10,15 +10,7 @@
 
 #define TRAIN "train --width 0.25 --depth 0.5 --image-size 32 --global-batch 10 --lr 0.001"
 
-static const char *data(void)
-{
-    static const char *made;
-    if (!made) {
-        run(0, 0, "synth %s --train-per-class 20 --val-per-class 2 --synth-size 48", at("data"));
-        made = at("data");
-    }
-    return made;
-}
+static const char *data(void) { return drawn("--train-per-class 20 --val-per-class 2 --synth-size 48"); }
 
 static void same_losses(const char *a, const char *b, size_t steps, const char *kind)
 {
