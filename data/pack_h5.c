@@ -13,6 +13,7 @@
  * checks; each index dataset carries the CRC-32 of its values; each image has its own in /crc32.  No byte is without one.  Without
  * time stamps, the same folder gives the same file. */
 #include "pack_inside.h"
+#include "h5_error.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -30,25 +31,6 @@ void en_pack_index_free(en_pack_index *x)
     free(x->labels);
     free(x->crc);
     *x = (en_pack_index){ 0 };
-}
-
-void en_pack_h5_quiet(void) { H5Eset_auto2(H5E_DEFAULT, NULL, NULL); }
-
-static herr_t take_innermost(unsigned n, const H5E_error2_t *e, void *text)
-{
-    if (n == 0) snprintf(text, 256, "%s", e->desc ? e->desc : "no description");
-    return 0;
-}
-
-const char *en_pack_h5_error(void)
-{
-    static _Thread_local char text[256];
-    text[0] = '\0';
-    H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, take_innermost, text);
-    if (!text[0]) snprintf(text, sizeof text, "no reason given");
-    for (char *p = text; *p; p++)
-        if (*p == '\n') *p = ' ';
-    return text;
 }
 
 static hid_t text_type(size_t width)
@@ -198,13 +180,13 @@ en_status en_pack_h5_build(const en_pack_index *x, uint8_t **image, int64_t *byt
     haddr_t at = HADDR_UNDEF;
     taken t = { .most = (size_t)x->n * (x->file_width + 16) + (size_t)x->classes * x->class_width + (16u << 20) };
     *image = NULL;
-    en_pack_h5_quiet();
+    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);     /* this thread's HDF5 keeps its error stack to itself */
     hid_t file = create(&t);
     EN_REQUIRE_OUT(file >= 0 && fill(file, x, &at), EN_EIO, "HDF5 cannot build the index of %" PRId64 " samples in memory: %s", x->n,
-                   en_pack_h5_error());
+                   en_h5_error());
     const bool closed = H5Fclose(file) >= 0;
     file = -1;
-    EN_REQUIRE_OUT(closed && t.at, EN_EIO, "HDF5 cannot finish the index in memory: %s", en_pack_h5_error());
+    EN_REQUIRE_OUT(closed && t.at, EN_EIO, "HDF5 cannot finish the index in memory: %s", en_h5_error());
     const haddr_t bytes = x->offsets[x->n] > 0 ? (haddr_t)x->offsets[x->n] : 1;
     uint64_t end = 0;                          /* as the superblock has it */
     if (t.n >= 36) memcpy(&end, (const char *)t.at + 28, sizeof end);

@@ -36,8 +36,6 @@ en_status en_pack_h5_build(const en_pack_index *x, uint8_t **image, int64_t *byt
 en_status en_pack_h5_read(const char *path, en_pack_index *x, int *fd, int64_t *bytes_at);
 /* The names of the parts alone. */
 en_status en_pack_h5_splits(const char *path, en_pack_index *x);
-const char *en_pack_h5_error(void);            /* HDF5's innermost text for the last failed call of this thread */
-void        en_pack_h5_quiet(void);            /* this thread's HDF5 keeps its error stack to itself */
 
 /* Bytes of sample i, with their CRC-32 compared: EN_EDATA names `label` (NULL: file and sample), EN_EIO. */
 typedef struct { int fd; int64_t at, n, sample; uint32_t crc; const char *path, *label; } en_pack_place;

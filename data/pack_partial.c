@@ -19,8 +19,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +29,8 @@
 #include <unistd.h>
 
 #include <zlib.h>
+
+#include "kernels/host.h"
 
 typedef struct { char magic[16]; uint64_t digest; int64_t n, bytes_at; char pad[24]; } head;    /* 64 bytes */
 typedef struct { uint32_t crc, n, flags, check; } record;                                       /* 16 bytes; check: over the others and the number */
@@ -113,28 +113,9 @@ en_status en_partial_room(const en_partial *p, int64_t bytes)
     return EN_OK;
 }
 
-/* A process over its file-size limit is sent SIGXFSZ, which would end it: held back here, so that it is one more errno (EFBIG). */
-static int write_all(int fd, const char *bytes, size_t n, int64_t at)
-{
-    sigset_t xfsz, before;
-    sigemptyset(&xfsz);
-    sigaddset(&xfsz, SIGXFSZ);
-    pthread_sigmask(SIG_BLOCK, &xfsz, &before);
-    int error = 0;
-    while (n > 0 && !error) {
-        const ssize_t done = pwrite(fd, bytes, n < (64u << 20) ? n : 64u << 20, (off_t)at);
-        if (done > 0) bytes += done, n -= (size_t)done, at += done;
-        else if (done == 0) error = ENOSPC;
-        else if (errno != EINTR) error = errno;
-    }
-    if (error == EFBIG && !sigismember(&before, SIGXFSZ)) sigtimedwait(&xfsz, NULL, &(struct timespec){ 0, 0 });
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
-}
-
 en_status en_partial_write(const en_partial *p, const void *bytes, size_t n, int64_t at)
 {
-    const int error = write_all(p->fd, bytes, n, p->bytes_at + at);
+    const int error = en_write_at(p->fd, bytes, n, p->bytes_at + at);
     return error ? cannot(p, "written", error) : EN_OK;
 }
 
@@ -148,7 +129,7 @@ en_status en_partial_note(const en_partial *p, const en_pack_index *x, const uin
 {
     record r = { .crc = x->crc[i], .n = (uint32_t)(x->offsets[i + 1] - x->offsets[i]), .flags = flags[i] };
     r.check = check_of(&r, i);
-    const int error = write_all(p->fd, (const char *)&r, sizeof r, (int64_t)sizeof(head) + i * (int64_t)sizeof r);
+    const int error = en_write_at(p->fd, &r, sizeof r, (int64_t)sizeof(head) + i * (int64_t)sizeof r);
     return error ? cannot(p, "written", error) : EN_OK;
 }
 
@@ -177,7 +158,7 @@ en_status en_partial_resume(en_partial *p, uint64_t digest, int64_t bytes_at, en
     const bool same = read_all(p->fd, &is, sizeof is, 0) && memcmp(&is, &want, sizeof is) == 0 && fstat(p->fd, &st) == 0;
     if (!same) {
         int error = ftruncate(p->fd, 0) == 0 ? 0 : errno;
-        if (!error) error = write_all(p->fd, (const char *)&want, sizeof want, 0);
+        if (!error) error = en_write_at(p->fd, &want, sizeof want, 0);
         return error ? cannot(p, "written", error) : EN_OK;
     }
     for (int64_t i = 0; i < x->n; i++) {
@@ -228,7 +209,7 @@ static int take_name(const char *partial, const char *target)
 en_status en_partial_finish(en_partial *p, const uint8_t *image, int64_t bytes)
 {
     const char *what = "written";
-    int error = write_all(p->fd, (const char *)image, (size_t)p->bytes_at, 0);
+    int error = en_write_at(p->fd, image, (size_t)p->bytes_at, 0);
     if (!error && ftruncate(p->fd, (off_t)(p->bytes_at + bytes)) != 0) error = errno;
     if (!error) what = "synced", error = sync_fd(p->fd);
     if (error) return cannot(p, what, error);

@@ -3,6 +3,8 @@
 
 #include <pthread.h>
 
+#include "kernels/host.h"
+
 const en_normalise en_imagenet_normalise = {
     .mean = { 255 * 0.485f, 255 * 0.456f, 255 * 0.406f },
     .std  = { 255 * 0.229f, 255 * 0.224f, 255 * 0.225f },
@@ -12,22 +14,11 @@ static const en_normalise as_is = { { 0, 0, 0 }, { 1, 1, 1 } };
 /* ---- which build ---- */
 
 static bool always(void) { return true; }
-#if defined(__x86_64__)
-static bool has_avx512(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-static bool has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-}
-#endif
 
 /* fastest first */
 static const struct { bool (*runs_here)(void); const en_resize_build *build; } builds[] = {
 #if defined(__x86_64__)
-    { has_avx512, &en_resize_avx512 }, { has_avx2, &en_resize_avx2 },
+    { en_runs_avx512, &en_resize_avx512 }, { en_runs_avx2, &en_resize_avx2 },
 #endif
     { always, &en_resize_generic },
 };

@@ -5,12 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "kernels/host.h"
 #include "trainer/checkpoint_internal.h"
 
 static void folder_of(const char *path, char folder[EN_PATH])
@@ -29,26 +29,6 @@ static const char *free_there(const char *path, char text[64])
         snprintf(text, 64, "%" PRIu64 " are free there", (uint64_t)fs.f_bavail * (uint64_t)fs.f_frsize);
     else snprintf(text, 64, "how many are free is unknown");
     return text;
-}
-
-/* write(2) until all is written; 0 or an errno.  A process over its file-size limit is sent SIGXFSZ, which would end it:
- * held back here, so that it is one more errno (EFBIG). */
-static int write_all(int fd, const char *bytes, size_t n)
-{
-    sigset_t xfsz, before;
-    sigemptyset(&xfsz);
-    sigaddset(&xfsz, SIGXFSZ);
-    pthread_sigmask(SIG_BLOCK, &xfsz, &before);
-    int error = 0;
-    while (n > 0 && !error) {
-        const ssize_t done = write(fd, bytes, n < (64u << 20) ? n : 64u << 20);
-        if (done > 0) bytes += done, n -= (size_t)done;
-        else if (done == 0) error = ENOSPC;
-        else if (errno != EINTR) error = errno;
-    }
-    if (error == EFBIG && !sigismember(&before, SIGXFSZ)) sigtimedwait(&xfsz, NULL, &(struct timespec){ 0, 0 });
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return error;
 }
 
 static int sync_fd(int fd)
@@ -73,7 +53,7 @@ en_status en_h5_save_image(hid_t file, const char *tmp)
     do fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) error = errno;
-    if (!error) doing = "write", error = write_all(fd, *image, (size_t)n);
+    if (!error) doing = "write", error = en_write_at(fd, *image, (size_t)n, 0);
     if (!error) doing = "sync", error = sync_fd(fd);
     if (!error) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);   /* so that reading it back asks the disk, not the cache  */
     if (fd >= 0 && close(fd) != 0 && errno != EINTR && !error) doing = "close", error = errno;

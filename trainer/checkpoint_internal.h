@@ -10,6 +10,7 @@
 #include <hdf5.h>
 #include <sys/stat.h>
 
+#include "data/h5_error.h"
 #include "trainer/checkpoint.h"
 
 #ifndef EN_VERSION
@@ -22,7 +23,6 @@ enum { EN_FORMAT_VERSION = 1, EN_PATH = 4096, EN_WHY = 1024 };
 
 void        en_h5_enter(void);                /* nests                                                                   */
 void        en_h5_leave(void);
-const char *en_h5_error(void);                /* HDF5's innermost text for the last failed call of this thread           */
 
 hid_t en_h5_create_image(size_t raw_bytes);   /* a new file in memory that never touches the disk by itself; < 0: failed */
 hid_t en_h5_open(const char *path);           /* read-only, without locks (NFS and Lustre often have none); < 0: failed  */

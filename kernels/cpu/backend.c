@@ -1,8 +1,7 @@
-/* backend.c - opening the CPU: which instruction-set build runs here, and the memory that its passes work in.
- *
- * The choice goes by feature bits, never by a processor's name: virtual machines mask the name and keep the bits. */
+/* backend.c - opening the CPU: which instruction-set build runs here, and the memory that its passes work in. */
 #include "backend.h"
 #include "cpu.h"
+#include "kernels/host.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -12,23 +11,11 @@
 extern const en_backend_ops cpu_ops_avx512, cpu_ops_avx2, cpu_ops_sse4, cpu_ops_generic;
 
 static bool always(void) { return true; }
-#if defined(__x86_64__)
-static bool has_avx512(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-static bool has_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-}
-static bool has_sse4(void) { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
-#endif
 
 /* fastest first */
 static const struct { const char *name; bool (*runs_here)(void); const en_backend_ops *ops; } builds[] = {
 #if defined(__x86_64__)
-    { "avx512", has_avx512, &cpu_ops_avx512 }, { "avx2", has_avx2, &cpu_ops_avx2 }, { "sse4", has_sse4, &cpu_ops_sse4 },
+    { "avx512", en_runs_avx512, &cpu_ops_avx512 }, { "avx2", en_runs_avx2, &cpu_ops_avx2 }, { "sse4", en_runs_sse4, &cpu_ops_sse4 },
 #endif
     { "generic", always, &cpu_ops_generic },
 };
