@@ -18,7 +18,6 @@ enum { BEGUN, FORWARD, BACKWARD, SUMMED, UPDATED };                     /* marks
 
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r);
 static en_status agree_to_stop(en_trainer *t, en_step_report *r);
-static void account_input(en_trainer *t, en_step_report *r);
 
 en_status en_train_step(en_trainer *t, en_step_report *r)
 {
@@ -41,7 +40,6 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     t->state.epoch = t->state.position / t->state.samples;
     r->step_s = en_seconds() - t0;
     t->state.seconds += r->step_s;
-    account_input(t, r);
     return EN_OK;
 }
 
@@ -113,15 +111,6 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     EN_TRY(en_net_stage(t->net, p->slot, n, images, &targets, &now), "staging");
     r->data_s += en_seconds() - t0;
     return EN_OK;
-}
-
-/* What the loader's threads did meanwhile: more seconds than the step took where several decode. */
-static void account_input(en_trainer *t, en_step_report *r)
-{
-    const en_loader_times now = en_loader_spent(t->loader), *before = &t->input_before;
-    r->input = (en_loader_times){ now.read_s - before->read_s, now.decode_s - before->decode_s, now.resize_s - before->resize_s,
-                                  now.augment_s - before->augment_s, now.images - before->images, now.cached - before->cached };
-    t->input_before = now;
 }
 
 static en_status agree_to_stop(en_trainer *t, en_step_report *r)

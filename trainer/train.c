@@ -72,6 +72,15 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
     return EN_OK;
 }
 
+/* What the loader's threads did since the step before: more seconds than the step took where several decode. */
+static void account_input(en_loader *l, en_loader_times *before, en_step_report *r)
+{
+    const en_loader_times now = en_loader_spent(l);
+    r->input = (en_loader_times){ now.read_s - before->read_s, now.decode_s - before->decode_s, now.resize_s - before->resize_s,
+                                  now.augment_s - before->augment_s, now.images - before->images, now.cached - before->cached };
+    *before = now;
+}
+
 static void record_step(en_run *run, en_progress *p, const en_step_report *r)
 {
     const en_trainer *t = &run->t;
@@ -134,6 +143,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     const bool root = t->comm->rank == 0;
     bool best = false;
     en_input_watch watch = { 0 };
+    en_loader_times input = { 0 };
     if (t->val_set && t->state.evaluation_owed) {          /* the request to stop came first */
         EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
         t->state.evaluation_owed = false;
@@ -144,6 +154,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         bool eval, save, stop;
         EN_TRY(en_train_step(t, &r), "training");
         if (root) {
+            account_input(t->loader, &input, &r);
             en_progress_step(p, run, &r);
             record_step(run, p, &r);
             look_at_input(run, p, &watch, &r);

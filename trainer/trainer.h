@@ -40,7 +40,6 @@ struct en_trainer {
     en_recording recordings[EN_RECORDINGS];
     en_piece    piece;                   /* fetched last                                                           */
     en_batch    batch;                   /* its images, borrowed from the loader                                   */
-    en_loader_times input_before;        /* en_loader_spent when the step before ended                             */
     en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
     en_buckets *buckets;
     en_schedule schedule;
@@ -55,7 +54,7 @@ struct en_trainer {
 typedef struct {                         /* of one step, over all ranks; seconds of this rank                      */
     double loss, top1, lr, grad_norm;
     double data_s, forward_s, backward_s, bn_comm_s, grad_comm_s, optimizer_s, step_s;
-    en_loader_times input;               /* seconds of the loader's threads since the step before                  */
+    en_loader_times input;               /* seconds of the loader's threads since the step before, filled in by train.c */
     bool   stop;                         /* some rank was asked to stop                                            */
 } en_step_report;
 
