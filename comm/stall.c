@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "comm/internal.h"
+#include "comm/watch.h"
 
 enum { DEFAULT_LIMIT_S = 1800 };
 
@@ -30,8 +31,46 @@ static atomic_int   sooner_s;                  /* a limit of the call's own, 0: 
 static struct { pthread_t thread; pthread_mutex_t lock; pthread_cond_t end; bool runs, ending; double limit; char who[96]; } watch =
     { .lock = PTHREAD_MUTEX_INITIALIZER };
 
+/* ---- where the rank is (watch.h) ---------------------------------------------------------------------------------------- */
+
+static struct { en_section section; const char *detail; int64_t step; double waited, entered; en_watch_hook_fn *hook; } place;
+
+const char *en_section_name(en_section s)
+{
+    static const char *const names[EN_SECTIONS] = { "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "ending",
+                                                    "collective" };
+    return (unsigned)s < EN_SECTIONS ? names[s] : "?";
+}
+
+void en_watch_at(en_section s, const char *detail)
+{
+    place.section = s;
+    place.detail = detail;
+    if (place.hook) place.hook(s, detail, place.step);
+}
+
+void en_watch_step(int64_t step)               { place.step = step; }
+void en_watch_hook(en_watch_hook_fn *hook)     { place.hook = hook; }
+double en_watch_waited(void)                   { return place.waited; }
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- calls that wait for other ranks -------------------------------------------------------------------------------------- */
+
 static void enter(const char *call, int within_s)
 {
+    if (call) {
+        place.entered = now_s();
+        if (place.hook) place.hook(EN_COLLECTIVE, call, place.step);
+    } else if (place.entered > 0) {
+        place.waited += now_s() - place.entered;
+        place.entered = 0;
+    }
     atomic_fetch_add_explicit(&changes, 1, memory_order_relaxed);        /* before the call shows: look_on reads the call first */
     atomic_store_explicit(&sooner_s, within_s, memory_order_relaxed);
     atomic_store_explicit(&waiting_in, call, memory_order_release);

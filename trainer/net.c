@@ -6,6 +6,7 @@
  *     g, y3 ▶ sums of bn3 [=] ─se+project▶ dz2 [=] ─depthwise▶ dz1 [=] ─expand▶ dx (+ g over the skip)
  * A block without expansion reads x through `operand`: for the first block that is the stem's raw output with its batch
  * norm on load, for later ones the plain output of the block before; in backward its depthwise pass takes the skip. */
+#include "comm/watch.h"
 #include "trainer/net_state.h"
 
 #include "data/data.h"
@@ -134,6 +135,12 @@ static en_operand depthwise_input(const en_net *net, int b)
     return input_of(net, b);
 }
 
+/* An evaluation is in its own section all along. */
+static void at_forward(const en_net *net, const char *layer)
+{
+    if (net->cfg.training) en_watch_at(EN_FORWARD, layer);
+}
+
 static en_status block_forward(en_net *net, int b, int64_t n)
 {
     const struct en_backend_ops *ops = net->be->ops;
@@ -168,11 +175,16 @@ en_status en_net_forward(en_net *net, int slot)
     const int64_t n = net->in->n;
     const en_pixels images = pixels_of(net);
     if (train) EN_TRY(draw_noise(net), "drawing masks");
+    at_forward(net, "stem");
 
     const en_conv_geom stem = stem_geom(m, n);
     EN_TRY(ops->stem_forward(net->be, &stem, &images, net->w_stem, net->y_stem, train ? &net->bn_stem : NULL), "stem");
     EN_TRY(settle(net, &net->bn_stem), "stem");
-    for (int b = 0; b < m->n_blocks; b++) EN_TRY(block_forward(net, b, n), "forward of %s", m->blocks[b].name);
+    for (int b = 0; b < m->n_blocks; b++) {
+        at_forward(net, m->blocks[b].name);
+        EN_TRY(block_forward(net, b, n), "forward of %s", m->blocks[b].name);
+    }
+    at_forward(net, "head");
 
     const int64_t hw = m->head.h * m->head.w;
     const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
@@ -238,6 +250,7 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
     const en_grad dyh = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
 
+    en_watch_at(EN_BACKWARD, "head");
     EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
     EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, m->dropout > 0 ? net->mask : NULL, &uh, &net->bn_head), "pooling");
     EN_TRY(settle_backward(net, &net->bn_head), "head");
@@ -246,9 +259,11 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
                                    net->dw_head), "head");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_head), "gradients of the head");
     for (int b = m->n_blocks - 1; b >= 0; b--) {
+        en_watch_at(EN_BACKWARD, m->blocks[b].name);
         EN_TRY(block_backward(net, b), "backward of %s", m->blocks[b].name);
         if (buckets) EN_TRY(en_buckets_ready(buckets, net->blocks[b].grads_done), "gradients of %s", m->blocks[b].name);
     }
+    en_watch_at(EN_BACKWARD, "stem");
     const en_conv_geom stem = stem_geom(m, n);
     const en_grad dy0 = { .stored = net->dz_stem, .y = net->y_stem, .bn = &net->bn_stem, .hw = m->stem.oh * m->stem.ow };
     EN_TRY(ops->stem_backward(net->be, &stem, &images, &dy0, net->dw_stem), "stem");

@@ -2,6 +2,7 @@
  *
  * Rank 0 alone reads and writes; the state is replicated, so the others receive it by broadcast and prove by a hash of
  * their weights, at every save, that they still hold the same bits. */
+#include "comm/watch.h"
 #include "trainer/crc32c.h"
 #include "trainer/run.h"
 
@@ -136,6 +137,7 @@ en_status en_run_save(en_run *run, bool best)
     const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
     if (!run->dir[0]) return EN_OK;
     t->agreed = false;                                      /* a rank that fails here by itself ends the job (train.c) */
+    en_watch_at(EN_CHECKPOINT, NULL);
     const double began = en_seconds();
     double free_at = began;
     en_snapshot *h = &run->snapshot;

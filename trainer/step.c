@@ -7,6 +7,7 @@
  *
  * A rank whose input fails does not leave: it goes on with whatever lies in its slot, so that every sum over ranks still has
  * all its ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits. */
+#include "comm/watch.h"
 #include "trainer/trainer.h"
 
 #include <inttypes.h>
@@ -24,6 +25,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     const int64_t step = t->state.step, accum = t->shard.accum;
     *r = (en_step_report){ .lr = en_lr_at(&t->schedule, step) };
     const double t0 = en_seconds();
+    en_watch_step(step + 1);
     if (t->dump) EN_TRY(en_dump_arenas(t, "/before", t->a.params, t->a.stats), "step %" PRId64 ": dump", step);
     for (int64_t micro = 0; micro < accum; micro++) {
         EN_TRY(fetch(t, step, micro, r),                      "step %" PRId64 ": input", step);  /* images, labels, now: on their way to a slot */
@@ -67,6 +69,7 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
     EN_TRY(ops->mark(be, BACKWARD), "mark");                                                                  /* is full begins its sum  */
     if (!p->last) return EN_OK;
 
+    en_watch_at(EN_UPDATE, NULL);
     EN_TRY(en_buckets_wait(t->buckets), "all-reduce");
     EN_TRY(t->tensors->ops->sum_f64(t->tensors, t->tally, t->tally, EN_TALLY_SUMS), "summing the tally");
     EN_TRY(ops->mark(be, SUMMED), "mark");
@@ -91,6 +94,7 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     en_piece *p = &t->piece;
     if (step >= t->schedule.total_steps || (p->fetched && p->step == step && p->micro == micro)) return EN_OK;
     const double t0 = en_seconds();
+    en_watch_at(EN_DATA, NULL);
     if (p->slot >= 0) EN_TRY(t->be->ops->stage_wait(t->be, p->slot), "the input before this");     /* the loader takes its memory back */
     int64_t first, n;
     en_shard_range(&t->shard, step, micro, &first, &n);
@@ -125,6 +129,7 @@ static en_status agree_to_stop(en_trainer *t, en_step_report *r)
 en_status en_step_settle(en_trainer *t, en_step_report *r)
 {
     double v[EN_TALLY];
+    en_watch_at(EN_DEVICE, NULL);
     EN_TRY(t->be->ops->download(t->be, v, t->tally, sizeof v), "waiting for the step");
     const double micros = (double)t->shard.accum;                      /* the marks are those of the last of them */
     r->forward_s = micros * t->be->ops->elapsed(t->be, BEGUN, FORWARD);

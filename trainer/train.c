@@ -2,6 +2,7 @@
  *
  * All ranks walk through this loop together.  What depends on a clock or a signal is decided by one sum or by rank 0, so
  * that no rank evaluates while another trains. */
+#include "comm/watch.h"
 #include "trainer/commands.h"
 #include "trainer/doctor.h"
 #include "trainer/progress.h"
@@ -55,6 +56,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
                                .batch = en_run_eval_batch(run, run->micro_batch),
                                .workers = en_workers_of(t->o, t->be), .max_bad = t->o->max_bad,
                                .max_pixels = t->o->max_pixels, .prefetch = t->o->prefetch, .kernel = run->resize.kernel };
+    en_watch_at(EN_EVALUATION, NULL);
     const en_status s = en_evaluate(&c, &r);
     t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
@@ -243,6 +245,7 @@ static en_status train(const en_options *o, en_comm *comm)
         en_progress_say(&progress, "all %" PRId64 " steps are done already; --epochs or --steps would add more", t->schedule.total_steps);
 
     status = loop(&run, &progress, &stopped);
+    en_watch_at(EN_ENDING, NULL);
     if (root) en_progress_close(&progress);
     if (status != EN_OK && !t->agreed && comm->world_size > 1) {           /* the others cannot know: nobody waits for us */
         en_report_error(comm, status);
