@@ -35,6 +35,18 @@ en_resize_choice en_resize_of(const en_options *o, const char *earlier)
 
 int en_workers_of(const en_options *o, const en_backend *be) { return o->workers > 0 ? (int)o->workers : be->threads; }
 
+uint64_t en_dataset_hash(const en_dataset *ds)
+{
+    uint64_t h = EN_HASH_START;
+    if (!ds) return 0;
+    for (int64_t c = 0; c < ds->classes; c++) h = en_hash_text(h, ds->class_names[c]);
+    for (int64_t i = 0; i < ds->samples; i++) {
+        const char *name = strrchr(ds->files[i], '/');
+        h = (en_hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
+    }
+    return h;
+}
+
 /* ---- the step that waits ------------------------------------------------------------------------------------------------ */
 
 static const double worth_a_word = 0.2;        /* share of the time */

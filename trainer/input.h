@@ -17,6 +17,9 @@ en_resize_choice en_resize_of(const en_options *o, const char *earlier);
 /* --workers: as many threads as compute, where it is not given. */
 int en_workers_of(const en_options *o, const en_backend *be);
 
+/* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
+uint64_t en_dataset_hash(const en_dataset *ds /* NULL is fine */);
+
 /* Batches decoded in advance, where --prefetch does not say how many bytes of them. */
 enum { EN_BATCHES_AHEAD = 2 };
 

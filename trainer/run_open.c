@@ -68,26 +68,13 @@ static en_status open_data(en_run *run)
     return EN_OK;
 }
 
-/* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
-static uint64_t hash_dataset(const en_dataset *ds)
-{
-    uint64_t h = EN_HASH_START;
-    if (!ds) return 0;
-    for (int64_t c = 0; c < ds->classes; c++) h = en_hash_text(h, ds->class_names[c]);
-    for (int64_t i = 0; i < ds->samples; i++) {
-        const char *name = strrchr(ds->files[i], '/');
-        h = (en_hash_text(h, name ? name : ds->files[i]) ^ (uint64_t)ds->labels[i]) * 1099511628211u;
-    }
-    return h;
-}
-
 /* Every rank scanned the folders itself.  If one saw other files, its images would not be the others'; if one saw no
  * validation images, the others would wait for it in the first evaluation. */
 static en_status check_same_data(en_run *run)
 {
     en_trainer *t = &run->t;
     const en_dataset *val = t->val_set;
-    const uint64_t mine[2] = { hash_dataset(t->train_set), hash_dataset(val) };
+    const uint64_t mine[2] = { en_dataset_hash(t->train_set), en_dataset_hash(val) };
     uint64_t first[2] = { mine[0], mine[1] };
     EN_TRY(t->comm->ops->broadcast(t->comm, first, sizeof first, 0), "comparing datasets");
     EN_REQUIRE(first[0] == mine[0], EN_EDATA, "host %s sees other files in %s than rank 0 (%" PRId64 " here): is it the same, complete copy?", t->comm->host,
