@@ -12,6 +12,7 @@
 
 #include "kernels/host.h"
 #include "trainer/checkpoint_internal.h"
+#include "trainer/inject.h"
 
 static void folder_of(const char *path, char folder[EN_PATH])
 {
@@ -53,7 +54,8 @@ en_status en_h5_save_image(hid_t file, const char *tmp)
     do fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     while (fd < 0 && errno == EINTR);
     if (fd < 0) error = errno;
-    if (!error) doing = "write", error = en_write_at(fd, *image, (size_t)n, 0);
+    if (!error) doing = "write", error = en_inject_write_error();
+    if (!error) error = en_write_at(fd, *image, (size_t)n, 0);
     if (!error) doing = "sync", error = sync_fd(fd);
     if (!error) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);   /* so that reading it back asks the disk, not the cache  */
     if (fd >= 0 && close(fd) != 0 && errno != EINTR && !error) doing = "close", error = errno;

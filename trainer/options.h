@@ -177,7 +177,16 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "the memory plan for --micro-batch images") \
   X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK,"",        "",             \
-    "print one JSON object and nothing else on stdout")
+    "print one JSON object and nothing else on stdout") \
+  EN_OPTIONS_OF_FAULTS(X)
+
+#ifdef EN_FAULTS                                /* the tests' build */
+#define EN_OPTIONS_OF_FAULTS(X)                                                                                                     \
+  X(inject,           STR,  "",                EN_TRAIN,                                   "faults",  "",                           \
+    "faults on purpose, for tests: KIND@RANK:STEP[:SECTION],... with kill, stall, freeze, term, usr1, slow, nan, flip, enospc (inject.h)")
+#else
+#define EN_OPTIONS_OF_FAULTS(X)
+#endif
 
 #define EN_OPTION_CTYPE_STR  const char *
 #define EN_OPTION_CTYPE_I64  int64_t

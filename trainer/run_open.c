@@ -3,6 +3,7 @@
 
 #include "kernels/host.h"
 #include "trainer/commands.h"
+#include "trainer/inject.h"
 #include "trainer/input.h"
 
 #include <errno.h>
@@ -353,6 +354,7 @@ static en_status check_options(const en_options *o, const en_comm *comm)
     EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
+    EN_TRY(en_inject_open(o, comm), "checking the options");
     return EN_OK;
 }
 

@@ -8,6 +8,7 @@
  * A rank whose input fails does not leave: it goes on with whatever lies in its slot, so that every sum over ranks still has
  * all its ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits. */
 #include "comm/watch.h"
+#include "trainer/inject.h"
 #include "trainer/trainer.h"
 
 #include <inttypes.h>
@@ -26,6 +27,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     *r = (en_step_report){ .lr = en_lr_at(&t->schedule, step) };
     const double t0 = en_seconds();
     en_watch_step(step + 1);
+    EN_TRY(en_inject_step_begins(t),                          "step %" PRId64, step);                /* faults on purpose, in the tests' build         */
     if (t->dump) EN_TRY(en_dump_arenas(t, "/before", t->a.params, t->a.stats), "step %" PRId64 ": dump", step);
     for (int64_t micro = 0; micro < accum; micro++) {
         EN_TRY(fetch(t, step, micro, r),                      "step %" PRId64 ": input", step);  /* images, labels, now: on their way to a slot */
@@ -33,6 +35,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
         if (t->be->slots > 1 && !t->dump)                                                       /* the device is at work: fetch what comes next  */
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }
+    EN_TRY(en_inject_step_queued(t),                          "step %" PRId64, step);
     EN_TRY(agree_to_stop(t, r),                               "step %" PRId64, step);
     EN_TRY(en_step_settle(t, r),                                      "step %" PRId64, step);            /* waits: loss, hits, norm of the gradient */
     if (t->dump) EN_TRY(en_dump_finish(t),                    "step %" PRId64 ": dump", step);
