@@ -35,7 +35,8 @@ extern "C" {
 #endif
 
 typedef enum { EN_F32, EN_BF16 } en_dtype;              /* of activations; arithmetic and sums are float or wider         */
-typedef enum { EN_ACT_NONE, EN_ACT_SILU } en_act;       /* identity; x * sigmoid(x) */
+/* identity; x * sigmoid(x); max(x, 0); min(max(x, 0), 6).  No pass computes the last two yet (en_net_knows refuses them). */
+typedef enum { EN_ACT_NONE, EN_ACT_SILU, EN_ACT_RELU, EN_ACT_RELU6 } en_act;
 
 static inline size_t en_dtype_bytes(en_dtype t) { return t == EN_F32 ? 4 : 2; }
 
