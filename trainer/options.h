@@ -30,8 +30,16 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "channel multiplier in place of the model's own (0: its own)") \
   X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
     "repeat multiplier in place of the model's own (0: its own)") \
+  X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+    "side of the images as a multiple of the model's own, rounded down (0: its own)") \
   X(phi,              F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "number",  "[0,20]",                     \
-    "compound coefficient: depth*1.2^phi, width*1.1^phi, resolution*1.15^phi") \
+    "compound coefficient: depth*alpha^phi, width*beta^phi, resolution*gamma^phi") \
+  X(alpha,            F64,  1.2,               EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+    "with --phi: base of the depth") \
+  X(beta,             F64,  1.1,               EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+    "with --phi: base of the width") \
+  X(gamma,            F64,  1.15,              EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+    "with --phi: base of the resolution") \
   X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "pixels",  "0|[32,4096]",                \
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
@@ -89,7 +97,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(bn_group,         STR,  "all",             EN_TRAIN,                                   "ranks",   "all|node|[1,inf)",           \
     "ranks that share batch-norm statistics: all, node, or a number") \
   X(bn_momentum,      F64,  0,                 EN_TRAIN,                                   "factor",  "[0,1]",                      \
-    "share of a batch in the running statistics (0: the model's own, 0.01)") \
+    "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
   X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
     "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
   X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH,                        "number",  "[1,16]",                     \
@@ -123,7 +131,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT,            "name",    "ema|raw",                    \
     "ema or raw") \
   X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "0|[32,4096]",                \
-    "side of the evaluation images (0: the training size)") \
+    "side of the evaluation images (0: the model's own, or the training size where that is not the model's own)") \
   X(eval_batch,       I64,  0,                 EN_TRAIN | EN_EVAL,                         "images",  "[0,65536]",                  \
     "images per rank and pass while evaluating (0: the micro-batch, or 32)") \
   X(checkpoint,       STR,  "",                EN_EVAL | EN_PREDICT,                       "path",    "",                           \
