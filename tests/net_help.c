@@ -97,7 +97,7 @@ int partner(const en_model *m, int tensor)
 {
     const en_bn_ref *ref[2] = { &m->stem.bn, &m->head.bn };
     for (int k = -1; k < m->n_blocks; k++) {
-        const en_bn_ref *of_block[3] = { k < 0 ? ref[0] : &m->blocks[k].bn_dw, k < 0 ? ref[1] : &m->blocks[k].bn_project,
+        const en_bn_ref *of_block[3] = { k < 0 ? ref[0] : &m->blocks[k].bn_spatial, k < 0 ? ref[1] : &m->blocks[k].bn_project,
                                          k < 0 || !m->blocks[k].expand ? ref[0] : &m->blocks[k].bn_expand };
         for (int j = 0; j < 3; j++)
             if (of_block[j]->gamma == tensor || of_block[j]->beta == tensor) return of_block[j]->gamma == tensor ? of_block[j]->beta : of_block[j]->gamma;

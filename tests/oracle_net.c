@@ -103,7 +103,7 @@ static const double *block_forward(run *r, const en_block *k, block *s, const do
     en_conv_geom in = oracle_same(n, k->h, k->w, k->ci, k->mid, 1, 1), out = oracle_same(n, k->oh, k->ow, k->mid, k->co, 1, 1);
     s->x = x, s->drop = drop;
     s->expand = (layer){ .g = in, .weight = k->w_expand, .bn = k->bn_expand, .act = r->m->act };
-    s->dw = (layer){ .g = oracle_same(n, k->h, k->w, k->mid, k->mid, k->kernel, k->stride), .depthwise = true, .weight = k->w_dw, .bn = k->bn_dw, .act = r->m->act };
+    s->dw = (layer){ .g = oracle_same(n, k->h, k->w, k->mid, k->mid, k->kernel, k->stride), .depthwise = true, .weight = k->w_spatial, .bn = k->bn_spatial, .act = r->m->act };
     s->project = (layer){ .g = out, .weight = k->w_project, .bn = k->bn_project, .act = EN_ACT_NONE };
     assert(s->dw.g.oh == k->oh && s->dw.g.ow == k->ow);
     const double *u = forward(r, &s->dw, k->expand ? forward(r, &s->expand, x) : x);

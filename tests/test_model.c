@@ -33,46 +33,49 @@ static FILE *golden(const char *name)
 
 /* ---- counts --------------------------------------------------------------------------------------------------------- */
 
-/* "efficientnet-b0-d1.4-w1.2-r1.3" with the resolution from its column: a row and overrides. */
-static bool parse_case(char *name, int resolution, en_model_overrides *o)
+/* "efficientnet-b0-d1.4-w1.2-r1.3": a model and overrides.  ResNet-50 in the table bears the number of its variant. */
+static const char *parse_case(char *name, int resolution, en_model_overrides *o)
 {
-    if (strncmp(name, "efficientnet-", 13) != 0) return false;
+    static const char v1[] = "resnet50-v1", v1_5[] = "resnet50-v1.5";
+    const bool first = strcmp(name, v1) == 0, second = strncmp(name, v1_5, strlen(v1_5)) == 0;
     *o = own;
-    o->resolution = resolution;
-    for (char *part = strchr(name + 13, '-'); part;) {
+    char *part = name + (first ? strlen(v1) : second ? strlen(v1_5) : strncmp(name, "efficientnet", 12) == 0 ? strcspn(name, "-") + 1 : 0);
+    for (part = strchr(part, '-'); part;) {
         char *next = strchr(part + 1, '-');
         *part = '\0';
         if (part[1] == 'd') o->depth = atof(part + 2);
         if (part[1] == 'w') o->width = atof(part + 2);
+        if (part[1] == 'r') o->scale = atof(part + 2);
         part = next;
     }
-    return true;
+    if (o->scale == 0) o->resolution = resolution;
+    return first ? "resnet50_v1" : second ? "resnet50" : name;
 }
 
 static void counts_equal_the_published_integers(void **state)
 {
     (void)state;
     FILE *f = golden("model_counts.csv");
-    char line[256], name[64];
+    char line[256], text[64];
     int cases = 0;
     assert_non_null(fgets(line, sizeof line, f));
     while (fgets(line, sizeof line, f)) {
         int resolution;
         long long params, stats, macs;
-        assert_int_equal(sscanf(line, "%63[^,],%d,%lld,%lld,%lld", name, &resolution, &params, &stats, &macs), 5);
+        assert_int_equal(sscanf(line, "%63[^,],%d,%lld,%lld,%lld", text, &resolution, &params, &stats, &macs), 5);
         en_model_overrides o;
-        if (!parse_case(name, resolution, &o)) continue;            /* another family */
+        const char *name = parse_case(text, resolution, &o);
         for (int align = 1; align <= 16; align *= 16) {             /* what is counted does not depend on padding */
             en_model *m = build(name, &o, align);
-            if (m->params_trainable != params || m->params_bn_stats != stats || m->macs != macs)
-                fail_msg("%s: params %lld, want %lld; stats %lld, want %lld; macs %lld, want %lld", m->name,
+            if (m->params_trainable != params || m->params_bn_stats != stats || m->macs != macs || m->resolution != resolution)
+                fail_msg("%s at %d px, want %d: params %lld, want %lld; stats %lld, want %lld; macs %lld, want %lld", m->name, m->resolution, resolution,
                          (long long)m->params_trainable, params, (long long)m->params_bn_stats, stats, (long long)m->macs, macs);
             en_model_free(m);
         }
         cases++;
     }
     fclose(f);
-    assert_int_equal(cases, 15);                                    /* b0..b8, l2 twice, four scaled b0 */
+    assert_int_equal(cases, 46);                                    /* V1 and L2, V2 at both sizes, table 3 and figure 8 */
 }
 
 /* spec 1.3: channels of stem, stages and head, repeats, batch norms */
@@ -197,9 +200,9 @@ static void indices_name_their_tensors(void **state)
         const struct { int index; const char *key; int64_t d0, d1; } want[] = {
             { k->w_expand, "conv_pw.weight", k->mid, k->ci },
             { k->bn_expand.gamma, "bn1.weight", k->mid, 0 },
-            { k->w_dw, "conv_dw.weight", k->mid, 1 },
-            { k->bn_dw.gamma, e ? "bn2.weight" : "bn1.weight", k->mid, 0 },
-            { k->bn_dw.beta, e ? "bn2.bias" : "bn1.bias", k->mid, 0 },
+            { k->w_spatial, "conv_dw.weight", k->mid, 1 },
+            { k->bn_spatial.gamma, e ? "bn2.weight" : "bn1.weight", k->mid, 0 },
+            { k->bn_spatial.beta, e ? "bn2.bias" : "bn1.bias", k->mid, 0 },
             { k->w_se_reduce, "se.conv_reduce.weight", k->q, k->mid },
             { k->b_se_reduce, "se.conv_reduce.bias", k->q, 0 },
             { k->w_se_expand, "se.conv_expand.weight", k->mid, k->q },
@@ -234,7 +237,7 @@ static void names_take_dashes_aliases_and_any_case_and_suggest(void **state)
     assert_null(row);
     assert_non_null(strstr(en_error_message(), "did you mean efficientnet_b7?"));
     en_error_clear();
-    assert_int_equal(en_model_row_find("resnet", &row), EN_EUSAGE);
+    assert_int_equal(en_model_row_find("vgg16", &row), EN_EUSAGE);
     assert_null(strstr(en_error_message(), "did you mean"));
     en_error_clear();
 }
@@ -339,7 +342,7 @@ static void offsets_tile_the_arenas_in_the_order_of_backward(void **state)
         for (int b = m->n_blocks - 1; b >= 0; b--) {
             const en_block *k = &m->blocks[b];
             const int order[] = { k->bn_project.beta, k->bn_project.gamma, k->w_project, k->b_se_expand, k->w_se_expand,
-                                  k->b_se_reduce, k->w_se_reduce, k->bn_dw.beta, k->bn_dw.gamma, k->w_dw,
+                                  k->b_se_reduce, k->w_se_reduce, k->bn_spatial.beta, k->bn_spatial.gamma, k->w_spatial,
                                   k->bn_expand.beta, k->bn_expand.gamma, k->w_expand };
             for (size_t i = 0; i < (k->expand ? 13u : 10u); i++) {
                 assert_true(t[order[i]].offset > before);
@@ -374,7 +377,7 @@ static void strides_say_what_the_passes_read(void **state)
     const struct { int index; int64_t place[4], want; } probe[] = {
         { m->stem.weight, { 7, 2, 1, 0 }, ((1 * 3 + 0) * 3 + 2) * m->stem.oc_p + 7 },
         { k->w_expand, { 5, 3, 0, 0 }, 3 * k->mid_p + 5 },
-        { k->w_dw, { 9, 0, 2, 1 }, (2 * 3 + 1) * k->mid_p + 9 },
+        { k->w_spatial, { 9, 0, 2, 1 }, (2 * 3 + 1) * k->mid_p + 9 },
         { k->w_se_reduce, { 2, 11, 0, 0 }, 2 * k->mid_p + 11 },
         { k->w_se_expand, { 11, 2, 0, 0 }, 2 * k->mid_p + 11 },
         { k->w_project, { 4, 90, 0, 0 }, 90 * k->co_p + 4 },
@@ -523,7 +526,9 @@ static void refuses_overrides_that_make_no_sense_and_says_which(void **state)
         { { .resolution = -5 }, "--image-size -5" }, { { .resolution = 5000 }, "32 to 4096" },
         { { .classes = -1 }, "--classes -1" },       { { .dropout = 1 }, "--dropout 1" },
         { { .drop_path = 1.5f }, "--drop-path 1.5" },{ { .phi = -1 }, "--phi -1" },
-        { { .phi = 20 }, "smaller phi" },            { { .dropout = NAN }, "--dropout" } };
+        { { .phi = 20 }, "smaller phi" },            { { .dropout = NAN }, "--dropout" },
+        { { .scale = -1 }, "--resolution -1" },      { { .scale = 30 }, "6720 pixels" },
+        { { .scale = 0.1 }, "22 pixels" },           { { .phi = 1, .beta = 0.5 }, "--beta 0.5: use 1 to 4" } };
     const en_model_row *row = en_model_row_at(0);
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
         en_model *m = (en_model *)&m;

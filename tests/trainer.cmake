@@ -1,6 +1,9 @@
 en_test(test_model test_model.c LIBS en_trainer)
 target_compile_definitions(test_model PRIVATE EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 
+en_test(test_model_family test_model_family.c LIBS en_trainer)
+target_compile_definitions(test_model_family PRIVATE EN_TEST_DATA="${EN_TEST_DATA}")
+
 en_test(test_options test_options.c LIBS en_trainer)
 en_test(test_input test_input.c LIBS en_trainer)
 
@@ -19,7 +22,18 @@ en_cli_test(misspelt_option_names_the_nearest "\"$0\" train --global-bach 8 2>&1
 en_cli_test(help_of_a_command_either_way "test \"$(\"$0\" help train)\" = \"$(\"$0\" train --help)\"")
 en_cli_test(describe_json "\"$0\" describe efficientnet-b0 --json" PASS_REGULAR_EXPRESSION
   "^{\"model\": \"efficientnet_b0\", \"resolution\": 224, \"params_trainable\": 5288548, \"params_bn_stats\": 42016, \"macs\": 385814752}\n$")
-en_cli_test(describe_lines_add_up "for m in b0 b1 b2 b3 b4 b5 b6 b7 b8 l2; do \"$0\" describe $m > /dev/null || exit 1; done")
+en_cli_test(describe_scales "\"$0\" describe mobilenetv2 --width 1.2 --depth 1.4 --resolution 1.3 --json; \"$0\" describe r50 --phi 2 --alpha 2 --beta 1 --gamma 1 --json"
+            PASS_REGULAR_EXPRESSION
+  "^{\"model\": \"mobilenetv2\", \"resolution\": 291, \"params_trainable\": 7987552, \"params_bn_stats\": 74400, \"macs\": 1442045088}
+{\"model\": \"resnet50\", \"resolution\": 224, \"params_trainable\": 89824040, \"params_bn_stats\": 189056, \"macs\": 14570749952}\n$")
+en_cli_test(two_sizes_of_images_are_refused "\"$0\" describe b0 --image-size 64 --resolution 2 2>&1; test $? -eq 2 || echo wrong code"
+            PASS_REGULAR_EXPRESSION "leave one out\n$" FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(a_base_without_its_power_is_refused "\"$0\" describe b0 --alpha 1.3 2>&1; test $? -eq 2 || echo wrong code"
+            PASS_REGULAR_EXPRESSION "give --phi too" FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(what_is_only_described_is_not_trained "\"$0\" train --model v2s --data synthetic --steps 1 2>&1; test $? -eq 2 || echo wrong code"
+            PASS_REGULAR_EXPRESSION "^effnet: wrong usage: this build describes efficientnetv2_s but cannot train[^\n]*\n$" FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(describe_lines_add_up "models=$(\"$0\" describe --list | awk 'NF == 7 && $3 > 0 { print $1 }'); test $(echo $models | wc -w) -ge 22 && \
+            for m in $models; do \"$0\" describe $m > /dev/null && \"$0\" describe $m --phi 1 --gamma 1.1 --memory > /dev/null || exit 1; done")
 en_cli_test(a_full_disk_is_an_error "\"$0\" describe --list > /dev/full; test $? -eq 1")
 en_cli_test(synth_refuses_a_folder_in_use "\"$0\" synth . 2>&1; test $? -eq 2")
 en_cli_test(doctor "\"$0\" doctor --json" PASS_REGULAR_EXPRESSION "\"ranks\": 1, .*\"findings\": \\[")

@@ -13,8 +13,13 @@
 EN_COMMANDS(EN_COMMAND_DECLARED)
 #undef EN_COMMAND_DECLARED
 
-/* The model that --model, --width, --depth, --phi, --image-size, --dropout and --drop-path ask for.  classes 0: --classes. */
+/* The model that --model, --width, --depth, --resolution, --phi, --image-size, --dropout and --drop-path ask for.  classes 0:
+ * --classes.  `describe` shows it at the size of its published figures, that of evaluation; for the others it is one to train,
+ * and EN_EUSAGE when this build cannot (en_net_knows). */
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out);
+
+/* The same tensors at the size of evaluation: --eval-size, else the model's own (en_model_eval_side). */
+en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out);
 
 /* The activations' memory plan for --micro-batch images, as text on `stream` (a FILE *): `effnet describe --memory`. */
 en_status en_plan_describe(const en_options *o, void *stream);

@@ -1,5 +1,6 @@
 /* describe.c - what a model is: its layers, its counts, its memory. */
 #include "trainer/commands.h"
+#include "trainer/net.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -27,66 +28,103 @@ typedef struct { int64_t h, w, c; } shape;
 
 typedef struct { const en_model *m; int64_t params, macs; } table;   /* sums of the lines, which the totals must equal */
 
-static int64_t count_at(const en_model *m, int tensor) { return tensor < 0 ? 0 : en_tensor_count(&m->tensors[tensor]); }
-static int64_t bn_count(const en_bn_ref *bn)           { return 2 * bn->c; }
-
-static void line(table *t, const char *prefix, const char *name, const char *op, int kernel, int stride, shape in, shape out,
-                 int64_t params, int64_t macs)
+static const char *act_name(en_act a)
 {
-    char full[64], geometry[16] = "", from[40], to[40], params_text[32], macs_text[32];
-    snprintf(full, sizeof full, "%s%s%s", prefix, *prefix ? "." : "", name);
+    static const char *const names[] = { [EN_ACT_NONE] = "", [EN_ACT_SILU] = ", silu", [EN_ACT_RELU] = ", relu", [EN_ACT_RELU6] = ", relu6" };
+    return names[a];
+}
+
+static int64_t count_at(const en_model *m, int tensor) { return tensor < 0 ? 0 : en_tensor_count(&m->tensors[tensor]); }
+static int64_t area(shape s)                           { return s.h * s.w; }
+
+static void line(table *t, const char *name, const char *op, int kernel, int stride, shape in, shape out, int64_t params, int64_t macs)
+{
+    char geometry[16] = "", from[40], to[40], params_text[32], macs_text[32];
     if (kernel) snprintf(geometry, sizeof geometry, "%dx%d /%d", kernel, kernel, stride);
     snprintf(from, sizeof from, "%" PRId64 "x%" PRId64 "x%" PRId64, in.h, in.w, in.c);
     snprintf(to, sizeof to, "%" PRId64 "x%" PRId64 "x%" PRId64, out.h, out.w, out.c);
-    printf("%-21s %-20s %-7s %14s -> %-13s %13s %17s\n", full, op, geometry, from, to, grouped(params, params_text),
-           grouped(macs, macs_text));
+    printf("%-21s %-29s %-7s %14s -> %-13s %13s %17s\n", name, op, geometry, from, to, grouped(params, params_text), grouped(macs, macs_text));
     t->params += params;
     t->macs += macs;
+}
+
+/* A weight, under its own name, and what comes with it: a batch norm's gamma and beta, or a bias.  positions: of the kernel. */
+static void weight_line(table *t, int weight, const char *op, int kernel, int stride, shape in, shape out, int64_t more_params, int64_t positions)
+{
+    char name[sizeof t->m->tensors->name];
+    snprintf(name, sizeof name, "%s", t->m->tensors[weight].name);
+    char *suffix = strrchr(name, '.');
+    if (suffix) *suffix = '\0';
+    const int64_t n = count_at(t->m, weight);
+    line(t, name, op, kernel, stride, in, out, n + more_params, n * positions);
 }
 
 static void block_lines(table *t, const en_block *k)
 {
     const en_model *m = t->m;
-    const shape in = { k->h, k->w, k->ci }, wide = { k->h, k->w, k->mid }, small = { k->oh, k->ow, k->mid },
+    const shape in = { k->h, k->w, k->ci }, wide = { k->eh, k->ew, k->expand ? k->mid : k->ci }, small = { k->oh, k->ow, k->mid },
                 out = { k->oh, k->ow, k->co }, pooled = { 1, 1, k->mid };
-    char op[40];
-    if (k->expand)
-        line(t, k->name, "conv_pw", "expand, bn, silu", 1, 1, in, wide, count_at(m, k->w_expand) + bn_count(&k->bn_expand),
-             k->h * k->w * k->ci * k->mid);
-    line(t, k->name, "conv_dw", "depthwise, bn, silu", k->kernel, k->stride, wide, small, count_at(m, k->w_dw) + bn_count(&k->bn_dw),
-         k->oh * k->ow * k->mid * k->kernel * k->kernel);
-    if (k->q) {
-        snprintf(op, sizeof op, "squeeze to %" PRId64 ", gate", k->q);
-        line(t, k->name, "se", op, 0, 0, pooled, pooled, count_at(m, k->w_se_reduce) + count_at(m, k->b_se_reduce)
-             + count_at(m, k->w_se_expand) + count_at(m, k->b_se_expand), 2 * k->q * k->mid);
+    const char *add = k->skip ? ", + input" : k->w_shortcut >= 0 ? ", + shortcut" : "";
+    char op[64];
+    if (k->expand) {
+        snprintf(op, sizeof op, "%s, bn%s", k->kind == EN_BLOCK_BOTTLENECK ? "reduce" : "expand", act_name(m->act));
+        weight_line(t, k->w_expand, op, 1, k->expand_stride, in, wide, 2 * k->bn_expand.c, area(wide));
     }
-    if (k->skip) snprintf(op, sizeof op, "project, bn, + input");
-    else snprintf(op, sizeof op, "project, bn");
-    line(t, k->name, k->expand ? "conv_pwl" : "conv_pw", op, 1, 1, small, out, count_at(m, k->w_project) + bn_count(&k->bn_project),
-         k->oh * k->ow * k->mid * k->co);
+    snprintf(op, sizeof op, "%s, bn%s%s", en_block_is_depthwise(k) ? "depthwise" : "conv", act_name(m->act), k->w_project < 0 ? add : "");
+    weight_line(t, k->w_spatial, op, k->kernel, k->stride, wide, small, 2 * k->bn_spatial.c, area(small));
+    if (k->q) {
+        char name[64];
+        const int64_t weights = count_at(m, k->w_se_reduce) + count_at(m, k->w_se_expand);
+        snprintf(name, sizeof name, "%s.se", k->name);
+        snprintf(op, sizeof op, "squeeze to %" PRId64 ", gate", k->q);
+        line(t, name, op, 0, 0, pooled, pooled, weights + count_at(m, k->b_se_reduce) + count_at(m, k->b_se_expand), weights);
+    }
+    if (k->w_project >= 0) {
+        snprintf(op, sizeof op, "project, bn%s%s%s", act_name(k->act_project), add, act_name(k->act_out));
+        weight_line(t, k->w_project, op, 1, 1, small, out, 2 * k->bn_project.c, area(out));
+    }
+    if (k->w_shortcut >= 0) weight_line(t, k->w_shortcut, "shortcut, bn", 1, k->stride * k->expand_stride, in, out, 2 * k->bn_shortcut.c, area(out));
+}
+
+static void stem_lines(table *t)
+{
+    const en_model *m = t->m;
+    const shape image = { m->stem.h, m->stem.w, 3 }, stem = { m->stem.oh, m->stem.ow, m->stem.oc }, pool = { m->pool.oh, m->pool.ow, m->stem.oc };
+    char op[64];
+    snprintf(op, sizeof op, "conv, bn%s", act_name(m->act));
+    weight_line(t, m->stem.weight, op, m->stem.kernel, m->stem.stride, image, stem, 2 * m->stem.bn.c, area(stem));
+    if (m->pool.kernel) line(t, "maxpool", "largest", m->pool.kernel, m->pool.stride, stem, pool, 0, 0);
+}
+
+static void head_lines(table *t)
+{
+    const en_model *m = t->m;
+    const shape last = { m->head.h, m->head.w, m->head.ci }, head = { m->head.h, m->head.w, m->head.co }, pooled = { 1, 1, m->head.co },
+                logits = { 1, 1, m->classes };
+    char op[64];
+    snprintf(op, sizeof op, "conv, bn%s, mean", act_name(m->act));
+    if (m->head.weight >= 0) weight_line(t, m->head.weight, op, 1, 1, last, head, 2 * m->head.bn.c, area(last));
+    else line(t, "global_pool", "mean", 0, 0, last, pooled, 0, 0);
+    weight_line(t, m->head.fc_weight, "dropout, dense", 0, 0, pooled, logits, count_at(m, m->head.fc_bias), 1);
 }
 
 static en_status print_layers(const en_model *m)
 {
     table t = { .m = m };
     char a[32], b[32], c[32];
-    printf("%s: %d x %d x 3 in, %d classes out, width %.4g, depth %.4g, %d blocks, dropout %.4g, drop path %.4g\n\n", m->name,
+    printf("%s: %d x %d x 3 in, %d classes out, width %.4g, depth %.4g, %d blocks, dropout %.4g, drop path %.4g\n", m->name,
            m->resolution, m->resolution, m->classes, m->width, m->depth, m->n_blocks, (double)m->dropout, (double)m->drop_path);
-    printf("%-21s %-20s %-7s %14s    %-13s %13s %17s\n", "layer", "operation", "kernel", "in", "out", "parameters", "multiply-adds");
-    const shape image = { m->stem.h, m->stem.w, 3 }, stem = { m->stem.oh, m->stem.ow, m->stem.oc };
-    line(&t, "", "conv_stem", "conv, bn, silu", m->stem.kernel, m->stem.stride, image, stem,
-         count_at(m, m->stem.weight) + bn_count(&m->stem.bn), stem.h * stem.w * stem.c * 3 * m->stem.kernel * m->stem.kernel);
+    printf("padding %s, batch norm with epsilon %g and momentum %g%s; its authors train at %d px, evaluate at %d\n\n", m->same_padding ? "SAME" : "symmetric",
+           (double)m->bn_eps, (double)m->bn_momentum, m->bn_unbiased_running ? ", running variance n/(n-1)" : "", m->row->resolution,
+           m->row->eval_resolution);
+    printf("%-21s %-29s %-7s %14s    %-13s %13s %17s\n", "layer", "operation", "kernel", "in", "out", "parameters", "multiply-adds");
+    stem_lines(&t);
     for (int i = 0; i < m->n_blocks; i++) block_lines(&t, &m->blocks[i]);
-    const shape last = { m->head.h, m->head.w, m->head.ci }, head = { m->head.h, m->head.w, m->head.co },
-                pooled = { 1, 1, m->head.co }, logits = { 1, 1, m->classes };
-    line(&t, "", "conv_head", "conv, bn, silu, mean", 1, 1, last, head, count_at(m, m->head.weight) + bn_count(&m->head.bn),
-         last.h * last.w * last.c * head.c);
-    line(&t, "", "classifier", "dropout, dense", 0, 0, pooled, logits, count_at(m, m->head.fc_weight) + count_at(m, m->head.fc_bias),
-         pooled.c * logits.c);
+    head_lines(&t);
     EN_REQUIRE(t.params == m->params_trainable && t.macs == m->macs, EN_EINVAL,
                "the lines add up to %" PRId64 " parameters and %" PRId64 " multiply-adds, the model says %" PRId64 " and %" PRId64,
                t.params, t.macs, m->params_trainable, m->macs);
-    printf("%-21s %-61s %13s %17s\n\n", "total", "", grouped(m->params_trainable, a), grouped(m->macs, b));
+    printf("%-21s %-70s %13s %17s\n\n", "total", "", grouped(m->params_trainable, a), grouped(m->macs, b));
     printf("batch-norm statistics %s, which are not trained; multiply-adds are those of one image, convolutions and classifier\n",
            grouped(m->params_bn_stats, c));
     return EN_OK;
@@ -116,21 +154,22 @@ static en_status print_list(bool json)
 {
     char a[32], b[32];
     if (json) printf("{\"models\": [");
-    else printf("%-18s %-6s %10s %13s %17s %8s\n", "model", "short", "resolution", "parameters", "multiply-adds", "dropout");
+    else printf("%-18s %-6s %7s %7s %13s %17s %8s\n", "model", "short", "trained", "at eval", "parameters", "multiply-adds", "dropout");
     const en_model_row *row;
+    const en_model_overrides at_evaluation = { .dropout = -1, .drop_path = -1, .evaluation = true };
     for (int i = 0; (row = en_model_row_at(i)); i++) {
         en_model *m;
-        EN_TRY(en_model_build(row, NULL, ALIGN, &m), "building %s", row->name);
+        EN_TRY(en_model_build(row, &at_evaluation, ALIGN, &m), "building %s", row->name);
         if (json) {
             printf(i ? ",\n " : "\n ");
             print_json(m);
         } else {
-            printf("%-18s %-6s %10d %13s %17s %8.4g\n", row->name, row->alias, m->resolution, grouped(m->params_trainable, a),
-                   grouped(m->macs, b), (double)m->dropout);
+            printf("%-18s %-6s %7d %7d %13s %17s %8.4g\n", row->name, row->alias, row->resolution, row->eval_resolution,
+                   grouped(m->params_trainable, a), grouped(m->macs, b), (double)m->dropout);
         }
         en_model_free(m);
     }
-    printf(json ? "\n]}\n" : "\nAny of them takes --width, --depth, --phi, --image-size and --classes.\n");
+    printf(json ? "\n]}\n" : "\nMultiply-adds are those of one image at evaluation.  Any of them takes --width, --depth, --resolution, --phi, --image-size and --classes.\n");
     return EN_OK;
 }
 
@@ -150,6 +189,11 @@ en_status en_command_describe(const en_options *o)
     } else if (o->memory) {
         printf("%s: %d x %d x 3 in, %d classes out\n", m->name, m->resolution, m->resolution, m->classes);
         print_state_memory(m);
+        if (en_net_knows(m) != EN_OK) {
+            printf("\nactivations: %s\n", en_error_message());
+            en_error_clear();
+            goto out;
+        }
         EN_TRY_OUT(en_plan_describe(o, stdout), "planning the memory of %s", m->name);
     } else {
         EN_TRY_OUT(print_layers(m), "listing the layers of %s", m->name);

@@ -13,17 +13,42 @@
 
 /* ---- the tables (arch_tables.c) --------------------------------------------------------------------------------- */
 
-typedef enum { EN_BLOCK_MBCONV } en_block_kind;
+/* Every block has one convolution over space, k x k, with a 1x1 before it, after it, both or neither, each followed by its
+ * batch norm; a is the network's activation, s the block's stride:
+ *
+ *     kind         expand, 1x1         spatial, k x k                gate     project, 1x1       what the block gives
+ *     MBCONV       ci -> e*ci, a       depthwise e*ci, s, a          SE       e*ci -> co         + x
+ *       e = 1      -                   depthwise ci, s, a            SE       ci -> co           + x
+ *     DSCONV       -                   depthwise ci, s, a            -        ci -> co, a
+ *     FUSED        -                   dense ci -> e*ci, s, a        -        e*ci -> co         + x
+ *       e = 1      -                   dense ci -> co, s, a          -        -                  + x
+ *     BOTTLENECK   ci -> c, a          dense c -> c, s, a            -        c -> co = e*c      a(... + x or shortcut(x))
+ *
+ * x is added where its shape is the block's output's (stride 1, ci = co), with stochastic depth on the branch.  A bottleneck
+ * whose x has another shape adds shortcut(x) instead, a 1x1 convolution of the block's stride with a batch norm.
+ *
+ * MBCONV   arXiv:1801.04381 (MobileNetV2, e = 6, relu6, no SE); with SE and silu arXiv:1905.11946 (EfficientNet)
+ * DSCONV   arXiv:1704.04861 (MobileNetV1)        FUSED   arXiv:2104.00298 (EfficientNetV2)
+ * BOTTLENECK   arXiv:1512.03385 (ResNet); its stage's channels are c, the narrow ones */
+typedef enum { EN_BLOCK_MBCONV, EN_BLOCK_DSCONV, EN_BLOCK_FUSED, EN_BLOCK_BOTTLENECK } en_block_kind;
 
 typedef struct { en_block_kind kind; int kernel, stride, expand, channels, repeats; double se_ratio; } en_stage;
 
+typedef enum { EN_NAMES_EFFICIENTNET, EN_NAMES_RESNET } en_names;   /* how timm calls the tensors */
+
 typedef struct {                         /* a base network: everything before scaling                              */
     const char *name;
-    int stem_channels, stem_kernel, stem_stride, head_channels;
+    int stem_channels, stem_kernel, stem_stride;
+    bool stem_pool;                      /* a max pool, 3x3 of stride 2, follows the stem                          */
+    int head_channels;                   /* 0: no convolution before the mean                                      */
+    bool head_keeps_width;               /* a width below 1 does not narrow the head                               */
     const en_stage *stages; int n_stages;
     en_act act;
-    bool   ninety_percent_rule;          /* rounding down by more than 10 % goes one step up (V1)                  */
-    bool   same_padding;                 /* TensorFlow SAME                                                        */
+    en_names names;
+    bool   ninety_percent_rule;          /* rounding down by more than 10 % goes one step up                       */
+    bool   same_padding;                 /* TensorFlow SAME; false: symmetric, (k-1)/2 on each side                */
+    bool   stride_first;                 /* bottleneck: the first 1x1 has the stride, not the k x k                */
+    bool   decay_biases;                 /* weight decay applies to biases too; never to batch norm                */
     float  bn_eps, bn_momentum;          /* momentum in PyTorch's sense: 1 - TensorFlow's                          */
     bool   bn_unbiased_running;
 } en_arch;
@@ -32,13 +57,17 @@ typedef struct {                         /* a released model: a base network and
     const char *name, *alias;            /* "efficientnet_b0", "b0"                                                */
     const en_arch *arch;
     double width, depth;
-    int    resolution;
+    int    resolution, eval_resolution;  /* of training and of evaluation: V2 is trained on smaller images         */
     float  dropout, drop_path;
 } en_model_row;
 
 /* The row called `name` or `alias`; an unknown name is EN_EUSAGE and names the nearest one. */
 en_status en_model_row_find(const char *name, const en_model_row **out);
 const en_model_row *en_model_row_at(int i);  /* NULL after the last */
+
+/* The side at which a model that was trained at `side` pixels is evaluated unless somebody says otherwise: the row's own when
+ * it was trained at the row's own, else the side of training. */
+int en_model_eval_side(const en_model_row *row, int side);
 
 /* Rounds c*width to a multiple of 8 as the references do (spec 1.3); ceil(depth*repeats). */
 int en_round_channels(double c, double width, bool ninety_percent_rule);
@@ -53,7 +82,7 @@ typedef enum { EN_INIT_CONV_NORMAL, EN_INIT_DENSE_UNIFORM, EN_INIT_ZERO, EN_INIT
  * classes,features for the classifier, C for vectors) lies at  arena[offset + sum_d i_d * stride[d]].
  * `elems` floats from `offset` belong to the tensor, padding included; offsets are multiples of 16. */
 typedef struct {
-    char     name[80];                   /* timm's key: "blocks.1.0.conv_pw.weight"                                */
+    char     name[80];                   /* timm's key: "blocks.1.0.conv_pw.weight", "layer1.0.conv1.weight"       */
     int      ndim;
     int64_t  shape[4], stride[4];
     en_arena arena;
@@ -69,19 +98,25 @@ void en_tensor_scatter(const en_tensor *t, const float *logical, float *arena); 
 
 typedef struct { int64_t c, c_phys; int gamma, beta, mean, var; } en_bn_ref;    /* indices into tensors            */
 
-typedef struct {                         /* one MBConv block; channels: logical, *_p physical                      */
+typedef struct {                         /* one block; channels: logical, *_p physical                             */
     char    name[32];                    /* "blocks.1.0"                                                           */
+    en_block_kind kind;
     int     stage, index;                /* index: b of the drop-path formula, over all blocks                     */
-    int     kernel, stride, pad_h, pad_w;
-    int64_t h, w, oh, ow;
-    int64_t ci, mid, co, q;              /* q 0: no squeeze-and-excitation                                         */
+    int     kernel, stride, pad_h, pad_w;/* of the convolution over space                                          */
+    int     expand_stride;               /* of the 1x1 before it; the block's stride is the product                */
+    int64_t h, w, oh, ow;                /* of the block's input and output; the expansion's output is             */
+    int64_t eh, ew;                      /* (eh, ew), which is (h, w) unless expand_stride says otherwise          */
+    int64_t ci, mid, co, q;              /* q 0: no squeeze-and-excitation; without a projection mid = co          */
     int64_t ci_p, mid_p, co_p;
-    bool    expand, skip;
-    float   drop_path;                   /* 1 - p_b; 0 where there is no skip                                      */
-    int     w_expand, w_dw, w_project;   /* indices into tensors; w_expand -1 without expansion                    */
+    bool    expand, skip;                /* skip: x itself is added                                                */
+    en_act  act_project, act_out;        /* after the projection's batch norm; after the sum.  Else: en_model.act  */
+    float   drop_path;                   /* 1 - p_b; 0 where nothing is added                                      */
+    int     w_expand, w_spatial, w_project, w_shortcut;          /* indices into tensors; -1 without               */
     int     w_se_reduce, b_se_reduce, w_se_expand, b_se_expand;  /* -1 without                                     */
-    en_bn_ref bn_expand, bn_dw, bn_project;                      /* bn_expand.gamma -1 without                     */
+    en_bn_ref bn_expand, bn_spatial, bn_project, bn_shortcut;    /* gamma -1 without                               */
 } en_block;
+
+static inline bool en_block_is_depthwise(const en_block *k) { return k->kind == EN_BLOCK_MBCONV || k->kind == EN_BLOCK_DSCONV; }
 
 typedef struct {
     char    name[80];                    /* the row's name, plus what was changed: "efficientnet_b0 width 1.2"     */
@@ -90,19 +125,31 @@ typedef struct {
     int     resolution, classes, channel_align;
     int64_t classes_p;
     en_act  act;
+    bool    same_padding;
     float   bn_eps, bn_momentum; bool bn_unbiased_running;
     float   dropout, drop_path;
     struct { int kernel, stride, pad_h, pad_w; int64_t h, w, oh, ow, oc, oc_p; int weight; en_bn_ref bn; } stem;
+    struct { int kernel, stride, pad; int64_t oh, ow; } pool;    /* the largest of k x k, after the stem; kernel 0: none */
     en_block *blocks; int n_blocks;      /* owned                                                                  */
     struct { int64_t h, w, ci, co, ci_p, co_p; int weight; en_bn_ref bn; int fc_weight, fc_bias; } head;
+                                         /* weight -1, bn.gamma -1: no convolution before the mean, co = ci        */
     en_tensor *tensors; int n_tensors;   /* owned; in timm's state-dict order (num_batches_tracked left out)       */
     int64_t param_elems, stat_elems;     /* sizes of the arenas in floats, padding included                        */
     int64_t params_trainable, params_bn_stats, macs;   /* logical, as spec section 2 counts                        */
 } en_model;
 
-/* Overrides: 0 (or negative for dropout, drop_path) means "the row's own".  phi > 0 multiplies depth by 1.2^phi, width by
- * 1.1^phi and resolution by 1.15^phi (arXiv:1905.11946 eq. 3) on top of the row's coefficients, resolution rounded. */
-typedef struct { double width, depth, phi; int resolution, classes; float dropout, drop_path; } en_model_overrides;
+/* Overrides: 0 (or negative for dropout, drop_path) means "the row's own".  `resolution` is a side in pixels, `scale` a factor:
+ * floor(scale * the row's own).  phi > 0 multiplies depth by alpha^phi, width by beta^phi and resolution by gamma^phi
+ * (arXiv:1905.11946 eq. 3; 0: its 1.2, 1.1, 1.15) on top of that, resolution rounded.  eps and padding are those of the
+ * framework that weights come from, where it is not the row's. */
+typedef enum { EN_PADDING_OWN, EN_PADDING_SAME, EN_PADDING_SYMMETRIC } en_padding;
+typedef struct {
+    double width, depth, phi, alpha, beta, gamma, scale;
+    int    resolution, classes;
+    float  dropout, drop_path, bn_eps;
+    en_padding padding;
+    bool   evaluation;                   /* the row's own resolution is that of evaluation                         */
+} en_model_overrides;
 
 /* EN_EUSAGE with the option, value and range when an override makes no sense (width <= 0, resolution < 32, ...). */
 en_status en_model_build(const en_model_row *row, const en_model_overrides *o, int channel_align, en_model **out);

@@ -1,14 +1,34 @@
 #include "trainer/commands.h"
+#include "trainer/net.h"
 
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out)
 {
     *out = NULL;
-    const char *name = o->command == EN_DESCRIBE && o->operands == 1 ? o->operand[0] : o->model;
+    const bool described = o->command == EN_DESCRIBE;
+    const char *name = described && o->operands == 1 ? o->operand[0] : o->model;
     const en_model_row *row;
+    static const char *const bases[] = { "alpha", "beta", "gamma" };
+    for (int i = 0; i < 3; i++)
+        EN_REQUIRE(o->phi > 0 || !en_option_given(o, bases[i]), EN_EUSAGE, "--%s is the base of a power of --phi; give --phi too, or leave it out", bases[i]);
+    EN_REQUIRE(!o->image_size || !o->resolution, EN_EUSAGE, "--image-size %d and --resolution %g both say how large images are: leave one out",
+               (int)o->image_size, o->resolution);
     EN_TRY(en_model_row_find(name, &row), "looking up the model");
     const en_model_overrides overrides = {
-        .width = o->width, .depth = o->depth, .phi = o->phi, .resolution = (int)o->image_size,
-        .classes = classes > 0 ? classes : (int)o->classes, .dropout = (float)o->dropout, .drop_path = (float)o->drop_path };
-    EN_TRY(en_model_build(row, &overrides, channel_align, out), "building the model");
-    return EN_OK;
+        .width = o->width, .depth = o->depth, .scale = o->resolution, .phi = o->phi, .alpha = o->alpha, .beta = o->beta, .gamma = o->gamma,
+        .resolution = (int)o->image_size, .classes = classes > 0 ? classes : (int)o->classes, .dropout = (float)o->dropout,
+        .drop_path = (float)o->drop_path, .evaluation = described && !o->memory };
+    en_model *m;
+    EN_TRY(en_model_build(row, &overrides, channel_align, &m), "building the model");
+    const en_status known = described ? EN_OK : en_net_knows(m);
+    if (known == EN_OK) *out = m;
+    else en_model_free(m);
+    return known;
+}
+
+en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out)
+{
+    const en_model_overrides overrides = {
+        .width = trained->width, .depth = trained->depth, .classes = trained->classes, .dropout = trained->dropout, .drop_path = trained->drop_path,
+        .resolution = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(trained->row, trained->resolution) };
+    return en_model_build(trained->row, &overrides, trained->channel_align, out);
 }

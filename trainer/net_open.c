@@ -114,9 +114,18 @@ static void carve_small(en_net *net, carver *c)
     net->drop = drops ? carve(c, (size_t)m->n_blocks * n * sizeof(float)) : NULL;
 }
 
+en_status en_net_knows(const en_model *m)
+{
+    bool knows = m->act == EN_ACT_SILU && !m->pool.kernel && m->head.weight >= 0;
+    for (int b = 0; b < m->n_blocks; b++) knows = knows && m->blocks[b].kind == EN_BLOCK_MBCONV;
+    EN_REQUIRE(knows, EN_EUSAGE, "this build describes %s but cannot train or evaluate it yet", m->row->name);
+    return EN_OK;
+}
+
 en_status en_net_plan_make(const en_net_config *c, en_net_plan *out)
 {
     *out = (en_net_plan){ 0 };
+    EN_TRY(en_net_knows(c->model), "a net of %s", c->model->name);
     block_state *blocks = calloc((size_t)c->model->n_blocks + 1, sizeof *blocks);
     EN_REQUIRE(blocks, EN_ENOMEM, "no memory for %d blocks", c->model->n_blocks);
     en_net shape = { .cfg = *c, .m = c->model, .blocks = blocks };
@@ -285,18 +294,18 @@ void en_net_bind(en_net *net, float *params, float *grads, float *stats)
         const en_block *k = &m->blocks[b];
         block_state *s = &net->blocks[b];
         if (k->expand) bind_bn(net, &s->bn_expand, &k->bn_expand);
-        bind_bn(net, &s->bn_dw, &k->bn_dw);
+        bind_bn(net, &s->bn_dw, &k->bn_spatial);
         bind_bn(net, &s->bn_project, &k->bn_project);
         s->w_expand = param(net, k->w_expand);
         s->dw_expand = grad(net, k->w_expand);
-        s->w_dw = param(net, k->w_dw);
-        s->dw_dw = grad(net, k->w_dw);
+        s->w_dw = param(net, k->w_spatial);
+        s->dw_dw = grad(net, k->w_spatial);
         s->w_project = param(net, k->w_project);
         s->dw_project = grad(net, k->w_project);
         s->se.wr = param(net, k->w_se_reduce), s->se.br = param(net, k->b_se_reduce);
         s->se.we = param(net, k->w_se_expand), s->se.be = param(net, k->b_se_expand);
         s->se.dwr = grad(net, k->w_se_reduce), s->se.dbr = grad(net, k->b_se_reduce);
         s->se.dwe = grad(net, k->w_se_expand), s->se.dbe = grad(net, k->b_se_expand);
-        s->grads_done = end_of(net, k->expand ? k->w_expand : k->w_dw);
+        s->grads_done = end_of(net, k->expand ? k->w_expand : k->w_spatial);
     }
 }

@@ -82,9 +82,7 @@ static en_status open_device(en_run *run, const char *name, const en_checkpoint_
     EN_TRY(en_backend_open(name, &config, &t->be), "opening --device %s", name);
     const int classes = o->classes > 0 ? (int)o->classes : (int)t->train_set->classes;                   /* bench: more than its data has */
     EN_TRY(en_model_from_options(o, classes, t->be->channel_align, &t->model), "building --model %s", o->model);
-    en_options e = *o;
-    if (o->eval_size > 0) e.image_size = o->eval_size, e.phi = 0, e.width = t->model->width, e.depth = t->model->depth;
-    EN_TRY(en_model_from_options(&e, t->model->classes, t->be->channel_align, &run->eval_model), "--eval-size %lld", (long long)o->eval_size);
+    EN_TRY(en_eval_model_from_options(o, t->model, &run->eval_model), "--eval-size %lld", (long long)o->eval_size);
     return EN_OK;
 }
 
