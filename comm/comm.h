@@ -51,8 +51,8 @@ struct en_comm {
 /* Opens `mpi` when the process was started by an MPI launcher (OMPI_COMM_WORLD_SIZE, PMI_SIZE or PMIX_RANK in the
  * environment), else `self`, which never calls MPI_Init.  EN_EUSAGE, *out NULL: srun started several tasks without MPI
  * between them, or the launcher belongs to another MPI: each turns one job of N ranks into N jobs of one.
- * Under `mpi` a call that another rank keeps waiting for half an hour (EFFNET_STALL_S seconds in the environment, 0: for ever)
- * ends the job with EN_EPEER's exit code, and a rank that stayed away that long has said so by then (stall.c). */
+ * From here to en_comm_close a rank that hangs, is silent or gone ends the job with EN_EPEER's exit code and a line that names it
+ * (watch.h has the limits; half an hour, or EFFNET_STALL_S seconds in the environment, where they were not set; 0: never). */
 en_status en_comm_open(en_comm **out);
 /* Finalises MPI when en_comm_open initialised it: all ranks call it, and leave it together.  Nothing may be left to do then
  * but exit: mpirun ends the other ranks as soon as one has left with a code that is not 0 (75 too).  NULL is fine. */
@@ -63,13 +63,13 @@ _Noreturn void en_comm_abort(en_comm *c, int exit_code);
 /* ---- tensors -------------------------------------------------------------------------------------------------------
  * Opens the communicator for sums over what be->ops->alloc gave, collectively.  kind is
  *     "nccl"   NCCL, or the reason why not: EN_EUSAGE when two ranks share a GPU, EN_ENOTSUP when there is no NCCL (or one
- *              before 2.18), EN_EPEER when it does not come up in time (5 minutes, or half of EFFNET_STALL_S)
+ *              before 2.18), EN_EPEER when it does not come up in time (5 minutes, or half of the limit of watch.h)
  *     "mpi"    control's sums, through host memory: works everywhere, slowly, and cannot be recorded
  *     "auto"   nccl where it can, else mpi, and (*out)->why says why
  * One rank alone needs neither ("auto", "mpi"): a sum from a place into itself is no work.  A backend in host memory gets
  * `control` itself, whatever the kind; so close it with en_comm_tensor_close.
  *
- * nccl sets be->watch: a host that waits for the device hears of a peer that failed, stays away for EFFNET_STALL_S seconds,
+ * nccl sets be->watch: a host that waits for the device hears of a peer that failed, stays away for the limit of its section,
  * or broke the connection: the sums in flight are then given up, every call returns EN_EPEER, and the rank may abort.
  * A recording is collective: all ranks of the communicator record the same sums at the same time and replay that recording
  * together, or none does (NCCL's rule; one rank that replays beside another that does not may hang).  Its sums were done once

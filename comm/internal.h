@@ -9,14 +9,17 @@ en_status en_comm_open_self(en_comm **out);
 en_status en_comm_open_mpi(int expected, en_comm **out);
 _Noreturn void en_comm_abort_mpi(int exit_code);
 
-/* stall.c: every call that waits for other ranks stands between enter and leave */
-void      en_stall_enter(const char *call);
-void      en_stall_enter_for(const char *call, int within_s);        /* a limit of its own, in whole seconds                 */
-void      en_stall_leave(void);
-void      en_stall_alive(void);                                      /* outside of calls: this rank is not the one that hangs */
-en_status en_stall_limit(double *seconds);                           /* of a wait; 0: none                                    */
-en_status en_stall_watch(const en_comm *world);
-void      en_stall_end(void);
+/* watch.c: every call that waits for other ranks stands between enter and leave */
+void      en_watch_enter(const char *call);                          /* a literal */
+void      en_watch_enter_for(const char *call, int within_s);        /* a limit of its own, in whole seconds                 */
+void      en_watch_leave(void);
+void      en_watch_alive(void);                                      /* the device got on: no change of section, but no standstill */
+void      en_watch_device_sums(bool on);                             /* from now on EN_DEVICE is a wait for other ranks       */
+void      en_watch_where(char *words, size_t size);                  /* "device at step 12"                                   */
+double    en_watch_limit_here(void);                                 /* of a wait that watches itself; 0: none                */
+en_status en_watch_open(en_comm *world);                             /* collective; borrows nothing                           */
+void      en_watch_part(void);                                       /* the ranks need not hear of this one any more          */
+void      en_watch_close(void);
 
 enum { EN_SUMS_IN_FLIGHT = 128 };              /* at most this many sums begun and not yet waited for */
 
@@ -31,7 +34,8 @@ struct en_waits {
     void (*enter)(const char *call, int within_s);
     void (*leave)(void);
     void (*alive)(void);
-    double limit_s;                                                  /* 0: none */
+    double (*limit_s)(void);                                         /* where the rank is now; 0: none */
+    void (*where)(char *words, size_t size);                         /* "device at step 12"            */
 };
 typedef en_status en_nccl_open_fn(en_comm *control, en_backend *be, const struct en_waits *w, en_comm **out);
 typedef void      en_nccl_give_up_fn(en_comm *c);                    /* closes it without the other ranks */

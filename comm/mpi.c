@@ -77,9 +77,9 @@ static en_status mpi_failed(const char *file, int line, const char *func, int rc
     do { const int rc_ = (call); if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
 /* a call in which other ranks may keep this one waiting */
 #define MPI_MEET(what, call)                                                                                           \
-    do { en_stall_enter(what);                                                                                         \
+    do { en_watch_enter(what);                                                                                         \
          const int rc_ = (call);                                                                                       \
-         en_stall_leave();                                                                                             \
+         en_watch_leave();                                                                                             \
          if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
 #define MPI_TRY_OUT(call)                                                                                              \
     do { const int rc_ = (call);                                                                                       \
@@ -227,9 +227,9 @@ static en_status sum_wait(en_comm *c, en_request *r)
     EN_REQUIRE(r && r->state != FREE, EN_EINVAL, "waiting for a sum that was not begun, or waited for before");
     const mpi_impl *m = c->impl;
     en_status s = EN_OK;
-    en_stall_enter("the sum of gradients");
+    en_watch_enter("the sum of gradients");
     while (s == EN_OK && (r->state != DONE || m->oldest <= r->seq)) s = progress(c);     /* and the sums before it */
-    en_stall_leave();
+    en_watch_leave();
     EN_TRY(s, "waiting for a sum");
     r->state = FREE;
     return EN_OK;
@@ -282,15 +282,18 @@ static void close_mpi(en_comm *c)
     if (m) {
         while (m->oldest < m->next && progress(c) == EN_OK) continue;
         if (m->finalize) {
-            en_stall_enter("the end of the run");
+            en_watch_enter("the end of the run");
             MPI_Barrier(m->comm);              /* nobody exits while another is still before this line */
-            en_stall_leave();
-            en_stall_end();
+            en_watch_leave();
+            en_watch_part();
         }
         for (int k = 0; k < WINDOW; k++) { free(m->lane[k].scratch); free(m->lane[k].request); }
         free(m->source);
         if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
-        if (m->finalize) MPI_Finalize();
+        if (m->finalize) {
+            MPI_Finalize();
+            en_watch_close();
+        }
     }
     free(m);
     free(c);
@@ -379,7 +382,7 @@ en_status en_comm_open_mpi(int expected, en_comm **out)
                    " MPI than the one this program was built with", expected);
     MPI_TRY_OUT(MPI_Comm_dup(MPI_COMM_WORLD, &ours));
     EN_TRY(wrap(ours, !initialised, out), "opening the world");      /* which finalises when it fails */
-    status = en_stall_watch(*out);
+    status = en_watch_open(*out);
     if (status != EN_OK) {
         close_mpi(*out);
         *out = NULL;

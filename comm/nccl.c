@@ -236,9 +236,9 @@ EXPORTED en_status en_nccl_open(en_comm *control, en_backend *be, const struct e
     EN_TRY_OUT(wrap(w, control, 0, true, out), "starting NCCL");
     be->watch = en_nccl_watch;
     be->watcher = w;
-    w->limit_s = en_nccl_within(w, START_S);   /* who fails here waits for the others in control's sum */
+    w->opening = true;
     EN_TRY_OUT(try_it(*out), "trying NCCL");
-    w->limit_s = w->waits.limit_s;
+    w->opening = false;
     return EN_OK;
 out:
     if (w->nccl) en_nccl_abort(w);

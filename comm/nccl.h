@@ -23,7 +23,8 @@ typedef struct {
     bool            failed;
     char            trouble[400];
     bool            probing;                   /* watch: `probe` stands in the queue since `waited` seconds        */
-    double          waited, asked, limit_s;    /* 0: no limit                                                      */
+    double          waited, asked;
+    bool            opening;                   /* under a limit of its own: who fails waits for the others in control's sum */
 } wires;
 
 #define CU_TRY(call, ...)                                                                                              \
@@ -45,7 +46,7 @@ ncclResult_t en_nccl_ask(wires *w, ncclComm_t comm, ncclResult_t r, double withi
 /* The same as a status that says what was tried. */
 en_status    en_nccl_settle(wires *w, ncclComm_t comm, ncclResult_t r, double within, const char *what);
 const char  *en_nccl_words(wires *w, ncclComm_t comm, ncclResult_t r);
-/* `seconds`, or less: a wait of ours ends before stall.c ends the process */
+/* `seconds`, or less: a wait of ours ends before watch.c ends the process */
 double       en_nccl_within(const wires *w, double seconds);
 
 en_status en_nccl_look(wires *w);                /* has NCCL noticed a peer that failed?      */

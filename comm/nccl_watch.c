@@ -38,7 +38,7 @@ static void name_flight(wires *w, char *text, size_t size)
     snprintf(text, size, w->replays ? "a recorded step" : "no sum of this rank's");
 }
 
-/* Ends the kernels that wait for a peer; NCCL itself may hang in it, then stall.c ends the process. */
+/* Ends the kernels that wait for a peer; NCCL itself may hang in it, then watch.c ends the process. */
 void en_nccl_abort(wires *w)
 {
     w->failed = true;
@@ -76,7 +76,6 @@ ncclResult_t en_nccl_ask(wires *w, ncclComm_t comm, ncclResult_t r, double withi
         ncclResult_t state = ncclSuccess;
         r = w->nccl->CommGetAsyncError(comm, &state);
         if (r == ncclSuccess) r = state;
-        w->waits.alive();
         if (asked > 1000) nanosleep(&(struct timespec){ .tv_nsec = 200000 }, NULL);
         else sched_yield();
     }
@@ -101,14 +100,13 @@ en_status en_nccl_settle(wires *w, ncclComm_t comm, ncclResult_t r, double withi
 
 double en_nccl_within(const wires *w, double seconds)
 {
-    const double half = 0.5 * w->waits.limit_s;
+    const double half = 0.5 * w->waits.limit_s();
     return half > 0 && half < seconds ? half : seconds;
 }
 
 en_status en_nccl_look(wires *w)
 {
     WHOLE(w);
-    w->waits.alive();
     for (int i = 0; i < GROUPS; i++) {
         ncclResult_t state = ncclSuccess;
         if (!w->comm[i]) continue;
@@ -129,11 +127,17 @@ en_status en_nccl_watch(void *watcher)
     if (w->probing && cudaEventQuery(w->probe) == cudaErrorNotReady) {
         (void)cudaGetLastError();
         w->waited += passed < 1 ? passed : 1;                        /* a job that was suspended did not wait */
-        if (w->limit_s > 0 && w->waited > w->limit_s)
-            return en_nccl_broken(w, "the device has waited for %.0f s, another rank did not arrive (EFFNET_STALL_S sets the limit)", w->waited);
+        const double limit = w->opening ? en_nccl_within(w, START_S) : w->waits.limit_s();
+        if (limit > 0 && w->waited > limit) {
+            char where[200];
+            w->waits.where(where, sizeof where);
+            return en_nccl_broken(w, "the device has waited for %.0f s in %s, another rank did not arrive (--stall-timeout or EFFNET_STALL_S sets the limit)",
+                                  w->waited, where);
+        }
         return EN_OK;
     }
     (void)cudaGetLastError();
+    w->waits.alive();
     w->waited = 0;
     w->probing = true;
     CU_TRY(cudaEventRecord(w->probe, w->compute), "watching the other ranks");

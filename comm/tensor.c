@@ -142,8 +142,7 @@ static void look_for_nccl(en_comm *control, const en_backend *be, facts *f)
 /* On EN_OK: *out is open on every rank, or `f` says on every rank why not. */
 static en_status try_nccl(en_comm *control, en_backend *be, facts *f, en_comm **out)
 {
-    struct en_waits waits = { en_stall_enter_for, en_stall_leave, en_stall_alive, 0 };
-    EN_TRY(en_stall_limit(&waits.limit_s), "opening NCCL");
+    const struct en_waits waits = { en_watch_enter_for, en_watch_leave, en_watch_alive, en_watch_limit_here, en_watch_where };
     look_for_nccl(control, be, f);
     EN_TRY(agree_on(control, f), "opening NCCL");
     if (f->code != EN_OK) return EN_OK;
@@ -163,6 +162,7 @@ static en_status try_nccl(en_comm *control, en_backend *be, facts *f, en_comm **
         *out = NULL;
     }
     EN_TRY(s, "opening NCCL");
+    en_watch_device_sums(*out != NULL);
     return EN_OK;
 }
 
@@ -189,5 +189,6 @@ en_status en_comm_tensor_open(en_comm *control, en_backend *be, const char *kind
 
 void en_comm_tensor_close(en_comm *control, en_comm *tensor)
 {
+    en_watch_device_sums(false);
     if (tensor && tensor != control) tensor->ops->close(tensor);
 }

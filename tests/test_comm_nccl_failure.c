@@ -46,9 +46,7 @@ static double now_s(void)
 
 static double limit_s(void)
 {
-    double s = 0;
-    must(en_stall_limit(&s));
-    return s;
+    return en_watch_limit_here();
 }
 
 static void *some_memory(void)
@@ -108,7 +106,7 @@ static en_status broadcast_and_go(en_comm *c, void *buf, size_t bytes, int root)
 
 static int absent(void)
 {
-    const struct en_waits waits = { en_stall_enter_for, en_stall_leave, en_stall_alive, limit_s() };
+    const struct en_waits waits = { en_watch_enter_for, en_watch_leave, en_watch_alive, en_watch_limit_here, en_watch_where };
     en_comm leaving = *control;
     struct en_comm_ops ops = *control->ops;
     ops.broadcast = broadcast_and_go;          /* the last rank learns where to meet, and does not come */
@@ -117,7 +115,7 @@ static int absent(void)
     const double from = now_s();
     const en_status s = en_nccl_open(control, be, &waits, &tensor);
     check(s == EN_EPEER && !tensor && !be->watch);
-    check(now_s() - from < limit_s());         /* before stall.c ends the process without a word from us */
+    check(now_s() - from < limit_s());         /* before watch.c ends the process without a word from us */
     told("did not arrive");
     sleep(1);                                  /* the others check too */
     en_comm_abort(control, 5);

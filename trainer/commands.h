@@ -21,6 +21,12 @@ en_status en_model_from_options(const en_options *o, int classes, int channel_al
 /* The same tensors at the size of evaluation: --eval-size, else the model's own (en_model_eval_side). */
 en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out);
 
+/* --stall-timeout: limit_s[EN_SECTIONS] of comm/watch.h, in seconds; EN_EUSAGE, in words. */
+en_status en_stall_timeout_read(const char *text, double limit_s[]);
+/* The watch keeps these limits, or EFFNET_STALL_S where the option was not given.  Before en_comm_open.  advice: what to do after a
+ * stall; borrowed. */
+en_status en_watch_as_asked(const en_options *o, const char *advice);
+
 /* The activations' memory plan for --micro-batch images, as text on `stream` (a FILE *): `effnet describe --memory`. */
 en_status en_plan_describe(const en_options *o, void *stream);
 

@@ -66,6 +66,7 @@ out:
 en_status en_command_eval(const en_options *o)
 {
     en_comm *comm = NULL;
+    EN_TRY(en_watch_as_asked(o, NULL), "starting");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     const en_status s = evaluate(o, comm);
     if (s != EN_OK) en_report_error(comm, s);

@@ -1,5 +1,6 @@
 /* evaluate.c - every image once, on any number of ranks: the loader deals the dataset out, each rank sums over its share,
  * and the sums are added once at the end.  Running statistics only, so no rank waits for another in between. */
+#include "comm/watch.h"
 #include "trainer/input.h"
 #include "trainer/trainer.h"
 
@@ -136,6 +137,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     if (status == EN_OK) status = c->be->ops->alloc(c->be, sizeof sums, &tally);
     for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
         en_batch in;
+        en_watch_at(EN_EVALUATION, NULL);      /* anew: an evaluation may take hours, a batch may not */
         status = en_loader_next(loader, &in);
         if (status == EN_OK) status = en_net_input(net, in.n, c->be->u8 ? (const void *)in.bytes : in.images, &(en_targets){ .labels = in.labels });
         if (status == EN_OK) status = en_net_forward(net, 0);

@@ -281,6 +281,7 @@ out:
 en_status en_command_train(const en_options *o)
 {
     en_comm *comm = NULL;
+    EN_TRY(en_watch_as_asked(o, o->run[0] ? "the same command goes on from the newest checkpoint" : NULL), "starting");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     en_stop_on_signals();
     const en_status s = train(o, comm);
