@@ -21,10 +21,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
   X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
   X(EN_BENCH,    bench,    1,  1, "train|passes|data", "the training step on resident data, every pass beside its floor, or the input side: images/s") \
-  X(EN_DOCTOR,   doctor,   0,  0, "", "what this machine offers, what is missing and how to get it")
+  X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
 #define EN_OPTIONS(X)                                                                                                               \
-  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "name",    "",                           \
+  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR, "name",    "",                        \
     "network; `effnet describe --list` shows them") \
   X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
     "channel multiplier in place of the model's own (0: its own)") \
@@ -44,11 +44,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
-  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH,              "path",    "",                           \
+  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR,  "path",    "",                           \
     "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), packed .h5, or `synthetic`") \
   X(val,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "validation images, when not DIR/val of --data") \
-  X(run,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+  X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR,                       "path",    "",                           \
     "folder for everything the run writes; goes on from a checkpoint found there") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
@@ -124,7 +124,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "shorter side of cached images (0: 8/7 of the image size)") \
   X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps (500), epochs (2e) or time (15m, 1h30m) between checkpoints; 0: only at the end") \
-  X(keep,             I64,  3,                 EN_TRAIN,                                   "files",   "[1,1000000]",                \
+  X(keep,             I64,  3,                 EN_TRAIN | EN_DOCTOR,                       "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or time (45m) between evaluations; 0: only at the end") \

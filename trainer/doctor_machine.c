@@ -1,29 +1,18 @@
-/* doctor_probe.c - reads the machine: /proc, /sys, cgroups, limits, libraries.  Nothing here fails; it finds out or not. */
+/* doctor_machine.c - reads the machine: /proc, /sys, control groups, limits.  Nothing here fails; it finds out or not. */
 #define _GNU_SOURCE                            /* sched_getaffinity, CPU_ISSET */
 #include "trainer/doctor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
+#include <dirent.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
-#include <sys/vfs.h>
 #include <unistd.h>
-
-#include <hdf5.h>
-#include <jpeglib.h>
-#include <mpi.h>
-#include <omp.h>
-#include <png.h>
-
-#define STRING_(x) #x
-#define STRING(x)  STRING_(x)
 
 /* The first line of a file without its newline; false when it cannot be read. */
 static bool first_line(const char *path, char *out, size_t size)
@@ -75,6 +64,10 @@ static void probe_processors(en_doctor_facts *f)
     if (!field_of("/proc/cpuinfo", "model name", f->cpu, sizeof f->cpu) && uname(&machine) == 0)
         snprintf(f->cpu, sizeof f->cpu, "%s", machine.machine);
     f->processors = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    char governor[24] = "", driver[24] = "";
+    if (first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", governor, sizeof governor)
+        && first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver", driver, sizeof driver))
+        snprintf(f->governor, sizeof f->governor, "%s (%s)", governor, driver);
 
     static int core[EN_DOCTOR_CPUS];           /* package and core in one number, of the cores met so far */
     cpu_set_t set;
@@ -91,6 +84,10 @@ static void probe_processors(en_doctor_facts *f)
         int k = 0;
         while (k < f->allowed_cores && core[k] != key) k++;
         if (k == f->allowed_cores) core[f->allowed_cores++] = key;
+        for (int node = 0; node < 64; node++) {
+            snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/node%d", i, node);
+            if (access(path, F_OK) == 0) f->numa |= (uint64_t)1 << node;
+        }
     }
 }
 
@@ -173,7 +170,9 @@ static void probe_groups(en_doctor_facts *f)
     if (group_of("cpu", group, sizeof group)) each_group("/sys/fs/cgroup/cpu", group, look_v1_cpu, f);
 }
 
-/* ---- memory, limits, the working folder ---------------------------------------------------------------------------------- */
+/* ---- memory, limits, networks ------------------------------------------------------------------------------------------ */
+
+static int64_t limit(rlim_t v) { return v == RLIM_INFINITY ? INT64_MAX : (int64_t)v; }
 
 static void probe_limits(en_doctor_facts *f)
 {
@@ -184,117 +183,61 @@ static void probe_limits(en_doctor_facts *f)
     f->memory_available_bytes = kib_of("MemAvailable");
     if (statvfs("/dev/shm", &v) == 0) f->shm_free_bytes = (int64_t)v.f_bavail * (int64_t)v.f_frsize;
     if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
-        f->open_files = r.rlim_cur == RLIM_INFINITY ? INT64_MAX : (int64_t)r.rlim_cur;
-        f->open_files_hard = r.rlim_max == RLIM_INFINITY ? INT64_MAX : (int64_t)r.rlim_max;
+        f->open_files = limit(r.rlim_cur);
+        f->open_files_hard = limit(r.rlim_max);
     }
+    if (getrlimit(RLIMIT_MEMLOCK, &r) == 0) f->locked_bytes = limit(r.rlim_cur);
     if (first_line("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text)) {   /* always [madvise] never */
         const char *open = strchr(text, '[');
         if (open) snprintf(f->thp, sizeof f->thp, "%.*s", (int)strcspn(open + 1, "]"), open + 1);
     }
 }
 
-static const char *filesystem_name(long magic)
+/* "eth0 10 Gbit/s, mlx5_0 400 Gb/sec (4X NDR)" */
+static void probe_network(en_doctor_facts *f)
 {
-    static const struct { long magic; const char *name; } known[] = {
-        { 0xEF53, "ext4" },      { 0x58465342, "xfs" },   { 0x9123683E, "btrfs" },  { 0x2FC12FC1, "zfs" },     { 0x01021994, "tmpfs" },
-        { 0x794C7630, "overlay" }, { 0x6969, "nfs" },     { 0x0BD00BD0, "lustre" }, { 0x47504653, "gpfs" },    { 0x19830326, "beegfs" },
-        { 0x00C36400, "ceph" },  { 0x65735546, "fuse" },  { 0xFF534D42, "cifs" },   { 0x01021997, "9p" },      { 0x61756673, "aufs" } };
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].magic == magic) return known[i].name;
-    return "";
-}
-
-static void probe_folder(bool try_it, en_doctor_facts *f)
-{
-    struct statvfs v;
-    struct statfs s;
-    char name[160];
-    if (!getcwd(f->folder, sizeof f->folder)) snprintf(f->folder, sizeof f->folder, ".");
-    if (statvfs(".", &v) == 0) f->disk_free_bytes = (int64_t)v.f_bavail * (int64_t)v.f_frsize;
-    if (statfs(".", &s) == 0) snprintf(f->filesystem, sizeof f->filesystem, "%s", filesystem_name((long)s.f_type));
-    if (!try_it) return;
-    snprintf(name, sizeof name, ".effnet-doctor-%s-%ld", f->host, (long)getpid());
-    const int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    f->writable = fd >= 0 && write(fd, "effnet", 6) == 6;
-    if (fd < 0) return;
-    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    f->flock_works = flock(fd, LOCK_EX | LOCK_NB) == 0;
-    if (f->flock_works) flock(fd, LOCK_UN);
-    f->fcntl_works = fcntl(fd, F_SETLK, &whole) == 0;
-    close(fd);
-    unlink(name);
-}
-
-/* ---- libraries ------------------------------------------------------------------------------------------------------------ */
-
-void en_library_versions(char mpi[EN_DOCTOR_MPI], char hdf5[EN_DOCTOR_HDF5])
-{
-    char text[MPI_MAX_LIBRARY_VERSION_STRING];
-    int n = 0;
-    unsigned major, minor, release;
-    mpi[0] = hdf5[0] = 0;
-    if (MPI_Get_library_version(text, &n) == MPI_SUCCESS) snprintf(mpi, EN_DOCTOR_MPI, "%.*s", (int)strcspn(text, ",\n"), text);
-    if (H5get_libversion(&major, &minor, &release) >= 0) snprintf(hdf5, EN_DOCTOR_HDF5, "%u.%u.%u", major, minor, release);
-}
-
-static void probe_libraries(en_doctor_facts *f)
-{
-    en_library_versions(f->mpi, f->hdf5);
-#ifdef LIBJPEG_TURBO_VERSION
-    snprintf(f->jpeg, sizeof f->jpeg, "libjpeg-turbo %s", STRING(LIBJPEG_TURBO_VERSION));
-#else
-    snprintf(f->jpeg, sizeof f->jpeg, "libjpeg %d", JPEG_LIB_VERSION);
-#endif
-    snprintf(f->png, sizeof f->png, "libpng %s", png_get_libpng_ver(NULL));
-    f->openmp = _OPENMP;
-    f->openmp_threads = omp_get_max_threads();
-
-    const char *missing = en_cuda_missing();
-    snprintf(f->no_gpu, sizeof f->no_gpu, "%s", missing ? missing : "");
-    if (!missing) en_cuda_devices(f->gpus, sizeof f->gpus);
-
-    size_t used = 0;
-    bool here;
-    const char *isa;
-    for (int i = 0; (isa = en_backend_isa(i, &here)); i++)
-        if (here && used < sizeof f->isas) used += (size_t)snprintf(f->isas + used, sizeof f->isas - used, "%s%s", used ? " " : "", isa);
-    en_backend *be;
-    if (en_backend_open("cpu", &(en_backend_config){ .threads = 1 }, &be) == EN_OK) {
-        snprintf(f->isa, sizeof f->isa, "%s", be->isa);
-        en_backend_close(be);
-    } else {
-        en_error_clear();                      /* EN_ISA asks for what this machine lacks: isa stays "" */
+    struct ifaddrs *list = NULL;
+    char path[600], text[64];
+    size_t n = 0;
+    if (getifaddrs(&list) != 0) list = NULL;
+    for (const struct ifaddrs *a = list; a && n < sizeof f->network; a = a->ifa_next) {
+        bool met = false;                      /* an interface comes once for each of its addresses */
+        for (const struct ifaddrs *b = list; b != a && !met; b = b->ifa_next) met = strcmp(a->ifa_name, b->ifa_name) == 0;
+        if (met || !(a->ifa_flags & IFF_UP) || (a->ifa_flags & IFF_LOOPBACK)) continue;
+        snprintf(path, sizeof path, "/sys/class/net/%s/speed", a->ifa_name);
+        const int speed = int_at(path);        /* Mbit/s; virtual ones say nothing, or -1 */
+        n += (size_t)snprintf(f->network + n, sizeof f->network - n, speed > 0 ? "%s%s %g Gbit/s" : "%s%s", n ? ", " : "", a->ifa_name, speed / 1e3);
     }
-}
-
-static bool in_path(const char *program)
-{
-    const char *path = getenv("PATH");
-    char full[4096];
-    while (path && *path) {
-        const size_t n = strcspn(path, ":");
-        snprintf(full, sizeof full, "%.*s/%s", (int)n, path, program);
-        if (access(full, X_OK) == 0) return true;
-        path += n + (path[n] == ':');
+    if (list) freeifaddrs(list);
+    DIR *d = opendir("/sys/class/infiniband");
+    for (const struct dirent *e; d && (e = readdir(d));) {
+        snprintf(path, sizeof path, "/sys/class/infiniband/%s/ports/1/rate", e->d_name);
+        if (e->d_name[0] == '.' || !first_line(path, text, sizeof text)) continue;
+        f->infiniband++;
+        if (n < sizeof f->network) n += (size_t)snprintf(f->network + n, sizeof f->network - n, "%s%s %s", n ? ", " : "", e->d_name, text);
     }
-    return false;
+    if (d) closedir(d);
 }
 
-void en_doctor_probe(const en_comm *c, bool try_folder, en_doctor_facts *f)
+static void probe_system(en_doctor_facts *f)
 {
-    memset(f, 0, sizeof *f);                   /* padding too: ranks send and compare bytes */
-    f->processors = f->allowed_processors = f->allowed_cores = EN_UNKNOWN;
-    f->cpu_quota = EN_UNKNOWN;
-    f->memory_bytes = f->memory_available_bytes = f->memory_limit_bytes = f->shm_free_bytes = f->disk_free_bytes = EN_UNKNOWN;
-    f->open_files = f->open_files_hard = EN_UNKNOWN;
-    f->writable = f->flock_works = f->fcntl_works = EN_UNKNOWN;
-    snprintf(f->host, sizeof f->host, "%s", c->host);
+    char line[256];
+    struct utsname u;
+    FILE *file = fopen("/etc/os-release", "r");
+    while (file && fgets(line, sizeof line, file))
+        if (strncmp(line, "PRETTY_NAME=", 12) == 0) {
+            const char *name = line + 12 + (line[12] == '"');
+            snprintf(f->os, sizeof f->os, "%.*s", (int)strcspn(name, "\"\n"), name);
+        }
+    if (file) fclose(file);
+    if (uname(&u) == 0) snprintf(f->kernel, sizeof f->kernel, "%s %s", u.release, u.machine);
+}
+
+void en_doctor_machine(en_doctor_facts *f)
+{
     probe_processors(f);
     probe_groups(f);
     probe_limits(f);
-    probe_folder(try_folder, f);
-    probe_libraries(f);
-    f->launched = strcmp(c->name, "mpi") == 0;
-    f->has_launcher = in_path("mpirun") || in_path("mpiexec") || in_path("srun");
-    f->root_needs_consent = geteuid() == 0 && strncmp(f->mpi, "Open MPI", 8) == 0 && !getenv("OMPI_ALLOW_RUN_AS_ROOT");
+    probe_network(f);
+    probe_system(f);
 }

@@ -1,0 +1,231 @@
+/* test_program_doctor.c - `effnet doctor` from outside, on ranks that differ on purpose.
+ *
+ * Ranks of one machine stand for hosts where that is enough; hosts of their own come from test_doctor.c (made-up facts). */
+#define _GNU_SOURCE
+#include "program.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *data(void) { return drawn("--train-per-class 3 --val-per-class 1 --synth-classes 3 --synth-size 40"); }
+
+static void has(const outcome *o, const char *text)
+{
+    if (!strstr(o->out, text)) FAIL_RUN(o, "it does not say \"%s\"", text);
+}
+
+static void has_not(const outcome *o, const char *text)
+{
+    if (strstr(o->out, text)) FAIL_RUN(o, "it says \"%s\"", text);
+}
+
+/* Nothing of the doctor's is left in a folder. */
+static void is_clean(const char *folder)
+{
+    size_t n;
+    char **files = files_below(folder, &n);
+    for (size_t i = 0; i < n; i++)
+        if (strstr(files[i], "effnet-doctor")) fail_msg("%s is left behind", files[i]);
+}
+
+/* ---- nothing wrong -------------------------------------------------------------------------------------------------------- */
+
+static void equal_ranks_differ_in_nothing(void **state)
+{
+    (void)state;
+    make_folders(at("good"));
+    const outcome *o = run(0, 2, "doctor --data %s --run %s", data(), at("good/run/not/there/yet"));
+    has(o, "\nwho differs: nobody (");
+    has(o, "rank 0 sees   9 training and 3 validation images of 3 classes\n");
+    has(o, "a file of rank 0 shows everywhere");
+    has(o, "; its locks exclude the others\n");
+    has(o, "; right\n");
+    has_not(o, "  ! ");
+    if (!is_folder(at("good")) || exists(at("good/run"))) fail_msg("the folder of --run was made");
+    is_clean(at("good"));
+}
+
+static void one_process_needs_no_others(void **state)
+{
+    (void)state;
+    const outcome *o = run(0, 0, "doctor --data %s --run %s", data(), at("alone"));
+    has(o, "rank 0 sees   9 training");
+    has_not(o, "between the ranks");
+    has_not(o, "who differs");
+}
+
+static void json_has_it_all(void **state)
+{
+    (void)state;
+    const outcome *o = run(0, 2, "doctor --json --data %s --run %s", data(), at("."));
+    assert_true(o->out[0] == '{' && strcmp(o->out + strlen(o->out) - 2, "}\n") == 0);
+    assert_true(number_in(o->out, "training_images") == 9);
+    assert_true(number_in(o->out, "write_bytes_per_s") > 0);
+    has(o, "\"flock_excludes\": true");
+    has(o, "\"sum_right\": true");
+    has(o, "\"differences\": []");
+    has(o, "\"must\": []");
+}
+
+/* What checkpoints need follows the model: 4 copies of 5,288,548 parameters (describe_json in trainer.cmake) and twice 42,016
+ * statistics, and at most a percent for tensors that begin on cache lines. */
+static void checkpoints_are_sized_by_the_model(void **state)
+{
+    (void)state;
+    const outcome *o = run(0, 0, "doctor --json");
+    const double bytes = number_in(o->out, "checkpoint_bytes"), least = 4.0 * (4 * 5288548 + 2 * 42016);
+    if (bytes < least || bytes > 1.01 * least) FAIL_RUN(o, "%.0f bytes and not %.0f", bytes, least);
+    o = run(0, 0, "doctor --model b7");
+    has(o, "  checkpoints   of b7: ");
+    run(2, 2, "doctor --model b99");
+}
+
+/* ---- one rank differs ------------------------------------------------------------------------------------------------------- */
+
+static outcome *differ(int code, const char *second, const char *first)
+{
+    outcome *o = run_how((how){ .ranks = 2, .second = second }, "%s", first);
+    expect_code(o, code);
+    return o;
+}
+
+static void other_images_on_one_rank(void **state)
+{
+    (void)state;
+    shell("cp -r '%s' '%s' && rm '%s'/train/*/*1.jpg", data(), at("fewer"), at("fewer"));
+    const outcome *o = differ(1, textf("doctor --data %s", at("fewer")), textf("doctor --data %s", data()));
+    has(o, "! images of --data ");
+    has(o, " 9 training and 3 validation images of 3 classes");
+    has(o, " 6 training and 3 validation images of 3 classes");
+    has(o, "(rank 1): not the same images of --data as on ");
+    has(o, "1 of them (!) would break a job: exit code 1\n");
+    has_not(o, "! program");
+}
+
+/* A copy elsewhere is the same dataset, as for a training. */
+static void the_same_images_in_another_place(void **state)
+{
+    (void)state;
+    shell("cp -r '%s' '%s'", data(), at("copy"));
+    const outcome *o = differ(0, textf("doctor --data %s", at("copy")), textf("doctor --data %s", data()));
+    has(o, "listed by     2 ranks");
+    has(o, "who differs: nobody");
+}
+
+static void a_packed_file_cut_short(void **state)
+{
+    (void)state;
+    run(0, 0, "pack %s %s", data(), at("whole.h5"));
+    copy_file(at("whole.h5"), at("changed.h5"));
+    run(0, 2, "doctor --data %s", at("whole.h5"));
+    assert_int_equal(truncate(at("changed.h5"), 3000), 0);
+    const outcome *o = differ(1, textf("doctor --data %s", at("changed.h5")), textf("doctor --data %s", at("whole.h5")));
+    has(o, ": --data is refused: ");
+    has(o, " refused\n");
+}
+
+static void images_that_are_not_there(void **state)
+{
+    (void)state;
+    const outcome *o = run(1, 2, "doctor --data %s", at("no-such-folder"));
+    has(o, "no-such-folder does not exist");
+}
+
+static void another_program_on_one_rank(void **state)
+{
+    (void)state;
+    shell("cp '%s' '%s' && printf x >> '%s'", EN_PROGRAM, at("other"), at("other"));
+    shell("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+          "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_rmaps_default_mapping_policy=:OVERSUBSCRIBE "
+          "PRTE_MCA_hwloc_default_binding_policy=none ASAN_OPTIONS=detect_leaks=0 '%s' %s 1 '%s' doctor : %s 1 '%s' doctor > '%s' 2>&1; test $? -eq 1",
+          EN_MPIEXEC, EN_MPIEXEC_NUMPROC, EN_PROGRAM, EN_MPIEXEC_NUMPROC, at("other"), at("other.txt"));
+    const char *text = read_file(at("other.txt"), NULL);
+    if (!strstr(text, "! program ") || !strstr(text, "(rank 1): not the same program as on ")) fail_msg("it does not name the program:\n%s", text);
+}
+
+static void another_environment_on_one_rank(void **state)
+{
+    (void)state;
+    outcome *o = run_how((how){ .ranks = 2, .second = "doctor", .env = { "EN_ISA=generic", "EN_ISA=" } }, "doctor");
+    expect_code(o, 0);                                               /* a run agrees on one: advice */
+    has(o, "EN_ISA=generic");
+    has(o, "not the same environment as on");
+}
+
+static void another_folder_is_wrong_usage(void **state)
+{
+    (void)state;
+    const outcome *o = differ(2, textf("doctor --run %s", at("x")), textf("doctor --run %s", at("y")));
+    says_once(o, "start all ranks with the same options");
+}
+
+/* ---- folders ------------------------------------------------------------------------------------------------------------------ */
+
+static void a_folder_that_cannot_be_written(void **state)
+{
+    (void)state;
+    if (geteuid() == 0) skip();                                      /* root may write anywhere */
+    make_folders(at("locked"));
+    assert_int_equal(chmod(at("locked"), 0555), 0);
+    const outcome *o = run(1, 2, "doctor --run %s/run", at("locked"));
+    chmod(at("locked"), 0755);
+    has(o, "cannot be written (making a file: Permission denied); choose another folder for --run");
+}
+
+/* /proc takes no files, from root neither. */
+static void a_folder_of_the_kernel_s(void **state)
+{
+    (void)state;
+    const outcome *o = run(1, 2, "doctor --run /proc/effnet");
+    has(o, "/proc");
+    has(o, "cannot be written (making a file: ");
+}
+
+/* A mount of its own is for root, and not in every container. */
+static void a_small_disk(void **state)
+{
+    (void)state;
+    make_folders(at("small"));
+    if (system(textf("mount -t tmpfs -o size=8m,nr_inodes=100 none '%s' 2>/dev/null", at("small"))) != 0) skip();
+    outcome *o = run_how((how){ .ranks = 2 }, "doctor --run %s/run", at("small"));
+    size_t n;
+    files_below(at("small"), &n);
+    shell("umount '%s'", at("small"));
+    expect_code(o, 1);
+    has(o, "5 checkpoints of efficientnet_b0 take 0.4 GiB");
+    has(o, "more files in ");
+    assert_int_equal(n, 0);
+}
+
+/* ---- a rank that does not answer --------------------------------------------------------------------------------------------- */
+
+/* A rank is stopped as soon as it is there; the others end the job within the limit and say so. */
+static void a_rank_that_hangs_ends_the_job(void **state)
+{
+    (void)state;
+    setenv("EFFNET_STALL_S", "4", 1);
+    job *j = start((how){ .ranks = 2 }, "doctor");
+    int ranks[16], n = 0;
+    while (running(j) && (n = ranks_of(j, ranks, 16)) < 2) pause_s(0.001);
+    if (n == 2) kill(ranks[1], SIGSTOP);
+    outcome *o = finish(j);
+    unsetenv("EFFNET_STALL_S");
+    if (o->code == 0) skip();                                        /* it was through before: nothing was tried */
+    if (o->code != 5) FAIL_RUN(o, "not exit code 5");
+    if (!strstr(o->err, "another rank failed: ")) FAIL_RUN(o, "it does not say why");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(equal_ranks_differ_in_nothing), cmocka_unit_test(one_process_needs_no_others), cmocka_unit_test(json_has_it_all),
+        cmocka_unit_test(checkpoints_are_sized_by_the_model), cmocka_unit_test(other_images_on_one_rank), cmocka_unit_test(the_same_images_in_another_place),
+        cmocka_unit_test(a_packed_file_cut_short), cmocka_unit_test(images_that_are_not_there), cmocka_unit_test(another_program_on_one_rank),
+        cmocka_unit_test(another_environment_on_one_rank), cmocka_unit_test(another_folder_is_wrong_usage),
+        cmocka_unit_test(a_folder_that_cannot_be_written), cmocka_unit_test(a_folder_of_the_kernel_s), cmocka_unit_test(a_small_disk),
+        cmocka_unit_test(a_rank_that_hangs_ends_the_job) };
+    return program_main("doctor", tests, sizeof tests / sizeof *tests);
+}
