@@ -139,6 +139,7 @@ struct en_backend_ops {
     en_status (*upload)(en_backend *be, void *dst, const void *host, size_t bytes);     /* host may be reused at once */
     en_status (*download)(en_backend *be, void *host, const void *src, size_t bytes);   /* waits                     */
     en_status (*zero)(en_backend *be, void *dst, size_t bytes);
+    en_status (*copy)(en_backend *be, void *dst, const void *src, size_t bytes);        /* dst = src, both of the device, apart */
     en_status (*synchronize)(en_backend *be);
     int64_t   (*memory_available)(en_backend *be);          /* bytes the device may still give; 0: ask the host      */
     /* The weights at w (elems floats) change by `upload` and rmsprop_update only, from now on: a backend that computes with

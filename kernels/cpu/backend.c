@@ -111,6 +111,8 @@ en_status cpu_zero(en_backend *be, void *dst, size_t bytes)
     return EN_OK;
 }
 
+en_status cpu_copy(en_backend *be, void *dst, const void *src, size_t bytes) { return cpu_upload(be, dst, src, bytes); }
+
 en_status cpu_synchronize(en_backend *be) { (void)be; return EN_OK; }
 
 static void grow(size_t *have, int64_t need) { if ((size_t)need > *have) *have = (size_t)need; }

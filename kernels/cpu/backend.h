@@ -12,6 +12,7 @@ void      cpu_free(en_backend *be, void *p);
 en_status cpu_upload(en_backend *be, void *dst, const void *host, size_t bytes);
 en_status cpu_download(en_backend *be, void *host, const void *src, size_t bytes);
 en_status cpu_zero(en_backend *be, void *dst, size_t bytes);
+en_status cpu_copy(en_backend *be, void *dst, const void *src, size_t bytes);
 en_status cpu_synchronize(en_backend *be);
 en_status cpu_reserve(en_backend *be, const en_conv_geom *g);
 en_status cpu_open(const en_backend_config *config, en_backend **out);

@@ -3,7 +3,7 @@
 #include "backend.h"
 
 const en_backend_ops ISA(cpu_ops) = {
-    .close = cpu_close, .alloc = cpu_alloc, .free = cpu_free, .host_alloc = cpu_alloc, .host_free = cpu_free, .upload = cpu_upload, .download = cpu_download, .zero = cpu_zero,
+    .close = cpu_close, .alloc = cpu_alloc, .free = cpu_free, .host_alloc = cpu_alloc, .host_free = cpu_free, .upload = cpu_upload, .download = cpu_download, .zero = cpu_zero, .copy = cpu_copy,
     .synchronize = cpu_synchronize, .reserve = cpu_reserve,
     .memory_available = cpu_memory_available, .keep_weights = cpu_keep_weights,
     .stage = cpu_stage, .stage_ready = cpu_stage_step, .stage_done = cpu_stage_step, .stage_wait = cpu_stage_step,

@@ -299,6 +299,12 @@ en_status cuda_zero(en_backend *be, void *dst, size_t bytes)
     return EN_OK;
 }
 
+en_status cuda_copy(en_backend *be, void *dst, const void *src, size_t bytes)
+{
+    if (bytes) CU_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, engine(be)->compute), "copying %zu bytes", bytes);
+    return EN_OK;
+}
+
 static __global__ void __launch_bounds__(256) scale_all(int64_t n, float factor, float *x)
 {
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) x[i] *= factor;

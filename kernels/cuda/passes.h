@@ -13,6 +13,7 @@ void cuda_host_free(en_backend *be, void *p);
 en_status cuda_upload(en_backend *be, void *dst, const void *host, size_t bytes);
 en_status cuda_download(en_backend *be, void *host, const void *src, size_t bytes);
 en_status cuda_zero(en_backend *be, void *dst, size_t bytes);
+en_status cuda_copy(en_backend *be, void *dst, const void *src, size_t bytes);
 en_status cuda_synchronize(en_backend *be);
 int64_t cuda_memory_available(en_backend *be);
 en_status cuda_keep_weights(en_backend *be, float *w, int64_t elems);

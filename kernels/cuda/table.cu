@@ -4,7 +4,7 @@
 extern const en_backend_ops cuda_ops;
 const en_backend_ops cuda_ops = {
     .close = cuda_close, .alloc = cuda_alloc, .free = cuda_free, .host_alloc = cuda_host_alloc, .host_free = cuda_host_free, .upload = cuda_upload,
-    .download = cuda_download, .zero = cuda_zero, .synchronize = cuda_synchronize, .memory_available = cuda_memory_available,
+    .download = cuda_download, .zero = cuda_zero, .copy = cuda_copy, .synchronize = cuda_synchronize, .memory_available = cuda_memory_available,
     .keep_weights = cuda_keep_weights, .stage = cuda_stage, .stage_ready = cuda_stage_ready, .stage_done = cuda_stage_done,
     .stage_wait = cuda_stage_wait, .capture_begin = cuda_capture_begin, .capture_end = cuda_capture_end,
     .graph_launch = cuda_graph_launch, .graph_free = cuda_graph_free, .mark = cuda_mark, .elapsed = cuda_elapsed,
