@@ -440,7 +440,8 @@ static void a_run_that_diverges(void **state)
         outcome *o = run(4, ranks, "train --width 0.25 --depth 0.5 --image-size 32 --threads 1 --global-batch 12 --data %s --run %s --steps 30 --lr 1e30 "
                                    "--warmup-epochs 0 --checkpoint-every 20", data(), dir);
         says_once(o, "diverged");
-        says_once(o, "go on from it with a smaller --lr");
+        says_once(o, "not finite in 4 steps in a row, up to step ");
+        says_once(o, "go on from the newest checkpoint with a smaller --lr");
         says_once(o, "and go on from the one before");
         assert_int_equal(count(o->err, "effnet: "), 1);
         intact(dir);

@@ -108,6 +108,24 @@ static void a_stop_does_not_lose_the_evaluation(void **state)
     same_bits(checkpoint_of(halves, 60), checkpoint_of(whole, 60));
 }
 
+/* The request comes while an evaluation is under way, which may take longer than a batch system waits: it is given up, and
+ * made by the next start, after the same step and with the same result. */
+static void a_stop_ends_an_evaluation(void **state)
+{
+    (void)state;
+    for (int ranks = 0; ranks <= 2; ranks += 2) {
+        const char *dir = at("evaluating-%d", ranks), *whole = at("evaluating-not-%d", ranks);
+        const char *same = TRAIN " --threads 1 --steps 12 --eval-every 5 --eval-batch 2 --checkpoint-every 0";
+        run(0, ranks, "%s --data %s --run %s", same, data(), whole);
+        outcome *o = run(75, ranks, "%s --data %s --run %s --inject %s@%d:5:evaluation", same, data(), dir, ranks ? "usr1" : "term", ranks ? 1 : 0);
+        if (strstr(o->out, "evaluation after epoch")) FAIL_RUN(o, "the evaluation was made to its end");
+        assert_int_equal(newest_checkpoint(dir), 5);
+        run(0, ranks, "%s --data %s --run %s", same, data(), dir);
+        same_losses(dir, whole, 3, "eval");                        /* after steps 5, 10, 12 */
+        same_bits(checkpoint_of(dir, 12), checkpoint_of(whole, 12));
+    }
+}
+
 /* What fits into memory may be another number tomorrow: the checkpoint's counts. */
 static void accumulation_is_kept_without_asking(void **state)
 {
@@ -131,17 +149,17 @@ static void accumulation_is_kept_without_asking(void **state)
 static void other_ranks_see_the_same_images(void **state)
 {
     (void)state;
-    static const int then[] = { 2, 3 };
+    static const int first[] = { 0, 0, 2, 4 }, then[] = { 2, 3, 4, 2 };
     size_t n, m;
     const char *whole = at("moved-0");
     run(0, 0, "train --width 0.25 --depth 0.5 --image-size 32 --global-batch 12 --lr 0.0003 --threads 1 --steps 40 --data %s --run %s", data(), whole);
     const metric *y = metrics(whole, "train", &m);
-    for (size_t k = 0; k < 2; k++) {
-        const char *dir = at("moved-%d", then[k]);
+    for (size_t k = 0; k < sizeof then / sizeof *then; k++) {
+        const char *dir = at("moved-%d-%d", first[k], then[k]);
         const char *same = "train --width 0.25 --depth 0.5 --image-size 32 --global-batch 12 --lr 0.0003 --threads 1 --steps 40";
-        run(75, 0, "%s --data %s --run %s --stop-after 21", same, data(), dir);
+        run(75, first[k], "%s --data %s --run %s --stop-after 21", same, data(), dir);
         run(75, then[k], "%s --data %s --run %s --stop-after 30", same, data(), dir);
-        run(0, 0, "%s --data %s --run %s", same, data(), dir);
+        run(0, first[k], "%s --data %s --run %s", same, data(), dir);
         const metric *x = metrics(dir, "train", &n);
         assert_int_equal(n, m);
         double most = 0;
@@ -150,7 +168,7 @@ static void other_ranks_see_the_same_images(void **state)
             if (x[i].step != (int64_t)i + 1 || !(d <= 1e-4)) fail_msg("step %zu on %d ranks: loss %s instead of %s", i + 1, then[k], x[i].text, y[i].text);
             most = d > most ? d : most;
         }
-        print_message("    1, %d, 1 ranks: losses %.1e apart\n", then[k], most);
+        print_message("    %d, %d, %d ranks: losses %.1e apart\n", first[k] ? first[k] : 1, then[k], first[k] ? first[k] : 1, most);
     }
 }
 
@@ -333,6 +351,7 @@ int main(void)
         cmocka_unit_test(other_threads_with_the_same_lanes_are_the_same_bits),
         cmocka_unit_test(the_seed_is_the_runs),
         cmocka_unit_test(a_stop_does_not_lose_the_evaluation),
+        cmocka_unit_test(a_stop_ends_an_evaluation),
         cmocka_unit_test(accumulation_is_kept_without_asking),
         cmocka_unit_test(other_ranks_see_the_same_images),
         cmocka_unit_test(usr1_alone),

@@ -28,6 +28,8 @@ typedef struct {                             /* what a run is, besides its tenso
     int64_t accum;                           /* passes a step: batch norm is over the images of one; 0: not known  */
     int     world_size;                      /* ranks that the sums were over; 0: not known                        */
     bool    evaluation_owed;                 /* one was due after `step` and was not made: a resume begins with it */
+    int64_t skipped, skipped_in_row;         /* steps whose loss or gradients were not finite; the last ones of them */
+    double  lr_factor;                       /* on the schedule's rate; 1 but for runs that diverged and went back */
     double  best_top1;                       /* -1: none yet                                                       */
     double  seconds;                         /* training time so far                                               */
 } en_run_state;
@@ -86,6 +88,8 @@ en_status en_checkpoint_prune(const char *dir, int keep);
 /* Takes snapshots and writes them while training goes on.  One snapshot buffer: begin waits for the write before. */
 typedef struct en_checkpoint_writer en_checkpoint_writer;
 en_status en_checkpoint_writer_open(const char *dir, int keep, en_snapshot *buffer /* borrowed */, en_checkpoint_writer **out);
+/* A write is under way, and still is after this many seconds: acquire would wait. */
+bool      en_checkpoint_writer_busy(en_checkpoint_writer *w, double patience_s);
 /* Waits until the buffer is free (the previous write has ended); its error, if any, comes back here. */
 en_status en_checkpoint_writer_acquire(en_checkpoint_writer *w);
 /* The buffer is filled: write DIR/step-XXXXXXXX.h5 (8 digits) in the background, and best.h5 as well when `best`. */

@@ -215,6 +215,10 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     EN_PASS_ON(read_added_i64(r, "accum", 0, INT32_MAX, 0, &s->accum));
     EN_PASS_ON(read_added_i64(r, "world_size", 0, INT32_MAX, 0, &world_size));
     EN_PASS_ON(read_added_i64(r, "evaluation_owed", 0, 1, 0, &owed));
+    EN_PASS_ON(read_added_i64(r, "skipped", 0, INT64_MAX, 0, &s->skipped));
+    EN_PASS_ON(read_added_i64(r, "skipped_in_row", 0, INT64_MAX, 0, &s->skipped_in_row));
+    s->lr_factor = 1;
+    if (H5Aexists(r->root, "lr_factor") > 0) EN_PASS_ON(read_f64(r, "lr_factor", 0, 1, &s->lr_factor));
     s->world_size = (int)world_size;
     s->evaluation_owed = owed;
     EN_PASS_ON(read_f64(r, "best_top1", -1, 1, &s->best_top1));

@@ -11,11 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "trainer/checkpoint_internal.h"
@@ -102,7 +104,11 @@ en_status en_checkpoint_writer_open(const char *dir, int keep, en_snapshot *buff
     w->keep = keep;
     w->buffer = buffer;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->changed, NULL);
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->changed, &clock);
+    pthread_condattr_destroy(&clock);
     sigset_t all, before;                                    /* signals are for the thread that trains                 */
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &before);
@@ -145,6 +151,21 @@ void en_checkpoint_writer_begin(en_checkpoint_writer *w, bool best)
     w->best = best;
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);
+}
+
+bool en_checkpoint_writer_busy(en_checkpoint_writer *w, double patience_s)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    const double nanoseconds = (double)until.tv_nsec + 1e9 * patience_s;
+    until.tv_sec += (time_t)(nanoseconds / 1e9);
+    until.tv_nsec = (long)(nanoseconds - 1e9 * floor(nanoseconds / 1e9));
+    pthread_mutex_lock(&w->lock);
+    while (w->busy && patience_s > 0)
+        if (pthread_cond_timedwait(&w->changed, &w->lock, &until) != 0) break;
+    const bool busy = w->busy;
+    pthread_mutex_unlock(&w->lock);
+    return busy;
 }
 
 const char *en_checkpoint_writer_last(const en_checkpoint_writer *w)

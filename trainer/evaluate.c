@@ -135,9 +135,18 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
         status = en_net_freeze(net);
     }
     if (status == EN_OK) status = c->be->ops->alloc(c->be, sizeof sums, &tally);
-    for (int64_t b = 0; status == EN_OK && b < en_loader_steps(loader); b++) {
+    const int64_t steps = (c->dataset->samples + shard.global_batch - 1) / shard.global_batch;        /* on all ranks, also where no loader opened */
+    for (int64_t b = 0; b < steps && (status == EN_OK || c->stoppable); b++) {
         en_batch in;
         en_watch_at(EN_EVALUATION, NULL);      /* anew: an evaluation may take hours, a batch may not */
+        if (c->stoppable) {                                             /* a rank that failed goes on asking until all know */
+            const en_status mine = status;                              /* EN_TRY_OUT takes `status` for itself */
+            double asked[2] = { en_stop_requested(), mine != EN_OK };
+            EN_TRY_OUT(comm->ops->sum_f64(comm, asked, asked, 2), "evaluating %s", c->dataset->source);
+            status = mine;
+            out->stopped = asked[0] > 0 && asked[1] == 0;
+            if (asked[0] > 0 || asked[1] > 0) break;
+        }
         status = en_loader_next(loader, &in);
         if (status == EN_OK) status = en_net_input(net, in.n, c->be->u8 ? (const void *)in.bytes : in.images, &(en_targets){ .labels = in.labels });
         if (status == EN_OK) status = en_net_forward(net, 0);
@@ -146,6 +155,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     }
     if (status == EN_OK) status = c->be->ops->download(c->be, sums, tally, sizeof sums);
     EN_TRY_OUT(en_agree(comm, status), "evaluating %s", c->dataset->source);
+    if (out->stopped) goto out;
     double v[5] = { sums[EN_TALLY_LOSS], sums[EN_TALLY_TOP1], sums[EN_TALLY_TOP5], sums[EN_TALLY_IMAGES], (double)en_loader_bad(loader, NULL) };
     EN_TRY_OUT(comm->ops->sum_f64(comm, v, v, 5), "adding up the evaluation");
     EN_TRY_OUT(en_agree(comm, check_bad(c, (int64_t)v[4])), "evaluating %s", c->dataset->source);

@@ -188,6 +188,9 @@ en_status en_metrics_train(en_metrics *m, const en_train_record *r)
     put_number(&l, "resize_s", r->resize_s);
     put_number(&l, "augment_s", r->augment_s);
     put_integer(&l, "rss_bytes", r->rss_bytes);
+    put_integer(&l, "skipped", r->skipped);
+    put_number(&l, "straggler_s", r->straggler_s);
+    put_integer(&l, "slowest_rank", r->slowest_rank);
     return append(m, &l);
 }
 
@@ -202,6 +205,16 @@ en_status en_metrics_eval(en_metrics *m, const en_eval_record *r)
     put_number(&l, "loss", r->loss);
     put_integer(&l, "images", r->images);
     put_text(&l, "weights", r->weights);
+    return append(m, &l);
+}
+
+en_status en_metrics_back(en_metrics *m, int64_t step, int64_t from, double lr_factor)
+{
+    json_line l = { "{", 1 };
+    put_text(&l, "kind", "back");
+    put_integer(&l, "step", step);
+    put_integer(&l, "from_step", from);
+    put_number(&l, "lr_factor", lr_factor);
     return append(m, &l);
 }
 

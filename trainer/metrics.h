@@ -19,6 +19,8 @@ typedef struct {
     double  read_s, decode_s, resize_s, augment_s;       /* of the threads that decode ahead, together, since the step before; */
                                              /* data_s is what the step waited for them                                */
     int64_t rss_bytes;                       /* memory that this process holds now, as the kernel counts it            */
+    bool    skipped;                         /* loss or gradients were not finite: nothing was updated                  */
+    double  straggler_s; int slowest_rank;   /* own work of the slowest rank - the median's: what the others wait for   */
 } en_train_record;
 
 typedef struct {
@@ -47,6 +49,8 @@ en_status en_metrics_open(const char *run_dir, int64_t resume_step, en_metrics *
 /* Each appends a line.  EN_EIO with path and reason; a line that went in half (a full disk) is taken back. */
 en_status en_metrics_train(en_metrics *m, const en_train_record *r);
 en_status en_metrics_eval(en_metrics *m, const en_eval_record *r);
+/* The run went back from `from` to `step`, and goes on with lr_factor times the schedule's rate. */
+en_status en_metrics_back(en_metrics *m, int64_t step, int64_t from, double lr_factor);
 en_status en_metrics_checkpoint(en_metrics *m, const en_checkpoint_record *r);
 
 void      en_metrics_close(en_metrics *m);   /* NULL is fine */

@@ -126,6 +126,14 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "steps (500), epochs (2e) or time (15m, 1h30m) between checkpoints; 0: only at the end") \
   X(keep,             I64,  3,                 EN_TRAIN | EN_DOCTOR,                       "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
+  X(max_skipped,      I64,  3,                 EN_TRAIN,                                   "steps",   "[0,1000000]",                \
+    "steps in a row that are skipped because loss or gradients are not finite; more are a divergence")                    \
+  X(on_divergence,    STR,  "stop",            EN_TRAIN,                                   "word",    "stop|back",                  \
+    "stop (exit code 4), or back: to the newest checkpoint, with a lower rate")                                           \
+  X(back_lr,          F64,  0.5,               EN_TRAIN,                                   "factor",  "(0,1]",                      \
+    "the rate after going back, beside the one of before")                                             \
+  X(compare_every,    SPAN, "500",             EN_TRAIN,                                   "span",    "[0,inf)",                    \
+    "steps, epochs (2e) or time (15m) after which the ranks compare hashes of weights and optimizer; 0: when saving only") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or time (45m) between evaluations; 0: only at the end") \
   X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT,            "name",    "ema|raw",                    \

@@ -107,7 +107,7 @@ void en_progress_step(en_progress *p, const en_run *run, const en_step_report *r
 {
     const en_trainer *t = &run->t;
     const double w = p->shown == 0 ? 1 : 0.1, rate = (double)t->shard.global_batch / r->step_s;
-    p->loss += w * (r->loss - p->loss);
+    if (isfinite(r->loss)) p->loss += w * (r->loss - p->loss);
     p->top1 += w * (r->top1 - p->top1);
     p->images_per_s += w * (rate - p->images_per_s);
     p->data_share += w * (r->data_s / r->step_s - p->data_share);

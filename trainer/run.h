@@ -15,6 +15,13 @@ typedef struct {
     en_checkpoint_writer *writer;
     en_metrics *metrics;
     double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
+    bool   written;                          /* no write is under way whose end has not been looked at                  */
+    int    failures; double try_again_at;    /* writes that failed in a row; when the next is due                       */
+    bool   metrics_fail;                     /* and that has been said                                              */
+    double compared_at;                      /* seconds, as saved_at                                                */
+    bool   save_owed;                        /* a checkpoint was due while the writer was busy: all ranks               */
+    int    times_back; int64_t back_from;    /* went back in a row without getting past this step                       */
+    char   (*hosts)[64];                     /* of all ranks, by rank                                                    */
     double best_being_written;               /* of the write under way, when it is to become best.h5; else -1       */
     double saved_at, evaluated_at;           /* seconds (en_seconds), for spans in minutes                              */
     int64_t saved_step;                      /* state.step of the newest checkpoint, -1: none                       */
@@ -52,7 +59,21 @@ en_status en_run_open_loader(en_run *run);
  * describe (model, classes, dataset, batch, seed). */
 en_status en_run_find_checkpoint(en_run *run, bool *found, en_checkpoint_info *info, char path[4096]);
 en_status en_run_load_checkpoint(en_run *run, const char *path);
-/* Hands the state to the writer thread (rank 0); all ranks check that their weights are equal first. */
+/* run_save.c: hands the state to the writer thread (rank 0); all ranks check that their bits are equal first (EN_EPEER). */
 en_status en_run_save(en_run *run, bool best);
+/* Rank 0, before each step: what came of the write before, and what it answers to the roll call. */
+void      en_run_look_at_writer(en_run *run);
+/* A checkpoint is due, and rank 0 writes another one (en_roll.writing): does it still after some seconds?  Collective. */
+en_status en_run_still_writing(en_run *run, bool *busy);
+/* Rank 0: the last checkpoint is on disk, or its error after some tries. */
+en_status en_run_finish_saving(en_run *run);
+
+/* run_text.c: the header, to the terminal and to RUN/run.txt; gathers run->hosts.  Collective. */
+en_status en_run_announce(en_run *run);
+
+/* run_diverge.c: after a step that was skipped.  *back: the run stands at an earlier checkpoint now, or at its beginning, with a
+ * lower rate.  EN_EDIVERGED, on all ranks: too many were skipped, and there is no going back, or it did not help. */
+en_status en_run_after_skip(en_run *run, bool *back);
+en_status en_run_start_fresh(en_trainer *t);            /* run_open.c: weights as initialised, averages and accumulators as they begin */
 
 #endif

@@ -96,12 +96,12 @@ int64_t en_run_eval_batch(const en_run *run, int64_t micro_batch)
 }
 
 /* Weights and what belongs to them.  On the host, rank 0 holds two copies more while it writes a checkpoint (the snapshot and
- * the file's image), the others one of the weights while they compare them. */
+ * the file's image). */
 static size_t state_bytes(const en_run *run)
 {
     const en_model *m = run->t.model;
-    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 2 : 1, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
-    const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : p + s;
+    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 3 : 2, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
+    const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : 0;
     if (run->device_memory > 0) return one * sizeof(float) + (run->t.be->dtype == EN_F32 ? 0 : p * en_dtype_bytes(run->t.be->dtype));
     return (one + saving) * sizeof(float);
 }
@@ -225,13 +225,15 @@ static en_status take_arenas(en_trainer *t)
     const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
     const bool ema = t->o->ema > 0;
     struct { float **arena; size_t bytes; } want[] = { { &t->a.params, p }, { &t->a.grads, p }, { &t->a.ms, p }, { &t->a.mom, p },
-                                                       { &t->a.stats, s }, { &t->a.ema, ema ? p : 0 }, { &t->a.ema_stats, ema ? s : 0 } };
+                                                       { &t->a.stats, s }, { &t->a.stats_before, s }, { &t->a.ema, ema ? p : 0 }, { &t->a.ema_stats, ema ? s : 0 } };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         void *out = NULL;
         if (want[i].bytes) EN_TRY(t->be->ops->alloc(t->be, want[i].bytes, &out), "weights and their optimizer");
         *want[i].arena = out;
     }
     void *tally = NULL;
+    t->roll_room = calloc(2 * (size_t)(EN_ROLL_WORDS + t->comm->world_size), sizeof *t->roll_room);
+    EN_REQUIRE(t->roll_room, EN_ENOMEM, "no memory for %d ranks", t->comm->world_size);
     EN_TRY(t->be->ops->alloc(t->be, EN_TALLY * sizeof(double), &tally), "the tally");
     t->tally = tally;
     EN_TRY(t->be->ops->keep_weights(t->be, t->a.params, t->model->param_elems), "weights in the storage type");
@@ -266,7 +268,7 @@ static en_status make_segments(en_trainer *t)
 }
 
 /* From scratch: initialisers; mean squares start at one, momentum at zero, averages at the initial weights. */
-static en_status start_fresh(en_trainer *t)
+en_status en_run_start_fresh(en_trainer *t)
 {
     const int64_t p = t->model->param_elems, s = t->model->stat_elems;
     float *host = malloc((size_t)p * sizeof *host), *stats = malloc((size_t)s * sizeof *stats);
@@ -279,6 +281,7 @@ static en_status start_fresh(en_trainer *t)
         EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema, host, (size_t)p * sizeof *host), "initialising");
         EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema_stats, stats, (size_t)s * sizeof *stats), "initialising");
     }
+    EN_TRY_OUT(t->be->ops->zero(t->be, t->a.mom, (size_t)p * sizeof *host), "initialising");
     for (int64_t i = 0; i < p; i++) host[i] = 1.f;
     EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ms, host, (size_t)p * sizeof *host), "initialising");
 out:
@@ -384,7 +387,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     en_status status = EN_OK;
     en_checkpoint_info info = { 0 };
     char path[4096] = "";
-    *run = (en_run){ .lock_fd = -1, .saved_step = -1 };
+    *run = (en_run){ .lock_fd = -1, .saved_step = -1, .written = true };
     t->o = o;
     t->comm = comm;
     t->piece.slot = -1;
@@ -410,17 +413,17 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_REQUIRE_OUT(!o->dump[0] || !run->resumed || info.state.step < t->schedule.total_steps, EN_EUSAGE,
                    "--dump writes a step, but all %" PRId64 " of %s are done: take another --run, or more --steps", t->schedule.total_steps, run->dir);
     t->state = (en_run_state){ .seed = run->resumed ? info.state.seed : (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
-                               .best_top1 = -1 };
+                               .best_top1 = -1, .lr_factor = 1 };
     EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
-    else EN_TRY_OUT(en_agree(comm, start_fresh(t)), "initialising");
+    else EN_TRY_OUT(en_agree(comm, en_run_start_fresh(t)), "initialising");
     t->state.lanes = t->be->lanes;
     t->state.accum = t->shard.accum;
     t->state.world_size = comm->world_size;
     EN_TRY_OUT(en_agree(comm, open_loader(run)), "starting the loader");
     run->best_on_disk = t->state.best_top1;
     run->best_being_written = -1;
-    run->saved_at = run->evaluated_at = en_seconds();
+    run->saved_at = run->evaluated_at = run->compared_at = en_seconds();
     if (run->resumed) run->saved_step = t->state.step;
 out:
     en_checkpoint_info_free(&info);
@@ -442,10 +445,12 @@ void en_run_close(en_run *run)
     en_buckets_close(t->buckets);
     en_net_close(t->net);
     if (t->a.params) t->be->ops->keep_weights(t->be, t->a.params, 0);
-    void *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.ema_stats, t->tally };
+    void *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.stats_before, t->a.ema_stats, t->tally };
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         if (arenas[i]) t->be->ops->free(t->be, arenas[i]);
     free(t->segments);
+    free(t->roll_room);
+    free(run->hosts);
     en_model_free(t->model);
     en_model_free(run->eval_model);
     en_run_close_device(run);

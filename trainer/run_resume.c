@@ -1,9 +1,6 @@
-/* run_resume.c - a run's state between memory and its checkpoints.
+/* run_resume.c - a run's state out of its checkpoints into memory.
  *
- * Rank 0 alone reads and writes; the state is replicated, so the others receive it by broadcast and prove by a hash of
- * their weights, at every save, that they still hold the same bits. */
-#include "comm/watch.h"
-#include "trainer/crc32c.h"
+ * Rank 0 alone reads and writes (run_save.c); the state is replicated, so the others receive it by broadcast. */
 #include "trainer/run.h"
 
 #include <inttypes.h>
@@ -104,77 +101,4 @@ en_status en_run_load_checkpoint(en_run *run, const char *path)
 out:
     free(bounce);
     return status;
-}
-
-/* ---- saving ---------------------------------------------------------------------------------------------------------- */
-
-/* Every rank holds the same bits, or a machine computes wrongly: better to stop than to save one of two truths. */
-static en_status check_equal_weights(en_run *run, float *host_params, float *host_stats)
-{
-    en_trainer *t = &run->t;
-    en_comm *c = t->comm;
-    uint64_t mine = (uint64_t)en_crc32c(0, host_params, (size_t)t->model->param_elems * sizeof(float)) << 32 |
-                    en_crc32c(0, host_stats, (size_t)t->model->stat_elems * sizeof(float));
-    uint64_t *all = c->rank == 0 ? malloc((size_t)c->world_size * sizeof *all) : NULL;
-    EN_REQUIRE(all || c->rank != 0, EN_ENOMEM, "no memory to compare the weights of %d ranks", c->world_size);
-    EN_TRY(c->ops->gather(c, &mine, sizeof mine, all, 0), "comparing weights");
-    int odd = -1;
-    for (int r = 0; c->rank == 0 && r < c->world_size; r++)
-        if (all[r] != all[0]) odd = r;
-    free(all);
-    EN_TRY(c->ops->broadcast(c, &odd, sizeof odd, 0), "comparing weights");
-    run->weights_crc = mine;
-    t->agreed = odd >= 0;
-    EN_REQUIRE(odd < 0, EN_EPEER, "rank %d holds other weights than rank 0 after step %" PRId64 ": its machine or network computes wrongly; the checkpoint "
-               "was not written", odd, t->state.step);
-    return EN_OK;
-}
-
-en_status en_run_save(en_run *run, bool best)
-{
-    en_trainer *t = &run->t;
-    const struct en_backend_ops *ops = t->be->ops;
-    const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
-    if (!run->dir[0]) return EN_OK;
-    t->agreed = false;                                      /* a rank that fails here by itself ends the job (train.c) */
-    en_watch_at(EN_CHECKPOINT, NULL);
-    const double began = en_seconds();
-    double free_at = began;
-    en_snapshot *h = &run->snapshot;
-    if (t->comm->rank == 0) {
-        if (en_checkpoint_writer_acquire(run->writer) != EN_OK) {                     /* the write before this one */
-            fprintf(stderr, "effnet: a checkpoint could not be written, training goes on: %s", en_error_text());
-            en_error_clear();
-            if (!best) t->state.best_top1 = run->best_on_disk;     /* what was not kept need not be surpassed; evaluate() shares it */
-        } else if (run->best_being_written >= 0) run->best_on_disk = run->best_being_written;
-        run->best_being_written = best ? t->state.best_top1 : -1;
-        free_at = en_seconds();
-        EN_TRY(ops->download(t->be, h->params, t->a.params, p), "snapshot");
-        EN_TRY(ops->download(t->be, h->stats, t->a.stats, s), "snapshot");
-        EN_TRY(ops->download(t->be, h->slot[0], t->a.ms, p), "snapshot");
-        EN_TRY(ops->download(t->be, h->slot[1], t->a.mom, p), "snapshot");
-        if (t->a.ema) {
-            EN_TRY(ops->download(t->be, h->ema_params, t->a.ema, p), "snapshot");
-            EN_TRY(ops->download(t->be, h->ema_stats, t->a.ema_stats, s), "snapshot");
-        }
-        h->state = t->state;
-        EN_TRY(check_equal_weights(run, h->params, h->stats), "saving step %" PRId64, t->state.step);
-        en_checkpoint_writer_begin(run->writer, best);
-        const en_checkpoint_record r = { .step = t->state.step, .wait_s = free_at - began, .snapshot_s = en_seconds() - free_at, .best = best };
-        if (run->metrics && en_metrics_checkpoint(run->metrics, &r) != EN_OK) {        /* not worth a run */
-            fprintf(stderr, "effnet: metrics: %s\n", en_error_message());
-            en_error_clear();
-        }
-    } else {
-        float *copy = malloc(p + s);
-        EN_REQUIRE(copy, EN_ENOMEM, "no memory to compare weights");
-        en_status status = ops->download(t->be, copy, t->a.params, p);
-        if (status == EN_OK) status = ops->download(t->be, copy + t->model->param_elems, t->a.stats, s);
-        if (status == EN_OK) status = check_equal_weights(run, copy, copy + t->model->param_elems);
-        free(copy);
-        EN_TRY(status, "saving step %" PRId64, t->state.step);
-    }
-    run->saved_step = t->state.step;
-    run->saved_at = en_seconds();
-    return EN_OK;
 }

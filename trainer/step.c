@@ -6,7 +6,9 @@
  * results come back in one small tally.
  *
  * A rank whose input fails does not leave: it goes on with whatever lies in its slot, so that every sum over ranks still has
- * all its ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits. */
+ * all its ranks, and says so in the tally, which keeps the update from being made; then all leave together and nobody waits.
+ * A loss or a gradient that is not finite keeps the update from being made likewise: the step is skipped on all ranks, since
+ * the tally is the same on all, and what the forward pass did to the running statistics is taken back. */
 #include "comm/watch.h"
 #include "trainer/inject.h"
 #include "trainer/trainer.h"
@@ -18,14 +20,15 @@
 
 enum { BEGUN, FORWARD, BACKWARD, SUMMED, UPDATED };                     /* marks on the device's way */
 
+static double rate_at(const en_trainer *t, int64_t step);
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r);
-static en_status agree_to_stop(en_trainer *t, en_step_report *r);
+static en_status call_roll(en_trainer *t, en_step_report *r, double began, double waited);
 
 en_status en_train_step(en_trainer *t, en_step_report *r)
 {
     const int64_t step = t->state.step, accum = t->shard.accum;
-    *r = (en_step_report){ .lr = en_lr_at(&t->schedule, step) };
-    const double t0 = en_seconds();
+    *r = (en_step_report){ .lr = rate_at(t, step) };
+    const double t0 = en_seconds(), waited = en_watch_waited();
     en_watch_step(step + 1);
     EN_TRY(en_inject_step_begins(t),                          "step %" PRId64, step);                /* faults on purpose, in the tests' build         */
     if (t->dump) EN_TRY(en_dump_arenas(t, "/before", t->a.params, t->a.stats), "step %" PRId64 ": dump", step);
@@ -36,7 +39,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }
     EN_TRY(en_inject_step_queued(t),                          "step %" PRId64, step);
-    EN_TRY(agree_to_stop(t, r),                               "step %" PRId64, step);
+    EN_TRY(call_roll(t, r, t0, waited),                       "step %" PRId64, step);
     EN_TRY(en_step_settle(t, r),                                      "step %" PRId64, step);            /* waits: loss, hits, norm of the gradient */
     if (t->dump) EN_TRY(en_dump_finish(t),                    "step %" PRId64 ": dump", step);
 
@@ -60,6 +63,7 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
     if (p->first) {
         EN_TRY(ops->zero(be, t->a.grads, (size_t)t->model->param_elems * sizeof(float)), "zero");            /* every grads below is += */
         EN_TRY(ops->zero(be, t->tally, EN_TALLY * sizeof(double)), "zero");
+        EN_TRY(ops->copy(be, t->a.stats_before, t->a.stats, (size_t)t->model->stat_elems * sizeof(float)), "keeping the statistics");
         en_buckets_begin(t->buckets);
     }
     EN_TRY(ops->mark(be, BEGUN), "mark");
@@ -91,6 +95,9 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
 
 /* ---- the pieces ------------------------------------------------------------------------------------------------------ */
 
+/* The schedule's, lowered by what the run has been through (run_diverge.c). */
+static double rate_at(const en_trainer *t, int64_t step) { return en_lr_at(&t->schedule, step) * t->state.lr_factor; }
+
 /* The images of (step, micro) into the next slot; nothing to do when they were fetched ahead. */
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r)
 {
@@ -112,7 +119,7 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     *p = (en_piece){ .fetched = true, .step = step, .micro = micro, .slot = (p->slot + 1) % t->be->slots, .first = micro == 0,
                      .last = micro == t->shard.accum - 1, .all = en_shard_images(&t->shard, micro) };
     const en_now now = { .seed = t->state.seed, .step = step, .first = first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
-                         .lr = (float)en_lr_at(&t->schedule, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
+                         .lr = (float)rate_at(t, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
     const void *images = t->be->u8 ? (const void *)t->batch.bytes : t->batch.images;
     const en_targets targets = { t->batch.labels, t->batch.mates, t->batch.shares };
     EN_TRY(en_net_stage(t->net, p->slot, n, images, &targets, &now), "staging");
@@ -120,11 +127,11 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     return EN_OK;
 }
 
-static en_status agree_to_stop(en_trainer *t, en_step_report *r)
+static en_status call_roll(en_trainer *t, en_step_report *r, double began, double waited)
 {
-    double stop = en_stop_requested();
-    EN_TRY(t->comm->ops->sum_f64(t->comm, &stop, &stop, 1), "agreeing on the step");
-    r->stop = stop > 0;
+    const double work = en_seconds() - began - (en_watch_waited() - waited);
+    const en_answer mine = { .stop = en_stop_requested(), .writing = t->writing, .save_again = t->save_again, .work_s = work > 0 ? work : 0 };
+    EN_TRY(en_rollcall(t->comm, &mine, t->roll_room, &r->roll), "agreeing on the step");
     return EN_OK;
 }
 
@@ -141,17 +148,21 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
     r->optimizer_s = t->be->ops->elapsed(t->be, SUMMED, UPDATED);
     r->bn_comm_s = en_net_bn_seconds(t->net);
 
-    t->agreed = v[EN_TALLY_FAILED] > 0 || !isfinite(v[EN_TALLY_LOSS]) || !isfinite(v[EN_TALLY_GRAD_SQUARE]);
+    t->agreed = v[EN_TALLY_FAILED] > 0;
     if (v[EN_TALLY_FAILED] > 0)
         return en_agree(t->comm, t->trouble[0] ? en_raise(t->trouble_status, __FILE__, __LINE__, __func__, "%s", t->trouble) : EN_OK);
     const double images = v[EN_TALLY_IMAGES];
     r->loss = images > 0 ? v[EN_TALLY_LOSS] / images : 0;
     r->top1 = images > 0 ? v[EN_TALLY_TOP1] / images : 0;
     r->grad_norm = sqrt(v[EN_TALLY_GRAD_SQUARE]);
-    EN_REQUIRE(isfinite(r->loss), EN_EDIVERGED, "the loss is %g at step %" PRId64 " (learning rate %g); the newest checkpoint is from before: go on "
-               "from it with a smaller --lr or a longer --warmup-epochs", r->loss, t->state.step, r->lr);
-    EN_REQUIRE(isfinite(r->grad_norm), EN_EDIVERGED, "the gradients are not finite at step %" PRId64 " (loss %g, learning rate %g); the newest "
-               "checkpoint is from before: go on from it with a smaller --lr or a longer --warmup-epochs", t->state.step, r->loss, r->lr);
+    r->skipped = !isfinite(r->loss) || !isfinite(r->grad_norm);
+    if (r->skipped) {
+        t->state.skipped++;
+        t->state.skipped_in_row++;
+        EN_TRY(t->be->ops->copy(t->be, t->a.stats, t->a.stats_before, (size_t)t->model->stat_elems * sizeof(float)), "taking the statistics back");
+        return EN_OK;
+    }
+    t->state.skipped_in_row = 0;
     if (t->a.ema) t->state.ema_updates++;
     return EN_OK;
 }

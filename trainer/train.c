@@ -4,15 +4,12 @@
  * that no rank evaluates while another trains. */
 #include "comm/watch.h"
 #include "trainer/commands.h"
-#include "trainer/doctor.h"
+#include "trainer/compare.h"
 #include "trainer/progress.h"
 
-#include "revision.h"
-
-#include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* A span of time is read off rank 0's clock; the others ask it. */
@@ -39,27 +36,32 @@ static en_status stop_due(en_run *run, bool *out)
     return EN_OK;
 }
 
-/* A line of metrics is not worth a run: said, and forgotten. */
-static void complain(en_progress *p)
+/* A line of metrics is not worth a run: said once, until lines are written again. */
+static void note(en_run *run, en_progress *p, en_status s)
 {
-    en_progress_say(p, "metrics: %s", en_error_message());
-    en_error_clear();
+    if (s != EN_OK && !run->metrics_fail) en_progress_say(p, "metrics: %s; training goes on without these lines", en_error_message());
+    run->metrics_fail = s != EN_OK;
+    if (s != EN_OK) en_error_clear();
 }
 
-static en_status evaluate(en_run *run, en_progress *p, bool *best)
+/* *stopped: a request to stop came first. */
+static en_status evaluate(en_run *run, en_progress *p, bool *best, bool *stopped)
 {
     en_trainer *t = &run->t;
+    *best = false;
     const bool ema = t->a.ema && strcmp(t->o->eval_weights, "ema") == 0;
     en_eval_result r;
     const en_eval_config c = { .comm = t->comm, .be = t->be, .model = run->eval_model, .params = ema ? t->a.ema : t->a.params,
                                .stats = ema ? t->a.ema_stats : t->a.stats, .dataset = t->val_set,
                                .batch = en_run_eval_batch(run, run->micro_batch),
                                .workers = en_workers_of(t->o, t->be), .max_bad = t->o->max_bad,
-                               .max_pixels = t->o->max_pixels, .prefetch = t->o->prefetch, .kernel = run->resize.kernel };
+                               .max_pixels = t->o->max_pixels, .stoppable = true, .prefetch = t->o->prefetch, .kernel = run->resize.kernel };
     en_watch_at(EN_EVALUATION, NULL);
     const en_status s = en_evaluate(&c, &r);
     t->agreed = s != EN_OK && s != EN_EPEER;               /* the ranks agreed on it, unless the agreement itself failed */
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
+    *stopped = r.stopped;
+    if (r.stopped) return EN_OK;
     EN_TRY(t->comm->ops->broadcast(t->comm, &t->state.best_top1, sizeof t->state.best_top1, 0), "sharing the best so far");   /* of best.h5 */
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;
@@ -70,7 +72,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best)
                     epoch, t->state.step, ema ? "ema" : "raw", 100 * r.top1, 100 * r.top5, r.loss, r.images, r.seconds, *best ? "  (best so far)" : "");
     const en_eval_record record = { .step = t->state.step, .epoch = epoch, .top1 = r.top1, .top5 = r.top5, .loss = r.loss, .images = r.images,
                                     .weights = ema ? "ema" : "raw" };
-    if (run->metrics && en_metrics_eval(run->metrics, &record) != EN_OK) complain(p);
+    if (run->metrics) note(run, p, en_metrics_eval(run->metrics, &record));
     return EN_OK;
 }
 
@@ -91,9 +93,12 @@ static void record_step(en_run *run, en_progress *p, const en_step_report *r)
                                 .backward_s = r->backward_s, .bn_comm_s = r->bn_comm_s, .grad_comm_exposed_s = r->grad_comm_s,
                                 .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm,
                                 .read_s = r->input.read_s, .decode_s = r->input.decode_s, .resize_s = r->input.resize_s,
-                                .augment_s = r->input.augment_s, .rss_bytes = en_memory_held() };
-    if (run->metrics && en_metrics_train(run->metrics, &m) != EN_OK) complain(p);
+                                .augment_s = r->input.augment_s, .rss_bytes = en_memory_held(), .skipped = r->skipped,
+                                .straggler_s = r->roll.straggler_s, .slowest_rank = r->roll.slowest };
+    if (run->metrics) note(run, p, en_metrics_train(run->metrics, &m));
 }
+
+typedef struct { en_input_watch input; en_straggler_watch straggler; en_loader_times spent; } watches;
 
 /* Where a device computes and cores decode, a step that waits is a matter of cores; on the CPU they are the same cores. */
 static void look_at_input(const en_run *run, en_progress *p, en_input_watch *w, const en_step_report *r)
@@ -114,21 +119,42 @@ static void look_at_cache(en_run *run, en_progress *p)
                     pictures, run->t.train_set->samples, (double)bytes / 1e9);
 }
 
-/* The last checkpoint must be on disk before we say so. */
-static en_status finish_saving(en_run *run)
+/* Among processes that compute in step, the slowest one is everybody's speed. */
+static void look_at_stragglers(const en_run *run, en_progress *p, en_straggler_watch *w, const en_step_report *r)
 {
-    if (!run->writer) return EN_OK;
-    EN_TRY(en_checkpoint_writer_wait(run->writer), "writing the checkpoint of step %" PRId64, run->saved_step);
+    int rank;
+    double lag, step;
+    if (run->t.comm->world_size > 1 && en_straggler_step(w, &r->roll, r->step_s, &rank, &lag, &step))
+        en_progress_say(p, "rank %d on host %s is slower than the others: they wait %.3g s of each step (%.3g s) for it; is its machine busy, throttled, or its "
+                        "disk slow?", rank, run->hosts ? run->hosts[rank] : "?", lag, step);
+}
+
+static void say_skipped(const en_run *run, en_progress *p, const en_step_report *r)
+{
+    const en_run_state *s = &run->t.state;
+    en_progress_say(p, "step %" PRId64 " is skipped: %s not finite (loss %g, gradient norm %g, rate %g); %" PRId64 " in a row, %" PRId64 " in all", s->step,
+                    isfinite(r->loss) ? "the gradients are" : "the loss is", r->loss, r->grad_norm, r->lr, s->skipped_in_row, s->skipped);
+}
+
+static en_status skipped(en_run *run, en_progress *p, bool *back)
+{
+    en_trainer *t = &run->t;
+    const int64_t from = t->state.step;
+    EN_TRY(en_run_after_skip(run, back), "after step %" PRId64, from);
+    if (!*back || t->comm->rank != 0) return EN_OK;
+    en_progress_say(p, "diverged at step %" PRId64 ": back to %s %" PRId64 ", with %g of the rate", from, run->saved_step >= 0 ? "the checkpoint of step" : "step",
+                    t->state.step, t->state.lr_factor);
+    if (run->metrics) note(run, p, en_metrics_back(run->metrics, t->state.step, from, t->state.lr_factor));
     return EN_OK;
 }
 
 /* An evaluation that fails (files, memory) ends the run, but not the work since the last save. */
-static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best)
+static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best, bool *stopped)
 {
     en_trainer *t = &run->t;
     char why[4096];
-    const en_status s = evaluate(run, p, best);
-    t->state.evaluation_owed = s != EN_OK;
+    const en_status s = evaluate(run, p, best, stopped);
+    t->state.evaluation_owed = s != EN_OK || *stopped;
     if (s == EN_OK || !t->agreed) return s;
     int n = snprintf(why, sizeof why, "%s", en_error_text());
     if (n >= (int)sizeof why) n = sizeof why - 1;
@@ -139,93 +165,78 @@ static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best)
     return en_raise(s, __FILE__, __LINE__, __func__, "%s", why);
 }
 
+/* What rank 0 makes of a step; `back`, when the run has left it again. */
+static void tell(en_run *run, en_progress *p, watches *w, en_step_report *r)
+{
+    en_trainer *t = &run->t;
+    account_input(t->loader, &w->spent, r);
+    en_progress_step(p, run, r);
+    record_step(run, p, r);
+    if (r->skipped) say_skipped(run, p, r);
+    look_at_input(run, p, &w->input, r);
+    look_at_cache(run, p);
+    look_at_stragglers(run, p, &w->straggler, r);
+}
+
+/* After a step that was made, or skipped: an evaluation, a checkpoint, the end? */
+static en_status between_steps(en_run *run, en_progress *p, const en_step_report *r, bool *stopped)
+{
+    en_trainer *t = &run->t;
+    const bool end = t->state.step >= t->schedule.total_steps;
+    bool eval, save, stop, compare, best = false;
+    EN_TRY(stop_due(run, &stop), "is it time to stop");
+    *stopped = !end && (r->roll.stop || stop);
+    EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "is an evaluation due");
+    EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "is a checkpoint due");
+    EN_TRY(due(run, &t->o->compare_every, run->compared_at, &compare), "is it time to compare");
+    t->state.evaluation_owed = t->val_set && (eval || end);
+    if (t->state.evaluation_owed && !*stopped) {
+        bool asked = false;
+        EN_TRY(evaluate_or_save(run, p, &best, &asked), "evaluation");
+        *stopped |= asked;                                 /* after the last step, too: the same command makes the evaluation */
+    }
+    const bool now = best || end || *stopped;
+    bool busy = r->roll.writing;
+    if (save && busy && !now) EN_TRY(en_run_still_writing(run, &busy), "is a checkpoint being written");
+    run->save_owed |= save || (r->roll.save_again && run->dir[0]);
+    if (now || (run->save_owed && !busy)) EN_TRY(en_run_save(run, best), "saving");
+    else if (compare && t->comm->world_size > 1) {
+        en_watch_at(EN_CHECKPOINT, "comparing");
+        EN_TRY(en_compare_ranks(t, NULL, &run->weights_crc), "comparing the ranks");
+        run->compared_at = en_seconds();
+    }
+    return EN_OK;
+}
+
+/* An evaluation that the start before this one owes: the request to stop came first. */
+static en_status make_up(en_run *run, en_progress *p, bool *stopped)
+{
+    en_trainer *t = &run->t;
+    bool best;
+    if (!t->val_set || !t->state.evaluation_owed) return EN_OK;
+    EN_TRY(evaluate(run, p, &best, stopped), "the evaluation that was put off");
+    t->state.evaluation_owed = *stopped;
+    if (!*stopped) EN_TRY(en_run_save(run, best), "saving");
+    return EN_OK;
+}
+
 static en_status loop(en_run *run, en_progress *p, bool *stopped)
 {
     en_trainer *t = &run->t;
     const bool root = t->comm->rank == 0;
-    bool best = false;
-    en_input_watch watch = { 0 };
-    en_loader_times input = { 0 };
-    if (t->val_set && t->state.evaluation_owed) {          /* the request to stop came first */
-        EN_TRY(evaluate(run, p, &best), "after step %" PRId64, t->state.step);
-        t->state.evaluation_owed = false;
-        EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
-    }
-    while (t->state.step < t->schedule.total_steps) {
+    watches w = { .spent = { 0 } };
+    EN_TRY(make_up(run, p, stopped), "after step %" PRId64, t->state.step);
+    while (!*stopped && t->state.step < t->schedule.total_steps) {
         en_step_report r;
-        bool eval, save, stop;
+        bool back = false;
+        if (root) en_run_look_at_writer(run);
         EN_TRY(en_train_step(t, &r), "training");
-        if (root) {
-            account_input(t->loader, &input, &r);
-            en_progress_step(p, run, &r);
-            record_step(run, p, &r);
-            look_at_input(run, p, &watch, &r);
-            look_at_cache(run, p);
-        }
-        const bool end = t->state.step >= t->schedule.total_steps;
-        EN_TRY(stop_due(run, &stop), "after step %" PRId64, t->state.step);
-        *stopped = !end && (r.stop || stop);
-        EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "after step %" PRId64, t->state.step);
-        EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "after step %" PRId64, t->state.step);
-        best = false;
-        t->state.evaluation_owed = t->val_set && (eval || end);
-        if (t->state.evaluation_owed && !*stopped) EN_TRY(evaluate_or_save(run, p, &best), "after step %" PRId64, t->state.step);
-        if (save || best || end || *stopped) EN_TRY(en_run_save(run, best), "after step %" PRId64, t->state.step);
-        if (*stopped) break;
+        if (root) tell(run, p, &w, &r);
+        if (r.skipped) EN_TRY(skipped(run, p, &back), "training");
+        if (back) w.spent = (en_loader_times){ 0 };        /* a new loader */
+        else EN_TRY(between_steps(run, p, &r, stopped), "after step %" PRId64, t->state.step);
     }
     return EN_OK;
-}
-
-enum { HOST_BYTES = sizeof ((en_comm *)0)->host };
-
-/* "node1 x 4, node2 x 4" */
-static void write_hosts(FILE *f, const char (*host)[HOST_BYTES], int n)
-{
-    const char *glue = "";
-    for (int r = 0; r < n; r++) {
-        int before = 0, all = 0;
-        for (int q = 0; q < n; q++)
-            if (strcmp(host[q], host[r]) == 0) all++, before += q < r;
-        if (before) continue;
-        fprintf(f, "%s%s x %d", glue, host[r], all);
-        glue = ", ";
-    }
-}
-
-/* RUN/run.txt: what was asked for, of which program and where, once more at each start. */
-static void write_run_txt(const en_run *run, FILE *f, const char (*host)[HOST_BYTES])
-{
-    char mpi[EN_DOCTOR_MPI], hdf5[EN_DOCTOR_HDF5];
-    en_library_versions(mpi, hdf5);
-    if (run->resumed) fprintf(f, "\n");
-    en_print_header(run, f);
-    fprintf(f, "  program     effnet %s%s; %s, HDF5 %s\n  hosts       ", EN_VERSION, *EN_REVISION ? " (" EN_REVISION ")" : "", mpi, hdf5);
-    write_hosts(f, host, run->t.comm->world_size);
-    fprintf(f, "\n%s", run->options_text ? run->options_text : "");
-}
-
-static en_status begin(const en_run *run, const char (*host)[HOST_BYTES])
-{
-    en_print_header(run, stdout);
-    if (!run->dir[0]) return EN_OK;
-    char path[4200];
-    snprintf(path, sizeof path, "%s/run.txt", run->dir);
-    FILE *f = fopen(path, run->resumed ? "a" : "w");
-    EN_REQUIRE(f, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
-    write_run_txt(run, f, host);
-    EN_REQUIRE(fclose(f) == 0, EN_EIO, "%s cannot be written: %s", path, strerror(errno));
-    return EN_OK;
-}
-
-static en_status begin_all(const en_run *run)
-{
-    en_comm *c = run->t.comm;
-    char (*host)[HOST_BYTES] = c->rank == 0 ? malloc((size_t)c->world_size * sizeof *host) : NULL;
-    EN_TRY(en_agree(c, host || c->rank ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for %d names", c->world_size)), "starting");
-    en_status s = c->ops->gather(c, c->host, sizeof c->host, host, 0);
-    if (s == EN_OK) s = en_agree(c, c->rank == 0 ? begin(run, (const char (*)[HOST_BYTES])host) : EN_OK);
-    free(host);
-    return s;
 }
 
 static en_status train(const en_options *o, en_comm *comm)
@@ -237,7 +248,7 @@ static en_status train(const en_options *o, en_comm *comm)
     EN_TRY(en_run_open(o, comm, &run), "starting");
     en_trainer *t = &run.t;
     const bool root = comm->rank == 0;
-    EN_TRY_OUT(begin_all(&run), "starting");
+    EN_TRY_OUT(en_run_announce(&run), "starting");
     if (root) en_progress_open(&progress, &run);
     const int64_t began = t->state.step;
     if (t->dump && run.resumed) en_progress_say(&progress, "--dump holds step %" PRId64 ", the first of this start", began + 1);
@@ -251,7 +262,7 @@ static en_status train(const en_options *o, en_comm *comm)
         en_report_error(comm, status);
         en_comm_abort(comm, en_status_exit_code(status));
     }
-    const en_status saved = root ? finish_saving(&run) : EN_OK;
+    const en_status saved = root ? en_run_finish_saving(&run) : EN_OK;
     if ((status == EN_EDIVERGED || status == EN_EPEER) && !root) en_report_hush();   /* every rank knows; one tells */
     if (status == EN_EDIVERGED && run.dir[0])              /* weights can be ruined some steps before they are infinite */
         en_raise(status, __FILE__, __LINE__, __func__, "training; if it diverges from the newest checkpoint again, at any rate, that one was ruined "

@@ -8,11 +8,13 @@
 #include "trainer/dump.h"
 #include "trainer/net.h"
 #include "trainer/options.h"
+#include "trainer/rollcall.h"
 #include "trainer/schedule.h"
 
 typedef struct {                         /* device arenas in en_model's layout; all owned by the trainer           */
     float *params, *grads, *ms, *mom, *ema;   /* param_elems each; ema NULL without averaging                      */
     float *stats, *ema_stats;                 /* stat_elems each                                                   */
+    float *stats_before;                      /* of the step at hand, to take it back: stat_elems                  */
 } en_arenas;
 
 typedef struct en_trainer en_trainer;
@@ -48,6 +50,8 @@ struct en_trainer {
     en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
     en_status   trouble_status;                /* of `trouble`                                                      */
     char        trouble[2048];           /* this rank's own error in this step, told after the agreement           */
+    bool        writing, save_again;     /* rank 0's answers to the roll call (run_save.c)                         */
+    double     *roll_room;               /* of en_rollcall                                                         */
     bool        agreed;                  /* the error at hand is known to all ranks: they leave together           */
 };
 
@@ -55,12 +59,12 @@ typedef struct {                         /* of one step, over all ranks; seconds
     double loss, top1, lr, grad_norm;
     double data_s, forward_s, backward_s, bn_comm_s, grad_comm_s, optimizer_s, step_s;
     en_loader_times input;               /* seconds of the loader's threads since the step before, filled in by train.c */
-    bool   stop;                         /* some rank was asked to stop                                            */
+    bool   skipped;                      /* loss or gradients are not finite: weights, averages and statistics are as before */
+    en_roll roll;
 } en_step_report;
 
-/* One optimizer step.  EN_OK; EN_EDIVERGED: loss or gradients not finite; EN_EDATA: some rank's input failed
- * (told by that rank).  On an error the weights are those before the step, except for
- * EN_EDIVERGED out of the gradients (running statistics have moved with the forward pass).  All ranks return at the same step. */
+/* One optimizer step, or one that was skipped.  EN_OK; EN_EDATA: some rank's input failed (told by that rank); on an error the
+ * weights are those before the step.  All ranks return at the same step. */
 en_status en_train_step(en_trainer *t, en_step_report *r);
 
 /* Its two halves on the device: what is queued for a piece, and the wait for what the step came to. */
@@ -80,7 +84,7 @@ void en_stop_on_signals(void);           /* SIGUSR1, SIGTERM, SIGINT ask for a s
 bool en_stop_requested(void);
 
 /* ---- evaluation (evaluate.c) --------------------------------------------------------------------------------------- */
-typedef struct { double loss, top1, top5; int64_t images, bad; double seconds; } en_eval_result;
+typedef struct { double loss, top1, top5; int64_t images, bad; double seconds; bool stopped; } en_eval_result;
 
 typedef struct {
     en_comm *comm; en_backend *be; const en_model *model;
@@ -90,6 +94,7 @@ typedef struct {
     int64_t prefetch;                    /* MiB, as --prefetch                                                     */
     en_resize_kernel kernel;
     double max_bad; int64_t max_pixels;
+    bool stoppable;                      /* a request to stop on any rank ends it: result.stopped, and no other member means anything */
     bool want_logits; en_dump *logits;   /* all ranks say so; rank 0 has the file: /logits, /labels, /files        */
 } en_eval_config;
 
