@@ -54,6 +54,9 @@ struct en_comm {
  * From here to en_comm_close a rank that hangs, is silent or gone ends the job with EN_EPEER's exit code and a line that names it
  * (watch.h has the limits; half an hour, or EFFNET_STALL_S seconds in the environment, where they were not set; 0: never). */
 en_status en_comm_open(en_comm **out);
+/* Initialises MPI ahead of en_comm_open, which then takes it over as its own, for who calls single ranks by MPI before all meet.
+ * *begun false: there is no launcher, and nothing was done.  It may wait for ranks that do not start, and nobody watches it. */
+en_status en_comm_begin(bool *begun);
 /* Finalises MPI when en_comm_open initialised it: all ranks call it, and leave it together.  Nothing may be left to do then
  * but exit: mpirun ends the other ranks as soon as one has left with a code that is not 0 (75 too).  NULL is fine. */
 void      en_comm_close(en_comm *c);

@@ -5,6 +5,7 @@
 #include "comm/comm.h"
 
 en_status en_comm_open_self(en_comm **out);
+en_status en_comm_begin_mpi(void);
 /* expected: the number of ranks the launcher announced, 0 when it did not say */
 en_status en_comm_open_mpi(int expected, en_comm **out);
 _Noreturn void en_comm_abort_mpi(int exit_code);

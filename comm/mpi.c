@@ -366,6 +366,16 @@ out:
     return status;
 }
 
+static bool begun_ahead;
+
+en_status en_comm_begin_mpi(void)
+{
+    int provided;
+    MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+    begun_ahead = true;
+    return EN_OK;
+}
+
 en_status en_comm_open_mpi(int expected, en_comm **out)
 {
     int initialised = 0, provided = MPI_THREAD_SINGLE, ranks = 0;
@@ -373,6 +383,8 @@ en_status en_comm_open_mpi(int expected, en_comm **out)
     MPI_TRY(MPI_Initialized(&initialised));
     if (!initialised) MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
     else              MPI_TRY(MPI_Query_thread(&provided));
+    const bool finalize = !initialised || begun_ahead;
+    begun_ahead = false;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN);
     en_status status = EN_OK;
@@ -381,7 +393,7 @@ en_status en_comm_open_mpi(int expected, en_comm **out)
     EN_REQUIRE_OUT(!(expected > 1 && ranks == 1), EN_EUSAGE, "the launcher says %d ranks but MPI sees one: it belongs to another"
                    " MPI than the one this program was built with", expected);
     MPI_TRY_OUT(MPI_Comm_dup(MPI_COMM_WORLD, &ours));
-    EN_TRY(wrap(ours, !initialised, out), "opening the world");      /* which finalises when it fails */
+    EN_TRY(wrap(ours, finalize, out), "opening the world");      /* which finalises when it fails */
     status = en_watch_open(*out);
     if (status != EN_OK) {
         close_mpi(*out);
@@ -389,7 +401,7 @@ en_status en_comm_open_mpi(int expected, en_comm **out)
     }
     return status;
 out:
-    if (!initialised) MPI_Finalize();
+    if (finalize) MPI_Finalize();
     return status;
 }
 

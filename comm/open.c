@@ -20,13 +20,28 @@ static int env_count(const char *name)         /* 0: not set, or no number */
     return v > 0 && v < 1 << 24 ? (int)v : 0;
 }
 
+/* *ranks: as many as the launcher says, 0 when it does not */
+static bool launched(int *ranks)
+{
+    *ranks = env_count("OMPI_COMM_WORLD_SIZE");                    /* Open MPI's mpirun                       */
+    if (!*ranks) *ranks = env_count("PMI_SIZE");                   /* Hydra (MPICH, Intel MPI), srun --mpi=pmi2 */
+    return *ranks || getenv("PMIX_RANK");                          /* srun --mpi=pmix, other PMIx launchers   */
+}
+
+en_status en_comm_begin(bool *begun)
+{
+    int ranks;
+    *begun = launched(&ranks);
+    if (*begun) EN_TRY(en_comm_begin_mpi(), "starting MPI");
+    return EN_OK;
+}
+
 en_status en_comm_open(en_comm **out)
 {
     *out = NULL;
-    int ranks = env_count("OMPI_COMM_WORLD_SIZE");                 /* Open MPI's mpirun                       */
-    if (!ranks) ranks = env_count("PMI_SIZE");                     /* Hydra (MPICH, Intel MPI), srun --mpi=pmi2 */
+    int ranks;
     const int tasks = env_count("SLURM_STEP_NUM_TASKS");           /* any srun                                */
-    if (ranks || getenv("PMIX_RANK")) {                            /* srun --mpi=pmix, other PMIx launchers   */
+    if (launched(&ranks)) {
         EN_TRY(en_comm_open_mpi(ranks ? ranks : tasks, out), "starting MPI");
         return EN_OK;
     }
