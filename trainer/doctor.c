@@ -4,6 +4,7 @@
  * all leave with 1; a rank that does not answer, with 5. */
 #include "trainer/doctor.h"
 
+#include "comm/watch.h"
 #include "trainer/commands.h"
 #include "trainer/trainer.h"
 
@@ -87,6 +88,14 @@ out:
     return status;
 }
 
+/* Nothing here takes two minutes, but listing images may.  EFFNET_STALL_S says otherwise. */
+static void set_limits(const en_options *o)
+{
+    double limit_s[EN_SECTIONS];
+    for (int i = 0; i < EN_SECTIONS; i++) limit_s[i] = *o->data ? 1800 : 120;
+    if (!getenv("EFFNET_STALL_S")) en_watch_limits(limit_s, "take that host out of the job, or look there at what is named, and try again");
+}
+
 en_status en_command_doctor(const en_options *o)
 {
     en_comm *c = NULL;
@@ -95,7 +104,7 @@ en_status en_command_doctor(const en_options *o)
     en_status status = EN_OK;
     EN_REQUIRE(here, EN_ENOMEM, "no memory");
     en_doctor_nothing(here);
-    if (!*o->data) setenv("EFFNET_STALL_S", "120", 0);       /* nothing here takes that long; listing images may */
+    set_limits(o);
     EN_TRY_OUT(en_doctor_reach(here), "reaching the other ranks");
     EN_TRY_OUT(en_comm_open(&c), "joining the other ranks");
     status = examine(c, o, here, &musts);
@@ -107,7 +116,6 @@ en_status en_command_doctor(const en_options *o)
     }
     fflush(stdout);
     en_comm_close(c);
-    en_doctor_leave();
 out:
     free(here);
     return status;

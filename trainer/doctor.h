@@ -98,10 +98,9 @@ void en_doctor_program(en_doctor_facts *f);
 void en_library_versions(char mpi[EN_DOCTOR_MPI], char hdf5[EN_DOCTOR_HDF5]);
 
 /* These are collective, and fail where the other ranks fail (EN_EPEER). */
-/* Begins MPI where a launcher started this process.  EN_EPEER: a rank or a host does not answer, and which: the ranks that know
+/* Before en_comm_open, for which it begins MPI where there is a launcher.  EN_EPEER: a rank or a host does not answer, and which: the ranks that know
  * of it tell it, so the job is to be aborted. */
 en_status en_doctor_reach(en_doctor_facts *f);
-void      en_doctor_leave(void);               /* ends what en_doctor_reach began; every rank, at the same time    */
 void      en_doctor_transport(en_doctor_facts *f);             /* by which sockets it went                         */
 /* run "": the working folder, each host for itself. */
 en_status en_doctor_folder(en_comm *c, const char *run, en_doctor_facts *f);

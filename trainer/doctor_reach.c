@@ -31,7 +31,7 @@
 enum { NAME = 64, TRIPS = 40, LARGE = 4 << 20, LARGE_TIMES = 4, DEFAULT_LIMIT_S = 30, INIT_LIMIT_S = 120, LAST_WORDS_S = 5 };
 enum { TAG_CALL = 1, TAG_ANSWER, TAG_TABLE, TAG_TRIP, TAG_RING };
 
-static bool begun;                             /* we called MPI_Init                       */
+static bool begun;                             /* there is a launcher, and MPI             */
 static uint64_t sockets_before[16];            /* bit i: descriptor i was open before      */
 
 static double wall_s(void)
@@ -64,7 +64,7 @@ static void give_up(int signal)
 
 static en_status start_mpi(void)
 {
-    int provided, world_size;
+    int world_size;
     char host[NAME] = "";
     const struct sigaction act = { .sa_handler = give_up };
     struct sigaction before;
@@ -74,11 +74,10 @@ static en_status start_mpi(void)
              "are those to look at\n", rank, world_size, host, en_status_name(EN_EPEER), at_most(INIT_LIMIT_S));
     sigaction(SIGALRM, &act, &before);
     alarm((unsigned)at_most(INIT_LIMIT_S) + 1);
-    const int rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+    const en_status s = en_comm_begin(&begun);
     alarm(0);
     sigaction(SIGALRM, &before, NULL);
-    EN_REQUIRE(rc == MPI_SUCCESS, EN_EPEER, "MPI does not start");
-    return EN_OK;
+    return s;
 }
 
 /* ---- messages with a limit ----------------------------------------------------------------------------------------------- */
@@ -311,9 +310,8 @@ en_status en_doctor_reach(en_doctor_facts *f)
     int length = 0;
     char name[MPI_MAX_PROCESSOR_NAME] = "";
     roll x = { 0 };
-    if (!getenv("OMPI_COMM_WORLD_SIZE") && !getenv("PMI_SIZE") && !getenv("PMIX_RANK")) return EN_OK;       /* as en_comm_open decides */
     EN_TRY(start_mpi(), "starting MPI");
-    begun = true;
+    if (!begun) return EN_OK;
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &x.rank);
     MPI_Comm_size(MPI_COMM_WORLD, &x.ranks);
@@ -335,11 +333,4 @@ en_status en_doctor_reach(en_doctor_facts *f)
     free(x.name);
     free(x.lead);
     return s;
-}
-
-void en_doctor_leave(void)
-{
-    if (!begun) return;
-    MPI_Barrier(MPI_COMM_WORLD);               /* nobody exits while another is still before this line */
-    MPI_Finalize();
 }
