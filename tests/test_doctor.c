@@ -65,9 +65,24 @@ static int sound(void **state)
     return 0;
 }
 
+static char line[EN_FINDING];
+
+/* Finding i as it is printed */
+static const char *told(int i)
+{
+    en_finding_text(&job, &w, i, line);
+    return line;
+}
+
+static void begin(void)
+{
+    en_findings_close(&w);
+    assert_true(en_findings_open(&w, RANKS));
+}
+
 static void judge(void)
 {
-    memset(&w, 0, sizeof w);
+    begin();
     en_doctor_judge_job(&job, &w);
     en_doctor_judge_likeness(&job, &w);
     for (int r = 0; r < RANKS; r += EACH) en_doctor_judge_host(&job, r, &w);
@@ -78,12 +93,12 @@ static void judge(void)
 static void finds(bool must, const char *who, const char *what)
 {
     judge();
-    for (int i = 0; i < w.n; i++) print_message("    %c %s\n", w.item[i].must ? '!' : '-', w.item[i].text);
+    for (int i = 0; i < w.n; i++) print_message("    %c %s\n", w.item[i].must ? '!' : '-', told(i));
     assert_int_equal(w.n, 1);
     assert_int_equal(w.item[0].must, must);
     assert_int_equal(w.musts, must);
-    assert_non_null(strstr(w.item[0].text, who));
-    assert_non_null(strstr(w.item[0].text, what));
+    assert_non_null(strstr(told(0), who));
+    assert_non_null(strstr(told(0), what));
 }
 
 /* ---- findings ------------------------------------------------------------------------------------------------------------- */
@@ -92,7 +107,7 @@ static void a_sound_job_has_no_findings(void **state)
 {
     (void)state;
     judge();
-    for (int i = 0; i < w.n; i++) print_message("%s\n", w.item[i].text);
+    for (int i = 0; i < w.n; i++) print_message("%s\n", told(i));
     assert_int_equal(w.n, 0);
     int class_of[RANKS];
     for (int i = 0; i < en_doctor_n_rows; i++) assert_true(en_doctor_classes(&job, &en_doctor_rows[i], class_of) <= 1);
@@ -131,7 +146,7 @@ static void refused_images(void **state)
     SET(of(3)->data_trouble, "/d does not exist");
     judge();
     assert_int_equal(w.musts, 2);                                    /* and it is not what the others see */
-    assert_non_null(strstr(w.item[0].text, "node4: --data is refused: /d does not exist"));
+    assert_non_null(strstr(told(0), "node4: --data is refused: /d does not exist"));
 }
 
 static void a_folder_of_its_own(void **state)    { (void)state; of(2)->shared = 0; finds(true, "node3: /shared/run", "all hosts share"); }
@@ -170,12 +185,12 @@ static void a_wrong_sum(void **state)
 {
     (void)state;
     all[3].sum_right = 0;
-    finds(true, "node2: rank 3 got a wrong sum", "memory");
+    finds(true, "node2: a sum over the ranks came out wrong", "memory");
     sound(NULL);
     all[6].tensor_right = 0;
-    finds(true, "node4: rank 6: sums over the GPUs are wrong", "");
+    finds(true, "node4: sums over the GPUs are wrong", "");
     SET(all[6].tensor_why, "NCCL says no");
-    finds(true, "node4: rank 6: sums over the GPUs do not work: NCCL says no", "");
+    finds(true, "node4: sums over the GPUs do not work: NCCL says no", "");
 }
 
 /* What the measurement leaves open counts for the clock: 1.5 s give or take 0.6 may be less than one. */
@@ -197,7 +212,7 @@ static void a_slow_pair(void **state)
     judge();
     assert_int_equal(w.n, 0);
     of(1)->next_bytes_per_s = 3.2e8;
-    finds(false, "node2 and node3 exchange 320 MB/s, the others 1000", "cable");
+    finds(false, "node2: exchanges 320 MB/s with node3, others 1000", "cable");
     sound(NULL);
     of(3)->round_trip_s = 1e-3;
     finds(false, "node4: 1 ms there and back from node1, the others 0.05", "--bn-group node");
@@ -217,16 +232,16 @@ static void gpus(void **state)
     judge();
     assert_int_equal(w.n, 0);
     all[5].device_numa = 0;
-    finds(false, "node3: the GPU of rank 5 (0000:01:00.0) hangs on NUMA node 0", "bind");
+    finds(false, "node3: the GPU of local rank 1 (0000:01:00.0) hangs on NUMA node 0", "bind");
     all[5].device_numa = 1;
     SET(all[7].device, "0000:00:00.0");
-    finds(false, "node4: ranks 6 and 7 share GPU 0000:00:00.0", "one rank a GPU");
+    finds(false, "node4: local ranks 0 and 1 share GPU 0000:00:00.0", "one rank a GPU");
     SET(all[7].device, "0000:01:00.0");
     for (int r = 2; r < 4; r++) all[r].gpus[0] = 0;
     judge();
     assert_int_equal(w.n, 2);
-    assert_non_null(strstr(w.item[0].text, "6 of 8 ranks find a GPU"));
-    assert_non_null(strstr(w.item[1].text, "node2: not the same GPUs as on node1, node3-node4"));
+    assert_non_null(strstr(told(0), "6 of 8 ranks find a GPU"));
+    assert_non_null(strstr(told(1), "node2: not the same GPUs as on node1, node3-node4"));
 }
 
 static void names_twice(void **state)
@@ -234,7 +249,7 @@ static void names_twice(void **state)
     (void)state;
     for (int r = 2; r < 4; r++) SET(all[r].host, "node1");
     judge();
-    assert_true(w.n > 0 && strstr(w.item[0].text, "4 hosts have 3 different names"));
+    assert_true(w.n > 0 && strstr(told(0), "4 hosts have 3 different names"));
 }
 
 static void ranks_on_the_same_processors(void **state)
@@ -243,8 +258,8 @@ static void ranks_on_the_same_processors(void **state)
     for (int r = 4; r < 6; r++) all[r].allowed[0] = 1, all[r].allowed_processors = 1;
     judge();
     assert_int_equal(w.n, 2);
-    assert_non_null(strstr(w.item[0].text, "node3: ranks 4, 5 share 1 processor (0)"));
-    assert_non_null(strstr(w.item[1].text, "node3: the 2 ranks may use 1 of 8 processors"));
+    assert_non_null(strstr(told(0), "node3: local ranks 0, 1 share 1 processor (0)"));
+    assert_non_null(strstr(told(1), "node3: the 2 ranks may use 1 of 8 processors"));
 }
 
 static void infiniband_wants_locked_memory(void **state)
@@ -259,10 +274,28 @@ static void infiniband_wants_locked_memory(void **state)
 }
 
 /* More than there is room for are counted, and what must be done is not forgotten. */
+static void a_slow_network_is_one_finding(void **state)
+{
+    (void)state;
+    for (int h = 0; h < HOSTS; h++) of(h)->next_bytes_per_s = 12e6;
+    finds(false, "neighbouring hosts exchange 12 MB/s", "btl_tcp_if_include");
+}
+
+/* Also of ranks whose numbers differ, where the local ones do not. */
+static void what_hosts_have_in_common_is_one_finding(void **state)
+{
+    (void)state;
+    for (int h = 0; h < 3; h++) SET(of(h)->thp, "never");
+    finds(false, "node1-node3: transparent huge pages are off", "madvise");
+    sound(NULL);
+    for (int r = 0; r < RANKS; r++) all[r].allowed[0] = 1, all[r].allowed_processors = 1, all[r].processors = 1;
+    finds(false, "node1-node4: local ranks 0, 1 share 1 processor (0)", "fewer");
+}
+
 static void many_findings_are_counted(void **state)
 {
     (void)state;
-    memset(&w, 0, sizeof w);
+    begin();
     for (int i = 0; i < EN_FINDINGS + 7; i++) en_find(&w, i == EN_FINDINGS + 3, "%d", i);
     assert_int_equal(w.n, EN_FINDINGS);
     assert_int_equal(w.left_out, 7);
@@ -330,7 +363,9 @@ int main(void)
         WITH(a_sound_job_has_no_findings), WITH(another_program), WITH(other_images), WITH(images_are_told_apart_by_the_listing_and_by_the_file),
         WITH(refused_images), WITH(a_folder_of_its_own), WITH(a_lock_that_does_not_hold), WITH(an_fcntl_lock_is_advice), WITH(a_slow_cache),
         WITH(a_folder_that_cannot_be_written), WITH(room_for_checkpoints), WITH(a_wrong_sum), WITH(a_clock), WITH(a_slow_pair), WITH(gpus),
-        WITH(names_twice), WITH(ranks_on_the_same_processors), WITH(infiniband_wants_locked_memory), WITH(many_findings_are_counted),
+        WITH(names_twice), WITH(ranks_on_the_same_processors), WITH(infiniband_wants_locked_memory), WITH(a_slow_network_is_one_finding), WITH(what_hosts_have_in_common_is_one_finding), WITH(many_findings_are_counted),
         WITH(hosts_are_told_as_ranges), WITH(long_lists_are_cut), WITH(masks_are_told_as_ranges) };
-    return cmocka_run_group_tests_name("doctor", tests, NULL, NULL);
+    const int failed = cmocka_run_group_tests_name("doctor", tests, NULL, NULL);
+    en_findings_close(&w);
+    return failed;
 }

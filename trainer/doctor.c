@@ -39,8 +39,11 @@ static en_status size_checkpoints(const en_options *o, en_doctor_job *j)
 
 static int judge(const en_doctor_job *j, bool json)
 {
-    en_findings *w = calloc(1, sizeof *w);
-    if (!w) return 1;
+    en_findings *w = malloc(sizeof *w);
+    if (!w || !en_findings_open(w, j->ranks)) {
+        free(w);
+        return 1;
+    }
     en_doctor_judge_job(j, w);
     en_doctor_judge_likeness(j, w);
     for (int r = 0; r < j->ranks; r++)
@@ -49,6 +52,7 @@ static int judge(const en_doctor_job *j, bool json)
     if (json) en_doctor_print_json(j, w);
     else en_doctor_print(j, w);
     const int musts = w->musts;
+    en_findings_close(w);
     free(w);
     return musts;
 }

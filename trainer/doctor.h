@@ -9,7 +9,7 @@
  *               |  facts of each rank, gathered on rank 0
  *               v
  *     doctor_judge.c     findings about one host      doctor_judge_job.c   findings about all together
- *     doctor_compare.c   who differs                  (these three: functions of the facts alone)
+ *     doctor_compare.c   who differs                  doctor_findings.c    their list       (functions of the facts alone)
  *               |
  *               v
  *     doctor_print.c, doctor_json.c
@@ -110,10 +110,19 @@ en_status en_doctor_sums(en_comm *c, en_doctor_facts *f);
 /* ---- judging ------------------------------------------------------------------------------------------------------------- */
 
 /* A finding is one line: what was seen, and what to do.  must: a job would fail, or go wrong. */
-enum { EN_FINDINGS = 96 };
-typedef struct { struct { char text[600]; bool must; } item[EN_FINDINGS]; int n, left_out, musts; } en_findings;
+enum { EN_FINDINGS = 96, EN_FINDING = 900 };
+typedef struct {
+    struct { char text[640]; bool must, of_hosts; } item[EN_FINDINGS];
+    int n, left_out, musts, ranks;
+    unsigned char *whose;                      /* owned; (EN_FINDINGS, ranks): the finding is about this rank's host */
+} en_findings;
 
-void en_find(en_findings *w, bool must, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+bool en_findings_open(en_findings *w, int ranks);              /* false: no memory                                 */
+void en_findings_close(en_findings *w);
+void en_find(en_findings *w, bool must, const char *fmt, ...) __attribute__((format(printf, 3, 4)));                 /* of the job  */
+void en_find_on(en_findings *w, int rank, bool must, const char *fmt, ...) __attribute__((format(printf, 4, 5)));    /* of its host */
+/* "node1-node3: /dev/shm has 64 MiB; ..." */
+void en_finding_text(const en_doctor_job *j, const en_findings *w, int i, char out[EN_FINDING]);
 void en_doctor_judge_host(const en_doctor_job *j, int rank, en_findings *w);       /* of a rank that leads its host */
 void en_doctor_judge_binding(const en_doctor_job *j, en_findings *w);
 void en_doctor_judge_job(const en_doctor_job *j, en_findings *w);

@@ -170,14 +170,16 @@ static void print_differences(const en_doctor_job *j)
     free(class_of);
 }
 
-static void print_findings(const char *key, const en_findings *w, bool all)
+static void print_findings(const en_doctor_job *j, const char *key, const en_findings *w, bool all)
 {
+    char line[EN_FINDING];
     bool first = true;
     printf("\"%s\": [", key);
     for (int i = 0; i < w->n; i++) {
         if (!all && !w->item[i].must) continue;
         if (!first) printf(", ");
-        en_json_print(w->item[i].text);
+        en_finding_text(j, w, i, line);
+        en_json_print(line);
         first = false;
     }
     printf("]");
@@ -204,8 +206,8 @@ void en_doctor_print_json(const en_doctor_job *j, const en_findings *w)
     }
     printf("], ");
     print_differences(j);
-    print_findings("findings", w, true);       /* what stands in the way, and advice; the former again alone */
+    print_findings(j, "findings", w, true);       /* what stands in the way, and advice; the former again alone */
     printf(", ");
-    print_findings("must", w, false);
+    print_findings(j, "must", w, false);
     printf("}\n");
 }

@@ -5,23 +5,8 @@
 #include "trainer/doctor.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-void en_find(en_findings *w, bool must, const char *fmt, ...)
-{
-    w->musts += must;
-    if (w->n == EN_FINDINGS) {
-        w->left_out++;
-        return;
-    }
-    va_list ap;
-    va_start(ap, fmt);
-    w->item[w->n].must = must;
-    vsnprintf(w->item[w->n++].text, sizeof w->item[0].text, fmt, ap);
-    va_end(ap);
-}
 
 static double gib(int64_t bytes) { return (double)bytes / (1 << 30); }
 
@@ -68,16 +53,17 @@ void en_doctor_judge_binding(const en_doctor_job *j, en_findings *w)
         if (!first || all[r].allowed_processors < 1) continue;
         char ranks[160] = "", mask[160];
         size_t used = 0;
-        int confined = 0;
+        int confined = 0, local = -1;          /* counted as on the host, so that like hosts have one line */
         for (int q = 0; q < world_size; q++) {
+            local += en_doctor_same_host(&all[q], &all[r]);
             if (!en_doctor_same_host(&all[q], &all[r]) || !within(all[q].allowed, all[r].allowed)) continue;
             confined++;
-            if (used + 24 < sizeof ranks) used += (size_t)snprintf(ranks + used, sizeof ranks - used, "%s%d", used ? ", " : "", q);
+            if (used + 24 < sizeof ranks) used += (size_t)snprintf(ranks + used, sizeof ranks - used, "%s%d", used ? ", " : "", local);
         }
         en_doctor_mask(all[r].allowed, mask, sizeof mask);
         if (confined <= all[r].allowed_processors) continue;
         const bool whole = all[r].allowed_processors >= all[r].processors;
-        en_find(w, false, "%s: ranks %s share %d processor%s (%s) and wait for each other; %s", all[r].host, ranks, all[r].allowed_processors,
+        en_find_on(w, r, false, "local ranks %s share %d processor%s (%s) and wait for each other; %s", ranks, all[r].allowed_processors,
              all[r].allowed_processors > 1 ? "s" : "", mask, whole ? "start fewer ranks on this host" :
              "bind them apart (mpirun --bind-to none, or --map-by slot:PE=N for N processors a rank) or start fewer");
     }
@@ -92,8 +78,8 @@ void en_doctor_judge_binding(const en_doctor_job *j, en_findings *w)
         }
         for (int i = 0; i < EN_DOCTOR_CPUS; i++) processors += used[i / 64] >> (i % 64) & 1;
         if (world_size > 1 && processors > 0 && processors < all[r].processors)
-            en_find(w, false, "%s: the %d rank%s may use %d of %d processors; mpirun --bind-to none, or --map-by slot:PE=%d, gives them the rest "
-                 "(unless the batch system keeps it for others)", all[r].host, ranks, ranks > 1 ? "s" : "", processors, all[r].processors,
+            en_find_on(w, r, false, "the %d rank%s may use %d of %d processors; mpirun --bind-to none, or --map-by slot:PE=%d, gives them the rest "
+                 "(unless the batch system keeps it for others)", ranks, ranks > 1 ? "s" : "", processors, all[r].processors,
                  all[r].processors / ranks > 0 ? all[r].processors / ranks : 1);
     }
 }
@@ -104,34 +90,33 @@ void en_doctor_judge_host(const en_doctor_job *j, int rank, en_findings *w)
 {
     const en_doctor_facts *f = &j->all[rank];
     if (!*f->isa)
-        en_find(w, true, "%s: EN_ISA asks for an instruction set that this machine lacks; unset it or choose from: %s", f->host, f->isas);
+        en_find_on(w, rank, true, "EN_ISA asks for an instruction set that this machine lacks; unset it or choose from: %s", f->isas);
     else if (strcmp(f->isas, "generic") == 0)
-        en_find(w, false, "%s: the processor has none of the vector instructions that the passes were built for; they run, but slowly", f->host);
+        en_find_on(w, rank, false, "the processor has none of the vector instructions that the passes were built for; they run, but slowly");
     if (f->cpu_quota > 0 && f->cpu_quota < f->allowed_processors)
-        en_find(w, false, "%s: the control group grants the time of %.3g processors although %d are visible; use --threads %d, or raise the limit "
-             "(docker --cpus, Slurm --cpus-per-task)", f->host, f->cpu_quota, f->allowed_processors, f->cpu_quota < 1 ? 1 : (int)f->cpu_quota);
+        en_find_on(w, rank, false, "the control group grants the time of %.3g processors although %d are visible; use --threads %d, or raise the limit "
+             "(docker --cpus, Slurm --cpus-per-task)", f->cpu_quota, f->allowed_processors, f->cpu_quota < 1 ? 1 : (int)f->cpu_quota);
     const int64_t memory = f->memory_limit_bytes > 0 && f->memory_limit_bytes < f->memory_bytes ? f->memory_limit_bytes : f->memory_bytes;
     if (memory > 0 && memory < (int64_t)2 << 30)
-        en_find(w, false, "%s: %.2g GiB of memory; efficientnet_b0 at 224 pixels needs about 2 GiB a rank: use a smaller --micro-batch or --image-size",
-             f->host, gib(memory));
+        en_find_on(w, rank, false, "%.2g GiB of memory; efficientnet_b0 at 224 pixels needs about 2 GiB a rank: use a smaller --micro-batch or --image-size", gib(memory));
     if (f->shm_free_bytes >= 0 && f->shm_free_bytes < (int64_t)256 << 20)
-        en_find(w, false, "%s: /dev/shm has %.0f MiB; MPI moves data between ranks of a host through it: docker run --shm-size=1g", f->host,
+        en_find_on(w, rank, false, "/dev/shm has %.0f MiB; MPI moves data between ranks of a host through it: docker run --shm-size=1g",
              (double)f->shm_free_bytes / (1 << 20));
     if (f->open_files > 0 && f->open_files < 1024)
-        en_find(w, false, "%s: at most %" PRId64 " open files; ulimit -n 4096", f->host, f->open_files);
+        en_find_on(w, rank, false, "at most %" PRId64 " open files; ulimit -n 4096", f->open_files);
     if (strcmp(f->thp, "never") == 0)
-        en_find(w, false, "%s: transparent huge pages are off; as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled", f->host);
+        en_find_on(w, rank, false, "transparent huge pages are off; as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
     if (!f->has_launcher && !f->launched)
-        en_find(w, false, "%s: no mpirun, mpiexec or srun in PATH; for more than one rank install one (Debian, Ubuntu: apt install openmpi-bin)", f->host);
+        en_find_on(w, rank, false, "no mpirun, mpiexec or srun in PATH; for more than one rank install one (Debian, Ubuntu: apt install openmpi-bin)");
     if (f->root_needs_consent && !f->launched)
-        en_find(w, false, "%s: you are root, which Open MPI's mpirun refuses; use another account, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
-             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1", f->host);
+        en_find_on(w, rank, false, "you are root, which Open MPI's mpirun refuses; use another account, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
+             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
     if (f->infiniband > 0 && f->locked_bytes >= 0 && f->locked_bytes < (int64_t)1 << 30)
-        en_find(w, false, "%s: has InfiniBand, and may lock %" PRId64 " KiB of memory, too little for it; ulimit -l unlimited (also for the batch system's daemon: "
-                "/etc/security/limits.conf)", f->host, f->locked_bytes / 1024);
+        en_find_on(w, rank, false, "has InfiniBand, and may lock %" PRId64 " KiB of memory, too little for it; ulimit -l unlimited (also for the batch system's daemon: "
+                "/etc/security/limits.conf)", f->locked_bytes / 1024);
     if (strncmp(f->governor, "powersave", 9) == 0 && !strstr(f->governor, "pstate"))      /* of a driver that scales by itself it means little */
-        en_find(w, false, "%s: the processors' governor is powersave; as root: cpupower frequency-set -g performance", f->host);
+        en_find_on(w, rank, false, "the processors' governor is powersave; as root: cpupower frequency-set -g performance");
     if (f->gpus_there > 0 && !*f->gpus)
-        en_find(w, false, "%s: the driver lists %d GPU%s, but a run would not use %s: %s", f->host, f->gpus_there, f->gpus_there > 1 ? "s" : "",
+        en_find_on(w, rank, false, "the driver lists %d GPU%s, but a run would not use %s: %s", f->gpus_there, f->gpus_there > 1 ? "s" : "",
                 f->gpus_there > 1 ? "them" : "it", f->no_gpu);
 }

@@ -230,6 +230,7 @@ static void print_table(const en_doctor_job *j)
 void en_doctor_print(const en_doctor_job *j, const en_findings *w)
 {
     const en_doctor_facts *f = &j->all[0];
+    char text[EN_FINDING];
     printf("effnet %s, %d rank%s on %d host%s, %s\n\n", f->revision, j->ranks, s_of(j->ranks), j->hosts, s_of(j->hosts),
            f->launched ? "started by an MPI launcher" : "started without an MPI launcher");
     printf("libraries\n  MPI           %s\n  HDF5          %s\n  JPEG          %s\n  PNG           %s\n", f->mpi, f->hdf5, f->jpeg, f->png);
@@ -240,7 +241,10 @@ void en_doctor_print(const en_doctor_job *j, const en_findings *w)
     printf("\nfindings\n");
     for (int must = 1; must >= 0; must--)
         for (int i = 0; i < w->n; i++)
-            if (w->item[i].must == (must == 1)) printf("  %s %s\n", must ? "!" : "-", w->item[i].text);
+            if (w->item[i].must == (must == 1)) {
+                en_finding_text(j, w, i, text);
+                printf("  %s %s\n", must ? "!" : "-", text);
+            }
     if (w->left_out) printf("  and %d more\n", w->left_out);
     if (w->musts) printf("  %d of them (!) would break a job: exit code 1\n", w->musts);
     else if (!w->n) printf("  nothing stands in the way\n");
