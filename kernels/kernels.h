@@ -108,10 +108,30 @@ typedef struct {
 /* What a step leaves behind, doubles in device memory; those before EN_TALLY_SUMS are summed over ranks. */
 enum { EN_TALLY_LOSS, EN_TALLY_TOP1, EN_TALLY_TOP5, EN_TALLY_IMAGES, EN_TALLY_FAILED, EN_TALLY_SUMS, EN_TALLY_GRAD_SQUARE = EN_TALLY_SUMS, EN_TALLY };
 
+/* The optimizers.  Their formulas stand at the passes, *_update; weight_decay is for the segments that decay. */
 typedef struct {                         /* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc) */
     float rho, momentum, eps;            /* ms starts at 1, mom at 0; eps inside the root; lr inside the accumulator   */
-    float weight_decay;                  /* g + weight_decay*w for the segments that decay (coupled: through ms)       */
+    float weight_decay;                  /* coupled: g + weight_decay*w goes through ms                                */
 } en_rmsprop;
+
+typedef struct {                         /* SGD with momentum as PyTorch (torch.optim.SGD, dampening 0) and TensorFlow (ApplyMomentum) define it */
+    float momentum;                      /* the accumulator starts at 0, lr outside of it; 0: there is no accumulator  */
+    bool  nesterov;                      /* g + momentum*mom instead of mom; wants momentum > 0                        */
+    float weight_decay;                  /* coupled: through the accumulator                                           */
+} en_sgd;
+
+typedef struct {                         /* LARS (arXiv:1708.03888) as the EfficientNet reference runs it (tensorflow/tpu, lars_optimizer.py) */
+    float momentum;                      /* the accumulator starts at 0, lr and trust ratio inside of it               */
+    bool  nesterov;
+    float trust, eps;                    /* trust coefficient, 0.001 in the paper; eps beside the norms, 0 there       */
+    float weight_decay;                  /* coupled, and part of the trust ratio                                       */
+} en_lars;
+
+typedef struct {                         /* AdamW (arXiv:1711.05101, algorithm 2) as PyTorch defines it (torch.optim.AdamW) */
+    double beta1, beta2;                 /* doubles: 1 - 0.999f is off by 5e-5                                         */
+    float  eps;                          /* outside the root; m and v start at 0                                       */
+    float  weight_decay;                 /* decoupled: w shrinks by lr*weight_decay, the gradient knows nothing of it  */
+} en_adamw;
 
 /* What images show: image i is `label`, or mixed of two pictures (mixup, arXiv:1710.09412; cutmix, arXiv:1905.04899), a part
  * shares[i] of `label` and the rest of `mate`.  mates and shares NULL, both: every label is hard. */
@@ -125,7 +145,9 @@ typedef enum { EN_WORK_POINTWISE_BACKWARD,      /* ci -> co with en_grad.stored 
                EN_WORK_PROJECT,                 /* se_project, forward and backward     */
                EN_WORK_DEPTHWISE_BACKWARD } en_work;
 
-typedef struct { int64_t offset, elems; bool decay; } en_segment;
+/* Parameters [offset, offset + elems) of the arenas.  decay: weight decay applies.  adapt: LARS gives them a rate of their own by
+ * their norms; then a segment is one tensor, where else it may be a run of them. */
+typedef struct { int64_t offset, elems; bool decay, adapt; } en_segment;
 
 typedef struct en_backend en_backend;
 
@@ -142,7 +164,7 @@ struct en_backend_ops {
     en_status (*copy)(en_backend *be, void *dst, const void *src, size_t bytes);        /* dst = src, both of the device, apart */
     en_status (*synchronize)(en_backend *be);
     int64_t   (*memory_available)(en_backend *be);          /* bytes the device may still give; 0: ask the host      */
-    /* The weights at w (elems floats) change by `upload` and rmsprop_update only, from now on: a backend that computes with
+    /* The weights at w (elems floats) change by `upload` and the optimizers only, from now on: a backend that computes with
      * another type keeps its copy of them.  Other weights are converted by the pass that reads them.  elems 0: forget. */
     en_status (*keep_weights)(en_backend *be, float *w, int64_t elems);
 
@@ -272,13 +294,32 @@ struct en_backend_ops {
     /* ---- optimizer ------------------------------------------------------------------------------------------------- */
     /* x *= factor */
     en_status (*scale)(en_backend *be, int64_t elems, float factor, float *x);
-    /* Per element of each segment, in this order:  g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);
-     * mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom;  ema -= (1-ema_decay)*(ema - w)   (ema NULL: none; lr and
-     * ema_decay from now).  tally[GRAD_SQUARE] = sum of grad^2 over all segments: not finite exactly when a gradient is not.
-     * Nothing but that changes when tally[FAILED] > 0 or tally[LOSS] is not finite.  `segments` is host memory that stays
-     * as it is while it is passed here. */
+    /* The optimizers update the elements of each segment; what lies between segments is not touched.  For all of them:
+     *   - after w has its new value, ema -= (1-ema_decay)*(ema - w)   (ema NULL: none);  lr and ema_decay are now's;
+     *   - tally[GRAD_SQUARE] = sum of grad^2 over all segments: not finite exactly when a gradient is not;
+     *   - nothing but that changes when tally[FAILED] > 0 or tally[LOSS] is not finite;
+     *   - `segments` is host memory that stays as it is while it is passed here; wd is weight_decay where a segment decays, else 0;
+     *   - one sweep over the arenas, bandwidth-bound: each is read once, and each but grad written once.
+     * EN_EINVAL: an accumulator that the settings need is NULL, momentum is 0 where they need it.
+     *
+     * RMSProp:   g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);  mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom */
     en_status (*rmsprop_update)(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments,
                                 float *w, const float *grad, float *ms, float *mom, float *ema, double *tally);
+    /* SGD:       g = grad + wd*w;  mom = momentum*mom + g;  w -= lr*(nesterov ? g + momentum*mom : mom)       mom NULL where momentum is 0 */
+    en_status (*sgd_update)(en_backend *be, const en_sgd *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+                            float *w, const float *grad, float *mom, float *ema, double *tally);
+    /* LARS:      rate = lr * trust * |w| / (|grad| + wd*|w| + eps) for a segment that adapts, both norms > 0;  else rate = lr
+     *            g = grad + wd*w;  mom = momentum*mom + rate*g;  w -= nesterov ? rate*g + momentum*mom : mom
+     * with Euclidean norms over the segment, summed in double in a fixed order: a sweep over w and grad before the other.  The reference
+     * neither adapts nor decays batch norms and biases. */
+    en_status (*lars_update)(en_backend *be, const en_lars *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+                             float *w, const float *grad, float *mom, float *ema, double *tally);
+    /* AdamW:     m += (grad - m)*(1-beta1);  v += (grad^2 - v)*(1-beta2);  t = *updates + 1
+     *            w -= lr*wd*w;  w -= lr/(1 - beta1^t) * m / (sqrt(v/(1 - beta2^t)) + eps)
+     * updates (device, one number): the updates made so far, t from now on where this one is made.  It lies on the device because the host,
+     * which sends `now` while the step before is still under way, cannot know whether that one will count. */
+    en_status (*adamw_update)(en_backend *be, const en_adamw *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+                              float *w, const float *grad, float *m, float *v, float *ema, int64_t *updates, double *tally);
     /* shadow -= (1 - ema_decay)*(shadow - x): the moving average of what no optimizer touches (running statistics); under the
      * same condition */
     en_status (*ema_update)(en_backend *be, const en_now *now, int64_t elems, const float *x, float *shadow, const double *tally);

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum { EN_CUDA_ABI = 2 };                /* goes up with every change of struct en_backend, en_backend_ops or what they name */
+enum { EN_CUDA_ABI = 3 };                /* goes up with every change of struct en_backend, en_backend_ops or what they name */
 
 typedef bool      en_cuda_probe_fn(char *why, size_t size);          /* false: no GPU to be had, and why, in words */
 typedef en_status en_cuda_open_fn(const en_backend_config *config, en_backend **out);

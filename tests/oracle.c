@@ -253,12 +253,48 @@ bool oracle_hit(int64_t classes, const float *logits, int32_t label, int at)
     return before < at;
 }
 
-oracle_slot oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_slot s)
+oracle_state oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_state s)
 {
     const double g = grad + (decay ? (double)h->weight_decay * s.w : 0.0);
-    s.ms += (g * g - s.ms) * (1.0 - (double)h->rho);
-    s.mom = (double)h->momentum * s.mom + (double)now->lr * g / sqrt(s.ms + (double)h->eps);
-    s.w -= s.mom;
+    s.slot[0] += (g * g - s.slot[0]) * (1.0 - (double)h->rho);
+    s.slot[1] = (double)h->momentum * s.slot[1] + (double)now->lr * g / sqrt(s.slot[0] + (double)h->eps);
+    s.w -= s.slot[1];
+    s.ema = oracle_ema(s.ema, s.w, (double)now->ema_decay);
+    return s;
+}
+
+oracle_state oracle_sgd(const en_sgd *h, const en_now *now, bool decay, double grad, oracle_state s)
+{
+    const double g = grad + (decay ? (double)h->weight_decay * s.w : 0.0);
+    s.slot[0] = (double)h->momentum * s.slot[0] + g;
+    s.w -= (double)now->lr * (h->nesterov ? g + (double)h->momentum * s.slot[0] : s.slot[0]);
+    s.ema = oracle_ema(s.ema, s.w, (double)now->ema_decay);
+    return s;
+}
+
+double oracle_trust(const en_lars *h, bool decay, double w_norm, double grad_norm)
+{
+    if (!(w_norm > 0) || !(grad_norm > 0)) return 1.0;
+    return (double)h->trust * w_norm / (grad_norm + (decay ? (double)h->weight_decay : 0.0) * w_norm + (double)h->eps);
+}
+
+/* The rate goes into the gradient, and TensorFlow's momentum is given a rate of 1. */
+oracle_state oracle_lars(const en_lars *h, const en_now *now, bool decay, double trust, double grad, oracle_state s)
+{
+    const double g = (double)now->lr * trust * (grad + (decay ? (double)h->weight_decay * s.w : 0.0));
+    s.slot[0] = (double)h->momentum * s.slot[0] + g;
+    s.w -= h->nesterov ? g + (double)h->momentum * s.slot[0] : s.slot[0];
+    s.ema = oracle_ema(s.ema, s.w, (double)now->ema_decay);
+    return s;
+}
+
+/* The paper's algorithm 2, its schedule multiplier and its rate being lr both, as in PyTorch. */
+oracle_state oracle_adamw(const en_adamw *h, const en_now *now, bool decay, int64_t t, double grad, oracle_state s)
+{
+    s.slot[0] = h->beta1 * s.slot[0] + (1 - h->beta1) * grad;
+    s.slot[1] = h->beta2 * s.slot[1] + (1 - h->beta2) * grad * grad;
+    const double m = s.slot[0] / (1 - pow(h->beta1, (double)t)), v = s.slot[1] / (1 - pow(h->beta2, (double)t));
+    s.w -= (double)now->lr * (m / (sqrt(v) + (double)h->eps) + (decay ? (double)h->weight_decay : 0.0) * s.w);
     s.ema = oracle_ema(s.ema, s.w, (double)now->ema_decay);
     return s;
 }

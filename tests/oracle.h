@@ -62,9 +62,15 @@ double oracle_cross_entropy(int64_t classes, const double *logits, const double 
 /* Fewer than `at` logits stand before the label's; an equal logit stands before it when its index is lower. */
 bool oracle_hit(int64_t classes, const float *logits, int32_t label, int at);
 
-/* RMSProp as TensorFlow defines it (tensorflow/core/kernels/training_ops.cc, ApplyRMSProp), one element; lr, ema_decay: now. */
-typedef struct { double w, ms, mom, ema; } oracle_slot;
-oracle_slot oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_slot s);
+/* The optimizers, one parameter, each as the source that kernels.h names writes it; lr and ema_decay are now's.
+ * slot: rmsprop { ms, mom }, sgd and lars { mom }, adamw { m, v }. */
+typedef struct { double w, slot[2], ema; } oracle_state;
+oracle_state oracle_rmsprop(const en_rmsprop *h, const en_now *now, bool decay, double grad, oracle_state s);
+oracle_state oracle_sgd(const en_sgd *h, const en_now *now, bool decay, double grad, oracle_state s);
+/* trust: oracle_trust of the parameter's tensor, from the norms of its weights and gradients; 1 where it does not adapt */
+double       oracle_trust(const en_lars *h, bool decay, double w_norm, double grad_norm);
+oracle_state oracle_lars(const en_lars *h, const en_now *now, bool decay, double trust, double grad, oracle_state s);
+oracle_state oracle_adamw(const en_adamw *h, const en_now *now, bool decay, int64_t t, double grad, oracle_state s);    /* t: 1 at the first */
 double oracle_ema(double shadow, double x, double decay);
 
 #endif

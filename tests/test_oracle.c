@@ -203,10 +203,58 @@ static void rmsprop_takes_the_step_worked_out_by_hand(void **state)
     (void)state;
     const en_rmsprop h = { .rho = 0.9f, .momentum = 0.5f, .eps = 0.14f, .weight_decay = 0.5f };
     const en_now now = { .lr = 0.1f, .ema_decay = 0.5f };
-    const oracle_slot s = oracle_rmsprop(&h, &now, true, 1.5, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
-    assert_true(fabs(s.ms - 1.3) < 1e-6 && fabs(s.mom - 2. / 3) < 1e-6 && fabs(s.w - 1. / 3) < 1e-6 && fabs(s.ema - 2. / 3) < 1e-6);
-    const oracle_slot t = oracle_rmsprop(&h, &now, false, 2.0, (oracle_slot){ .w = 1, .ms = 1, .mom = 1, .ema = 1 });
-    assert_true(t.ms == s.ms && t.w == s.w);                            /* 1.5 + 0.5*1 and 2.0 are the same gradient */
+    const oracle_state s = oracle_rmsprop(&h, &now, true, 1.5, (oracle_state){ .w = 1, .slot = { 1, 1 }, .ema = 1 });
+    assert_true(fabs(s.slot[0] - 1.3) < 1e-6 && fabs(s.slot[1] - 2. / 3) < 1e-6 && fabs(s.w - 1. / 3) < 1e-6 && fabs(s.ema - 2. / 3) < 1e-6);
+    const oracle_state t = oracle_rmsprop(&h, &now, false, 2.0, (oracle_state){ .w = 1, .slot = { 1, 1 }, .ema = 1 });
+    assert_true(t.slot[0] == s.slot[0] && t.w == s.w);                  /* 1.5 + 0.5*1 and 2.0 are the same gradient */
+}
+
+/* g = 1.5 + 0.5*1 = 2; mom = 0.5*2 + 2 = 3; w = 1 - 0.25*3 = 0.25, by Nesterov 1 - 0.25*(2 + 0.5*3) = 0.125. */
+static void sgd_takes_the_steps_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const en_now now = { .lr = 0.25f, .ema_decay = 0.5f };
+    en_sgd h = { .momentum = 0.5f, .weight_decay = 0.5f };
+    oracle_state s = oracle_sgd(&h, &now, true, 1.5, (oracle_state){ .w = 1, .slot = { 2 }, .ema = 1 });
+    assert_true(s.slot[0] == 3 && s.w == 0.25 && s.ema == 0.625);
+    s = oracle_sgd(&h, &now, false, 1.5, (oracle_state){ .w = 1, .slot = { 2 } });
+    assert_true(s.slot[0] == 2.5 && s.w == 0.375);
+    h.nesterov = true;
+    s = oracle_sgd(&h, &now, true, 1.5, (oracle_state){ .w = 1, .slot = { 2 } });
+    assert_true(s.slot[0] == 3 && s.w == 0.125);
+}
+
+/* |w| = 5, |grad| = 10: trust = 0.5*5/(10 + 0.5*5) = 0.2, without decay 0.25, 1 where a norm is 0.  g = 0.25*0.2*(3.5 + 0.5*1) = 0.2;
+ * mom = 0.5*0.4 + 0.2 = 0.4; w = 1 - 0.4, by Nesterov 1 - (0.2 + 0.5*0.4) = 0.6 as well; from mom = 0: 0.2, 0.8 and 0.7. */
+static void lars_takes_the_steps_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const en_now now = { .lr = 0.25f };
+    en_lars h = { .momentum = 0.5f, .trust = 0.5f, .weight_decay = 0.5f };
+    assert_true(fabs(oracle_trust(&h, true, 5, 10) - 0.2) < 1e-15 && oracle_trust(&h, false, 5, 10) == 0.25);
+    assert_true(oracle_trust(&h, true, 0, 10) == 1 && oracle_trust(&h, true, 5, 0) == 1 && oracle_trust(&h, true, 5, NAN) == 1);
+    oracle_state s = oracle_lars(&h, &now, true, 0.2, 3.5, (oracle_state){ .w = 1, .slot = { 0.4 } });
+    assert_true(fabs(s.slot[0] - 0.4) < 1e-15 && fabs(s.w - 0.6) < 1e-15);
+    h.nesterov = true;
+    s = oracle_lars(&h, &now, true, 0.2, 3.5, (oracle_state){ .w = 1 });
+    assert_true(fabs(s.slot[0] - 0.2) < 1e-15 && fabs(s.w - 0.7) < 1e-15);
+    h.eps = 5;
+    assert_true(fabs(oracle_trust(&h, false, 5, 5) - 0.25) < 1e-15);
+}
+
+/* The first step is one of size lr whatever the gradient, once the bias is corrected: m/(1-b1) = g, v/(1-b2) = g^2.  With decay 0.5
+ * of w = 2 it is 0.25*(1 + 1).  The second follows below. */
+static void adamw_takes_the_steps_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const en_now now = { .lr = 0.25f };
+    const en_adamw h = { .beta1 = 0.5, .beta2 = 0.75, .weight_decay = 0.5f };
+    oracle_state s = oracle_adamw(&h, &now, true, 1, 3, (oracle_state){ .w = 2 });
+    assert_true(s.slot[0] == 1.5 && s.slot[1] == 2.25 && fabs(s.w - 1.5) < 1e-15);
+    s = oracle_adamw(&h, &now, false, 2, -3, s);                       /* m = 0.75 - 1.5 = -0.75, /0.75 = -1; v = 3.9375, /0.4375 = 9 */
+    assert_true(s.slot[0] == -0.75 && s.slot[1] == 3.9375 && fabs(s.w - (1.5 + 0.25 / 3)) < 1e-15);
+    s = oracle_adamw(&(en_adamw){ .beta1 = 0, .beta2 = 0, .eps = 1 }, &now, false, 7, 3, (oracle_state){ .w = 2 });
+    assert_true(fabs(s.w - (2 - 0.25 * 3 / 4)) < 1e-15);                 /* eps is outside the root */
 }
 
 static void hits_count_ties_against_the_higher_index(void **state)
@@ -228,6 +276,9 @@ int main(void)
         cmocka_unit_test(loss_and_activation_gradients_are_difference_quotients),
         cmocka_unit_test(targets_are_those_worked_out_by_hand),
         cmocka_unit_test(rmsprop_takes_the_step_worked_out_by_hand),
+        cmocka_unit_test(sgd_takes_the_steps_worked_out_by_hand),
+        cmocka_unit_test(lars_takes_the_steps_worked_out_by_hand),
+        cmocka_unit_test(adamw_takes_the_steps_worked_out_by_hand),
         cmocka_unit_test(hits_count_ties_against_the_higher_index),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,7 +123,7 @@ static en_status reserve(bench_side *s, size_t *workspace)
 
 en_status bench_side_open(bench_side *s, en_backend *be, const bench_layer *l, uint64_t seed)
 {
-    *s = (bench_side){ .be = be, .l = l, .segment = { 0, l->elems[W1], true } };
+    *s = (bench_side){ .be = be, .l = l, .segment = { .elems = l->elems[W1], .decay = true } };
     size_t bytes[BENCH_TENSORS] = { 0 };
     for (int t = 0; t < BENCH_TENSORS; t++) bytes[t] = (size_t)l->elems[t] * number_bytes(be, l->type[t]);
     EN_TRY(reserve(s, &bytes[WORK]), "%s", l->shape);

@@ -254,7 +254,7 @@ static en_status make_segments(en_trainer *t)
     int64_t n = 0, merged = 0;
     for (int i = 0; i < t->model->n_tensors; i++) {
         const en_tensor *q = &t->model->tensors[i];
-        if (q->arena == EN_ARENA_PARAMS) s[n++] = (en_segment){ q->offset, q->elems, q->decay };
+        if (q->arena == EN_ARENA_PARAMS) s[n++] = (en_segment){ .offset = q->offset, .elems = q->elems, .decay = q->decay };
     }
     qsort(s, (size_t)n, sizeof *s, by_offset);
     for (int64_t i = 1; i < n; i++) {

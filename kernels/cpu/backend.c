@@ -63,6 +63,7 @@ en_status cpu_open(const en_backend_config *config, en_backend **out)
 void cpu_close(en_backend *be)
 {
     free(engine(be)->memory);
+    free(engine(be)->norms);
     free(engine(be)->lane);
     free(engine(be));
     free(be);

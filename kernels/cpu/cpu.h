@@ -29,6 +29,7 @@ typedef struct {
         double *stats;                    /* 2c partial sums                                                     */
     } *lane;
     void *memory;
+    double *norms; size_t norms_size;     /* of lars_update, doubles: taken when it first sees so many segments     */
     double marked[EN_MARKS];              /* seconds */
 } cpu_engine;
 

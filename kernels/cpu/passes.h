@@ -25,6 +25,9 @@
 #define cpu_dense_backward       ISA(dense_backward)
 #define cpu_softmax_loss         ISA(softmax_loss)
 #define cpu_rmsprop_update       ISA(rmsprop_update)
+#define cpu_sgd_update           ISA(sgd_update)
+#define cpu_lars_update          ISA(lars_update)
+#define cpu_adamw_update         ISA(adamw_update)
 #define cpu_ema_update           ISA(ema_update)
 #define form_gradient            ISA(form_gradient)
 
@@ -53,6 +56,10 @@ en_status cpu_dense_backward(en_backend *, int64_t, int64_t, int64_t, const floa
 en_status cpu_softmax_loss(en_backend *, int64_t, int64_t, int64_t, const float *, const en_targets *, float, float, float *, double *);
 en_status cpu_rmsprop_update(en_backend *, const en_rmsprop *, const en_now *, const en_segment *, int64_t, float *, const float *, float *,
                              float *, float *, double *);
+en_status cpu_sgd_update(en_backend *, const en_sgd *, const en_now *, const en_segment *, int64_t, float *, const float *, float *, float *, double *);
+en_status cpu_lars_update(en_backend *, const en_lars *, const en_now *, const en_segment *, int64_t, float *, const float *, float *, float *, double *);
+en_status cpu_adamw_update(en_backend *, const en_adamw *, const en_now *, const en_segment *, int64_t, float *, const float *, float *, float *,
+                           float *, int64_t *, double *);
 en_status cpu_ema_update(en_backend *, const en_now *, int64_t, const float *, float *, const double *);
 
 /* out (rows, c) = dy of rows [row, row + rows), by en_grad's formula */

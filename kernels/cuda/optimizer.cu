@@ -1,46 +1,86 @@
-/* optimizer.cu - RMSProp in TensorFlow's form, the moving average and the bf16 copy of the weights, in one sweep.
+/* optimizer.cu - the optimizers, with the moving average and the bf16 copy of the weights, in one sweep.
  *
- * The parameters lie in flat arenas, so one kernel updates all of them: 38 bytes a parameter.  What belongs to whom is
- * said by `segments`; on the device they are a table of chunks, one a block, so that a block has nothing to look up.  The
- * table is built the first time that these segments are seen, outside of recordings, and kept: a recorded step finds it
- * where it was.  Tables are told apart by what the segments say, not by where they lie.
+ * What they share is `update_kernel`; what an optimizer does to one parameter is its rule, a struct that a thread carries.  The chunks
+ * that it walks are those of optimizer.h.  Bytes a parameter, with the average and the bf16 copy: RMSProp and AdamW 38, SGD 30 (22 without
+ * momentum), LARS 38, of which 8 for its norms.
  *
  * Every block asks the tally whether the step counts; the sum of squares is taken in any case, in double, since the square
  * of a finite float may be infinite. */
+#include "optimizer.h"
 #include "passes.h"
 
-#include <stdlib.h>
-#include <string.h>
-
-enum { THREADS = 256, QUADS = 2, CHUNK = THREADS * QUADS * 4, KEPT = sizeof(cuda_engine::kept) / sizeof(weight_copy) };
-
-/* [at, at + elems) of the arenas.  at % 4 == 0, or elems < 4: then no access is wider than an element. */
-struct chunk { int64_t at; int elems, decay; };
-
-struct optimizer_table {
-    optimizer_table *before;
-    en_segment *segments; int64_t n_segments;   /* owns: what it was built from            */
-    chunk  *chunks; int64_t n_chunks;           /* owns, device                            */
-    double *squares;                            /* owns, device: a partial sum for a chunk */
-};
+enum { THREADS = OPTIMIZER_THREADS, QUADS = OPTIMIZER_QUADS, KEPT = sizeof(cuda_engine::kept) / sizeof(weight_copy) };
 
 /* Weights from `first` on (elements of the arena) have a bf16 copy; elems 0: none. */
 struct kept_ranges { struct { int64_t first, elems; bf16 *copy; } of[KEPT]; };
 
-struct rates { float rho, momentum, eps, weight_decay; };
-
 EN_DEVICE bool step_counts(const double *tally) { return !(tally[EN_TALLY_FAILED] > 0) && isfinite(tally[EN_TALLY_LOSS]); }
 
-/* One parameter, in the order that kernels.h states. */
-template <bool EMA>
-EN_DEVICE void update(const rates &h, float decay, float lr, float step, float grad, float &w, float &ms, float &mom, float &ema)
-{
-    const float g = fmaf(decay, w, grad);
-    ms = fmaf(fmaf(g, g, -ms), 1.f - h.rho, ms);
-    mom = fmaf(h.momentum, mom, lr * g / sqrtf(ms + h.eps));
-    w -= mom;
-    if (EMA) ema = fmaf(-step, ema - w, ema);
-}
+/* ---- the rules: one parameter, in the order that kernels.h states --------------------------------------------------------- */
+
+/* SLOTS: accumulators.  SQUARES: the sweep sums the squares of the gradients.  begin: once a block and thread, before the parameters. */
+struct rmsprop_rule {
+    enum { SLOTS = 2, SQUARES = 1 };
+    float rho, momentum, eps, weight_decay;
+    float lr, decay;
+    EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now) { lr = now->lr, decay = me.decay ? weight_decay : 0.f; }
+    EN_DEVICE_MEMBER void step(float grad, float &w, float &ms, float &mom) const
+    {
+        const float g = fmaf(decay, w, grad);
+        ms = fmaf(fmaf(g, g, -ms), 1.f - rho, ms);
+        mom = fmaf(momentum, mom, lr * g / sqrtf(ms + eps));
+        w -= mom;
+    }
+};
+
+template <int N> struct sgd_rule {
+    enum { SLOTS = N, SQUARES = 1 };
+    float momentum, weight_decay; bool nesterov;
+    float lr, decay;
+    EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now) { lr = now->lr, decay = me.decay ? weight_decay : 0.f; }
+    EN_DEVICE_MEMBER void step(float grad, float &w, float &mom, float &) const
+    {
+        const float g = fmaf(decay, w, grad);
+        if (N == 0) {
+            w = fmaf(-lr, g, w);
+            return;
+        }
+        mom = fmaf(momentum, mom, g);
+        w = fmaf(-lr, nesterov ? fmaf(momentum, mom, g) : mom, w);
+    }
+};
+
+struct lars_rule {
+    enum { SLOTS = 1, SQUARES = 0 };
+    float momentum, weight_decay; bool nesterov; const float *rates;
+    float rate, decay;
+    EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *) { rate = rates[me.segment], decay = me.decay ? weight_decay : 0.f; }
+    EN_DEVICE_MEMBER void step(float grad, float &w, float &mom, float &) const
+    {
+        const float g = rate * fmaf(decay, w, grad);
+        mom = fmaf(momentum, mom, g);
+        w -= nesterov ? fmaf(momentum, mom, g) : mom;
+    }
+};
+
+struct adamw_rule {
+    enum { SLOTS = 2, SQUARES = 1 };
+    float keep1, keep2, eps, weight_decay; const float *factors;
+    float rate, root, shrink;
+    EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now)
+    {
+        rate = factors[0], root = factors[1];
+        shrink = me.decay ? now->lr * weight_decay : 0.f;
+    }
+    EN_DEVICE_MEMBER void step(float grad, float &w, float &m, float &v) const
+    {
+        m = fmaf(grad - m, keep1, m);
+        v = fmaf(fmaf(grad, grad, -v), keep2, v);
+        w = fmaf(-shrink, w, w) - rate * m / fmaf(sqrtf(v), root, eps);
+    }
+};
+
+/* ---- the sweep ------------------------------------------------------------------------------------------------------------ */
 
 EN_DEVICE void keep_copy(const kept_ranges &kept, int64_t at, float w)
 {
@@ -67,42 +107,70 @@ EN_DEVICE void keep_copy4(const kept_ranges &kept, int64_t at, float4 w)
     }
 }
 
-/* grid n_chunks: a chunk a block, QUADS * 5 loads of 16 bytes in flight a thread.  Bytes: 20 read and 18 written a
+/* The sum over the block, in thread 0.  cell: THREADS / 32 doubles of shared memory, not in use. */
+EN_DEVICE double block_sum(double x, double *cell)
+{
+#pragma unroll
+    for (int by = 16; by > 0; by /= 2) x += __shfl_xor_sync(0xffffffffu, x, by);
+    if (threadIdx.x % 32 == 0) cell[threadIdx.x / 32] = x;
+    __syncthreads();
+    for (int k = 1; threadIdx.x == 0 && k < THREADS / 32; k++) x += cell[k];
+    return x;
+}
+
+EN_DEVICE double square_of(float4 v)
+{
+    const double x = v.x, y = v.y, z = v.z, t = v.w;
+    return x * x + y * y + z * z + t * t;
+}
+
+/* grid n_chunks: a chunk a block, QUADS * 5 loads of 16 bytes in flight a thread.  Bytes of RMSProp: 20 read and 18 written a
  * parameter, 4 and 0 where the step does not count.  The last elems % 4 of a chunk go one by one.  squares[chunk] =. */
-template <bool EMA> static __global__ void __launch_bounds__(THREADS, 3)
-update_kernel(const chunk *__restrict__ chunks, rates h, const en_now *now, const double *__restrict__ tally, kept_ranges kept, float *__restrict__ w_,
-              const float *__restrict__ grad_, float *__restrict__ ms_, float *__restrict__ mom_, float *__restrict__ ema_, double *__restrict__ squares)
+template <class RULE, bool EMA> static __global__ void __launch_bounds__(THREADS, 3)
+update_kernel(const chunk *__restrict__ chunks, RULE rule, const en_now *now, const double *__restrict__ tally, kept_ranges kept,
+              float *__restrict__ w_, const float *__restrict__ grad_, float *__restrict__ first_, float *__restrict__ second_,
+              float *__restrict__ ema_, double *__restrict__ squares)
 {
     __shared__ double cell[THREADS / 32];
+    enum { FIRST = RULE::SLOTS > 0, SECOND = RULE::SLOTS > 1 };
     const chunk me = chunks[blockIdx.x];
-    const float decay = me.decay ? h.weight_decay : 0.f, lr = now->lr, step = 1.f - now->ema_decay;
+    const float step = 1.f - now->ema_decay;
     const bool counts = step_counts(tally);
-    float *w = w_ + me.at, *ms = ms_ + me.at, *mom = mom_ + me.at, *ema = EMA ? ema_ + me.at : nullptr;
+    float *w = w_ + me.at, *first = FIRST ? first_ + me.at : nullptr, *second = SECOND ? second_ + me.at : nullptr;
+    float *ema = EMA ? ema_ + me.at : nullptr;
     const float *grad = grad_ + me.at;
     double square = 0;
-    float4 g4[QUADS], w4[QUADS], s4[QUADS], m4[QUADS], e4[QUADS];
+    float4 g4[QUADS], w4[QUADS], a4[QUADS], b4[QUADS], e4[QUADS];
+    rule.begin(me, now);
 #pragma unroll
     for (int q = 0; q < QUADS; q++) {
         const int i = (q * THREADS + (int)threadIdx.x) * 4;
-        if (i + 4 > me.elems) continue;
+        if (i + 4 > me.elems || !(counts || RULE::SQUARES)) continue;
         g4[q] = *(const float4 *)(grad + i);
         if (!counts) continue;
-        w4[q] = *(const float4 *)(w + i), s4[q] = *(const float4 *)(ms + i), m4[q] = *(const float4 *)(mom + i);
+        w4[q] = *(const float4 *)(w + i);
+        if (FIRST) a4[q] = *(const float4 *)(first + i);
+        if (SECOND) b4[q] = *(const float4 *)(second + i);
         if (EMA) e4[q] = *(const float4 *)(ema + i);
     }
 #pragma unroll
     for (int q = 0; q < QUADS; q++) {
         const int i = (q * THREADS + (int)threadIdx.x) * 4;
         if (i + 4 > me.elems) continue;
-        const double x = g4[q].x, y = g4[q].y, z = g4[q].z, t = g4[q].w;
-        square += x * x + y * y + z * z + t * t;
+        if (RULE::SQUARES) square += square_of(g4[q]);
         if (!counts) continue;
-        update<EMA>(h, decay, lr, step, g4[q].x, w4[q].x, s4[q].x, m4[q].x, e4[q].x);
-        update<EMA>(h, decay, lr, step, g4[q].y, w4[q].y, s4[q].y, m4[q].y, e4[q].y);
-        update<EMA>(h, decay, lr, step, g4[q].z, w4[q].z, s4[q].z, m4[q].z, e4[q].z);
-        update<EMA>(h, decay, lr, step, g4[q].w, w4[q].w, s4[q].w, m4[q].w, e4[q].w);
-        *(float4 *)(w + i) = w4[q], *(float4 *)(ms + i) = s4[q], *(float4 *)(mom + i) = m4[q];
-        if (EMA) *(float4 *)(ema + i) = e4[q];
+        rule.step(g4[q].x, w4[q].x, a4[q].x, b4[q].x);
+        rule.step(g4[q].y, w4[q].y, a4[q].y, b4[q].y);
+        rule.step(g4[q].z, w4[q].z, a4[q].z, b4[q].z);
+        rule.step(g4[q].w, w4[q].w, a4[q].w, b4[q].w);
+        *(float4 *)(w + i) = w4[q];
+        if (FIRST) *(float4 *)(first + i) = a4[q];
+        if (SECOND) *(float4 *)(second + i) = b4[q];
+        if (EMA) {
+            e4[q].x = fmaf(-step, e4[q].x - w4[q].x, e4[q].x), e4[q].y = fmaf(-step, e4[q].y - w4[q].y, e4[q].y);
+            e4[q].z = fmaf(-step, e4[q].z - w4[q].z, e4[q].z), e4[q].w = fmaf(-step, e4[q].w - w4[q].w, e4[q].w);
+            *(float4 *)(ema + i) = e4[q];
+        }
         keep_copy4(kept, me.at + i, w4[q]);
     }
     const int rest = me.elems & ~3;
@@ -111,21 +179,18 @@ update_kernel(const chunk *__restrict__ chunks, rates h, const en_now *now, cons
         const float g = grad[i];
         square += (double)g * g;
         if (counts) {
-            float wi = w[i], si = ms[i], mi = mom[i], ei = EMA ? ema[i] : 0.f;
-            update<EMA>(h, decay, lr, step, g, wi, si, mi, ei);
-            w[i] = wi, ms[i] = si, mom[i] = mi;
-            if (EMA) ema[i] = ei;
+            float wi = w[i], ai = FIRST ? first[i] : 0.f, bi = SECOND ? second[i] : 0.f;
+            rule.step(g, wi, ai, bi);
+            w[i] = wi;
+            if (FIRST) first[i] = ai;
+            if (SECOND) second[i] = bi;
+            if (EMA) ema[i] = fmaf(-step, ema[i] - wi, ema[i]);
             keep_copy(kept, me.at + i, wi);
         }
     }
-#pragma unroll
-    for (int by = 16; by > 0; by /= 2) square += __shfl_xor_sync(0xffffffffu, square, by);
-    if (threadIdx.x % 32 == 0) cell[threadIdx.x / 32] = square;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        for (int k = 1; k < THREADS / 32; k++) square += cell[k];
-        squares[blockIdx.x] = square;
-    }
+    if (!RULE::SQUARES) return;
+    square = block_sum(square, cell);
+    if (threadIdx.x == 0) squares[blockIdx.x] = square;
 }
 
 /* grid 1: thread t adds chunks t, t + 1024, ..., then the threads add up as a tree. */
@@ -147,6 +212,71 @@ static __global__ void __launch_bounds__(1024) squares_kernel(int64_t n, const d
     }
 }
 
+/* ---- LARS: the norms, before the sweep ------------------------------------------------------------------------------------ */
+
+/* grid n_chunks.  squares[chunk] = sum of grad^2, weights[chunk] = sum of w^2 where the segment adapts and the step counts.
+ * Bytes: 8 read a parameter, 4 where it does not adapt. */
+static __global__ void __launch_bounds__(THREADS)
+norms_kernel(const chunk *__restrict__ chunks, const double *__restrict__ tally, const float *__restrict__ w_, const float *__restrict__ grad_,
+             double *__restrict__ squares, double *__restrict__ weights)
+{
+    __shared__ double cell[2][THREADS / 32];
+    const chunk me = chunks[blockIdx.x];
+    const bool both = me.adapt && step_counts(tally);
+    const float *w = w_ + me.at, *grad = grad_ + me.at;
+    double of_grad = 0, of_w = 0;
+#pragma unroll
+    for (int q = 0; q < QUADS; q++) {
+        const int i = (q * THREADS + (int)threadIdx.x) * 4;
+        if (i + 4 > me.elems) continue;
+        of_grad += square_of(*(const float4 *)(grad + i));
+        if (both) of_w += square_of(*(const float4 *)(w + i));
+    }
+    const int rest = me.elems & ~3;
+    if ((int)threadIdx.x < me.elems - rest) {
+        const int i = rest + (int)threadIdx.x;
+        of_grad += (double)grad[i] * grad[i];
+        if (both) of_w += (double)w[i] * w[i];
+    }
+    of_grad = block_sum(of_grad, cell[0]);
+    of_w = block_sum(of_w, cell[1]);
+    if (threadIdx.x == 0) squares[blockIdx.x] = of_grad, weights[blockIdx.x] = of_w;
+}
+
+/* grid n_segments: thread t adds the segment's chunks t, t + THREADS, ..., then the threads add up.  rate[segment] =. */
+static __global__ void __launch_bounds__(THREADS)
+rates_kernel(const chunk *__restrict__ chunks, const int64_t *__restrict__ first, const double *__restrict__ squares,
+             const double *__restrict__ weights, const en_now *now, float trust, float eps, float weight_decay, float *__restrict__ rate)
+{
+    __shared__ double cell[2][THREADS / 32];
+    const int64_t from = first[blockIdx.x], to = first[blockIdx.x + 1];
+    const bool adapts = from < to && chunks[from].adapt, decays = from < to && chunks[from].decay;
+    double of_grad = 0, of_w = 0;
+    for (int64_t i = from + threadIdx.x; adapts && i < to; i += THREADS) of_grad += squares[i], of_w += weights[i];
+    of_grad = block_sum(of_grad, cell[0]);
+    of_w = block_sum(of_w, cell[1]);
+    if (threadIdx.x != 0) return;
+    const double wn = sqrt(of_w), gn = sqrt(of_grad);
+    double r = now->lr;
+    if (wn > 0 && gn > 0) r *= (double)trust * wn / (gn + (decays ? (double)weight_decay : 0) * wn + (double)eps);
+    rate[blockIdx.x] = (float)r;
+}
+
+/* ---- AdamW: the correction of its bias, before the sweep ------------------------------------------------------------------ */
+
+/* grid 1, one thread: a power in double is too much for every thread of the sweep.  factors = { lr/(1 - beta1^t), 1/sqrt(1 - beta2^t) } */
+static __global__ void __launch_bounds__(32)
+factors_kernel(const en_now *now, const double *__restrict__ tally, double beta1, double beta2, int64_t *updates, float *factors)
+{
+    if (threadIdx.x != 0) return;
+    const int64_t t = *updates + 1;
+    factors[0] = (float)((double)now->lr / (1 - pow(beta1, (double)t)));
+    factors[1] = (float)(1 / sqrt(1 - pow(beta2, (double)t)));
+    if (step_counts(tally)) *updates = t;
+}
+
+/* ---- running statistics --------------------------------------------------------------------------------------------------- */
+
 /* grid ceil(elems / THREADS): one element a thread; the running statistics are some hundred thousand floats. */
 static __global__ void __launch_bounds__(THREADS)
 ema_kernel(const en_now *now, int64_t elems, const float *__restrict__ x, float *__restrict__ shadow, const double *__restrict__ tally)
@@ -156,108 +286,93 @@ ema_kernel(const en_now *now, int64_t elems, const float *__restrict__ x, float 
     shadow[i] = fmaf(-(1.f - now->ema_decay), shadow[i] - x[i], shadow[i]);
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------------ */
-
-static bool same_segments(const optimizer_table *t, const en_segment *s, int64_t n)
-{
-    if (t->n_segments != n) return false;
-    for (int64_t k = 0; k < n; k++)
-        if (t->segments[k].offset != s[k].offset || t->segments[k].elems != s[k].elems || t->segments[k].decay != s[k].decay) return false;
-    return true;
-}
-
-/* Counts the chunks of the segments, and writes them where `out` is not NULL. */
-static int64_t cut(const en_segment *s, int64_t n, chunk *out)
-{
-    int64_t count = 0;
-    for (int64_t k = 0; k < n; k++)
-        for (int64_t at = s[k].offset, end = at + s[k].elems, size; at < end; at += size, count++) {
-            size = at % 4 ? min64(4 - at % 4, end - at) : min64(CHUNK, end - at);       /* up to where 16 bytes are aligned */
-            if (out) out[count] = { at, (int)size, s[k].decay };
-        }
-    return count;
-}
-
-static void free_table(optimizer_table *t)
-{
-    if (!t) return;
-    if (t->chunks) cudaFree(t->chunks);
-    if (t->squares) cudaFree(t->squares);
-    free(t->segments);
-    free(t);
-}
-
-static en_status fill_table(cuda_engine *e, optimizer_table *t, const en_segment *s, int64_t n)
-{
-    t->n_segments = n;
-    t->n_chunks = cut(s, n, nullptr);
-    t->segments = (en_segment *)malloc((size_t)(n + 1) * sizeof *s);
-    chunk *host = (chunk *)malloc((size_t)(t->n_chunks + 1) * sizeof *host);
-    cudaError_t error = cudaErrorMemoryAllocation;
-    if (t->segments && host) {
-        if (n) memcpy(t->segments, s, (size_t)n * sizeof *s);
-        cut(s, n, host);
-        error = cudaMalloc((void **)&t->chunks, (size_t)(t->n_chunks + 1) * sizeof *host);
-        if (error == cudaSuccess) error = cudaMalloc((void **)&t->squares, (size_t)(t->n_chunks + 1) * sizeof(double));
-        if (error == cudaSuccess) error = cudaMemcpyAsync(t->chunks, host, (size_t)t->n_chunks * sizeof *host, cudaMemcpyHostToDevice, e->compute);
-        if (error == cudaSuccess) error = cudaStreamSynchronize(e->compute);
-    }
-    free(host);
-    CU_TRY(error, "a table of %lld chunks", (long long)t->n_chunks);
-    return EN_OK;
-}
-
-static en_status table_of(en_backend *be, const en_segment *s, int64_t n, const optimizer_table **out)
-{
-    cuda_engine *e = engine(be);
-    for (optimizer_table *t = e->chunks; t; t = t->before)
-        if (same_segments(t, s, n)) return *out = t, EN_OK;
-    cudaStreamCaptureStatus recording = cudaStreamCaptureStatusNone;
-    CU_TRY(cudaStreamIsCapturing(e->compute, &recording), "asking the stream");
-    EN_REQUIRE(recording == cudaStreamCaptureStatusNone, EN_EINVAL, "segments seen for the first time inside a recording: update once before it");
-    optimizer_table *t = (optimizer_table *)calloc(1, sizeof *t);
-    EN_REQUIRE(t, EN_ENOMEM, "no memory for a table");
-    const en_status status = fill_table(e, t, s, n);
-    if (status != EN_OK) return free_table(t), status;
-    t->before = e->chunks;
-    *out = e->chunks = t;
-    return EN_OK;
-}
-
-void optimizer_close(cuda_engine *e)
-{
-    while (e->chunks) {
-        optimizer_table *t = e->chunks;
-        e->chunks = t->before;
-        free_table(t);
-    }
-}
-
-/* Sums of squares lie with the table: their number is the arena's, which no geometry tells. */
-size_t scratch_of_optimizer(const cuda_engine *) { return 0; }
-
 /* ---- the passes ------------------------------------------------------------------------------------------------------------ */
 
-en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments, float *w,
-    const float *grad, float *ms, float *mom, float *ema, double *tally)
+static en_status check_arenas(const float *w, const float *grad, const float *first, const float *second, const float *ema)
+{
+    EN_REQUIRE(((uintptr_t)w | (uintptr_t)grad | (uintptr_t)first | (uintptr_t)second | (uintptr_t)ema) % 16 == 0, EN_EINVAL,
+               "an arena does not begin at 16 bytes");
+    return EN_OK;
+}
+
+template <class RULE>
+static en_status queue_update(en_backend *be, const optimizer_table *t, const RULE &rule, const en_now *now, float *w, const float *grad, float *first,
+    float *second, float *ema, double *tally)
 {
     cuda_engine *e = engine(be);
-    EN_REQUIRE(((uintptr_t)w | (uintptr_t)grad | (uintptr_t)ms | (uintptr_t)mom | (uintptr_t)ema) % 16 == 0, EN_EINVAL, "an arena does not begin at 16 bytes");
-    const optimizer_table *t = nullptr;
-    EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
     kept_ranges kept = {};
     for (int k = 0; k < KEPT; k++)
         if (e->kept[k].copy) kept.of[k] = { ((intptr_t)e->kept[k].w - (intptr_t)w) / (intptr_t)sizeof *w, e->kept[k].elems, e->kept[k].copy };
-    const rates r = { h->rho, h->momentum, h->eps, h->weight_decay };
     if (t->n_chunks > 0) {
         const unsigned blocks = (unsigned)t->n_chunks;
-        if (ema) update_kernel<true><<<blocks, THREADS, 0, e->compute>>>(t->chunks, r, now, tally, kept, w, grad, ms, mom, ema, t->squares);
-        else update_kernel<false><<<blocks, THREADS, 0, e->compute>>>(t->chunks, r, now, tally, kept, w, grad, ms, mom, nullptr, t->squares);
+        if (ema)
+            update_kernel<RULE, true><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, ema, t->squares);
+        else
+            update_kernel<RULE, false><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, nullptr, t->squares);
         CU_LAUNCHED("update in %lld chunks", (long long)t->n_chunks);
     }
     squares_kernel<<<1, 1024, 0, e->compute>>>(t->n_chunks, t->squares, tally);
     CU_LAUNCHED("sum of squares");
     return EN_OK;
+}
+
+en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments, float *w,
+    const float *grad, float *ms, float *mom, float *ema, double *tally)
+{
+    const optimizer_table *t = nullptr;
+    EN_REQUIRE(ms && mom, EN_EINVAL, "RMSProp without its accumulators");
+    EN_TRY(check_arenas(w, grad, ms, mom, ema), "RMSProp");
+    EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    const rmsprop_rule rule = { h->rho, h->momentum, h->eps, h->weight_decay, 0, 0 };
+    return queue_update(be, t, rule, now, w, grad, ms, mom, ema, tally);
+}
+
+en_status cuda_sgd_update(en_backend *be, const en_sgd *h, const en_now *now, const en_segment *segments, int64_t n_segments, float *w,
+    const float *grad, float *mom, float *ema, double *tally)
+{
+    const optimizer_table *t = nullptr;
+    EN_REQUIRE(mom || h->momentum == 0, EN_EINVAL, "SGD with momentum %g without its accumulator", (double)h->momentum);
+    EN_REQUIRE(h->momentum != 0 || !h->nesterov, EN_EINVAL, "Nesterov's momentum without a momentum");
+    EN_TRY(check_arenas(w, grad, mom, nullptr, ema), "SGD");
+    EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    if (h->momentum == 0) {
+        const sgd_rule<0> rule = { 0, h->weight_decay, false, 0, 0 };
+        return queue_update(be, t, rule, now, w, grad, nullptr, nullptr, ema, tally);
+    }
+    const sgd_rule<1> rule = { h->momentum, h->weight_decay, h->nesterov, 0, 0 };
+    return queue_update(be, t, rule, now, w, grad, mom, nullptr, ema, tally);
+}
+
+en_status cuda_lars_update(en_backend *be, const en_lars *h, const en_now *now, const en_segment *segments, int64_t n_segments, float *w,
+    const float *grad, float *mom, float *ema, double *tally)
+{
+    cuda_engine *e = engine(be);
+    const optimizer_table *t = nullptr;
+    EN_REQUIRE(mom, EN_EINVAL, "LARS without its accumulator");
+    EN_TRY(check_arenas(w, grad, mom, nullptr, ema), "LARS");
+    EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    if (t->n_chunks > 0) {
+        norms_kernel<<<(unsigned)t->n_chunks, THREADS, 0, e->compute>>>(t->chunks, tally, w, grad, t->squares, t->weights);
+        CU_LAUNCHED("norms of %lld chunks", (long long)t->n_chunks);
+        rates_kernel<<<(unsigned)n_segments, THREADS, 0, e->compute>>>(t->chunks, t->first, t->squares, t->weights, now, h->trust, h->eps,
+                                                                       h->weight_decay, t->rate);
+        CU_LAUNCHED("rates of %lld tensors", (long long)n_segments);
+    }
+    const lars_rule rule = { h->momentum, h->weight_decay, h->nesterov, t->rate, 0, 0 };
+    return queue_update(be, t, rule, now, w, grad, mom, nullptr, ema, tally);
+}
+
+en_status cuda_adamw_update(en_backend *be, const en_adamw *h, const en_now *now, const en_segment *segments, int64_t n_segments, float *w,
+    const float *grad, float *m, float *v, float *ema, int64_t *updates, double *tally)
+{
+    const optimizer_table *t = nullptr;
+    EN_REQUIRE(m && v && updates, EN_EINVAL, "AdamW without its accumulators or its count of updates");
+    EN_TRY(check_arenas(w, grad, m, v, ema), "AdamW");
+    EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    factors_kernel<<<1, 32, 0, engine(be)->compute>>>(now, tally, h->beta1, h->beta2, updates, t->factors);
+    CU_LAUNCHED("bias correction");
+    const adamw_rule rule = { (float)(1 - h->beta1), (float)(1 - h->beta2), h->eps, h->weight_decay, t->factors, 0, 0, 0 };
+    return queue_update(be, t, rule, now, w, grad, m, v, ema, tally);
 }
 
 en_status cuda_ema_update(en_backend *be, const en_now *now, int64_t elems, const float *x, float *shadow, const double *tally)

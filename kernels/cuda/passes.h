@@ -46,6 +46,12 @@ en_status cuda_pool_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, f
 /* optimizer.cu */
 en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments,
     float *w, const float *grad, float *ms, float *mom, float *ema, double *tally);
+en_status cuda_sgd_update(en_backend *be, const en_sgd *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+    float *w, const float *grad, float *mom, float *ema, double *tally);
+en_status cuda_lars_update(en_backend *be, const en_lars *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+    float *w, const float *grad, float *mom, float *ema, double *tally);
+en_status cuda_adamw_update(en_backend *be, const en_adamw *h, const en_now *now, const en_segment *segments, int64_t n_segments,
+    float *w, const float *grad, float *m, float *v, float *ema, int64_t *updates, double *tally);
 en_status cuda_ema_update(en_backend *be, const en_now *now, int64_t elems, const float *x, float *shadow, const double *tally);
 en_status cuda_note(en_backend *be, const en_now *now, double *tally);
 en_status cuda_drop_path_masks(en_backend *be, const en_now *now, int64_t layers, int64_t n, const float *keep, float *mask);

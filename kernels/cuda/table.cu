@@ -18,6 +18,7 @@ const en_backend_ops cuda_ops = {
     .pool_backward = cuda_pool_backward, .pointwise_backward = cuda_pointwise_backward,
     .residual_backward = cuda_residual_backward, .se_project_backward = cuda_se_project_backward,
     .depthwise_backward = cuda_depthwise_backward, .stem_backward = cuda_stem_backward, .scale = cuda_scale,
-    .rmsprop_update = cuda_rmsprop_update,
+    .rmsprop_update = cuda_rmsprop_update, .sgd_update = cuda_sgd_update, .lars_update = cuda_lars_update,
+    .adamw_update = cuda_adamw_update,
     .ema_update = cuda_ema_update,
 };
