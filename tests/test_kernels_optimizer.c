@@ -68,6 +68,20 @@ static void segments_are_updated_and_nothing_between_them(void **state)
     verdict();
 }
 
+/* A backend that remembers segments tells them apart by all that they say. */
+static void the_same_extents_with_other_flags_are_other_segments(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 4 * n_optimizers; k++) {
+        const optimizer *o = &optimizers[k / 4];
+        const en_segment all = { .elems = 611, .decay = k & 1, .adapt = k & 2 };
+        if (!problem(false, "%s%s%s", o->name, all.decay ? " decays" : "", all.adapt ? " adapts" : "")) continue;
+        const host_arenas a = arenas_make(o, 611);
+        optimizer_case(o, &(en_now){ .lr = 0.5f }, &all, 1, &a, 611, false);
+    }
+    verdict();
+}
+
 /* A tensor of zeros, or one without a gradient, has no ratio: its rate is lr.  One tensor's norms are no other's. */
 static void lars_takes_the_plain_rate_where_a_norm_is_zero(void **state)
 {
@@ -248,6 +262,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(updates_are_the_sources_within_the_rounding_bound),
         cmocka_unit_test(segments_are_updated_and_nothing_between_them),
+        cmocka_unit_test(the_same_extents_with_other_flags_are_other_segments),
         cmocka_unit_test(lars_takes_the_plain_rate_where_a_norm_is_zero),
         cmocka_unit_test(a_poisoned_gradient_shows_in_the_sum_of_squares),
         cmocka_unit_test(a_step_that_does_not_count_changes_nothing),
