@@ -48,6 +48,28 @@ static void cosine_ends_at_zero_and_constant_stays(void **state)
     near(en_lr_at(&s, s.total_steps), 0.256, 1e-12);
 }
 
+/* B5 on 1024 cores: 65,536 images a step, 0.081 for 256 of them, 43 epochs of warm-up; E = 19.549, W = 840, 6842 steps in all. */
+static void polynomial_is_the_references(void **state)
+{
+    (void)state;
+    en_schedule s = reference(65536);
+    s.kind = EN_LR_POLYNOMIAL, s.base = 0.081 * 256, s.warmup_epochs = 43, s.power = 2, s.end = 0.1;
+    assert_int_equal(s.total_steps, 6842);
+    const double top = 0.081 * 256, d = 6842 - 840 + 1;
+    near(en_lr_at(&s, 0), 0, 0);
+    near(en_lr_at(&s, 839), top * 839 / 840, 1e-12);                            /* warm-up: 840 steps */
+    near(en_lr_at(&s, 840), (top - 0.1) * pow(1 - 1 / d, 2) + 0.1, 1e-12);      /* no step has the whole rate ... */
+    near(en_lr_at(&s, 841), en_lr_at(&s, 840), 0);                              /* ... and these two the same */
+    near(en_lr_at(&s, 840 + 3001), (top - 0.1) * pow(3002 / d, 2) + 0.1, 1e-12);
+    near(en_lr_at(&s, 6841), (top - 0.1) * 4 / (d * d) + 0.1, 1e-12);           /* the last one made is two short of D */
+    near(en_lr_at(&s, 100000), 0.1, 1e-12);                                     /* and it stays at its end */
+    s.power = 1, s.end = 0, s.warmup_epochs = 0, s.base = 1, s.total_steps = 9;   /* a straight line: 1 - tau/10 */
+    for (int t = 1; t < 9; t++) near(en_lr_at(&s, t), 1 - t / 10., 1e-12);
+    near(en_lr_at(&s, 0), 0.9, 1e-12);
+    s.total_steps = 5, s.warmup_epochs = 1;                                     /* all of it is warm-up */
+    for (int t = 0; t < 5; t++) near(en_lr_at(&s, t), t / 19., 1e-12);
+}
+
 static void average_ramps_up(void **state)
 {
     (void)state;
@@ -159,7 +181,8 @@ static void an_overlap_is_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(rate_is_the_references), cmocka_unit_test(cosine_ends_at_zero_and_constant_stays), cmocka_unit_test(average_ramps_up),
+        cmocka_unit_test(rate_is_the_references), cmocka_unit_test(cosine_ends_at_zero_and_constant_stays),
+        cmocka_unit_test(polynomial_is_the_references), cmocka_unit_test(average_ramps_up),
         cmocka_unit_test(spans_fall_once_a_period), cmocka_unit_test(plans_of_all_models_overlap_nowhere), cmocka_unit_test(an_overlap_is_found),
         cmocka_unit_test(b7_fits_a_gpu),
     };

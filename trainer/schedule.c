@@ -11,6 +11,10 @@ double en_lr_at(const en_schedule *s, int64_t step)
         const double span = (double)s->total_steps - warmup, done = span > 0 ? (t - warmup) / span : 1;
         return s->base * 0.5 * (1 + cos(M_PI * fmin(done, 1)));
     }
+    case EN_LR_POLYNOMIAL: {
+        const double span = (double)s->total_steps - warmup + 1, done = span > 0 ? fmin(fmax(t - warmup, 1), span) / span : 1;
+        return (s->base - s->end) * pow(1 - done, s->power) + s->end;
+    }
     case EN_LR_CONSTANT: return s->base;
     case EN_LR_EXPONENTIAL: break;
     }
