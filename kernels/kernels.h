@@ -297,9 +297,9 @@ struct en_backend_ops {
     /* The optimizers update the elements of each segment; what lies between segments is not touched.  For all of them:
      *   - after w has its new value, ema -= (1-ema_decay)*(ema - w)   (ema NULL: none);  lr and ema_decay are now's;
      *   - tally[GRAD_SQUARE] = sum of grad^2 over all segments: not finite exactly when a gradient is not;
-     *   - nothing but that changes when tally[FAILED] > 0 or tally[LOSS] is not finite;
+     *   - nothing but that changes when tally[FAILED] > 0, or tally[LOSS] or tally[GRAD_SQUARE] is not finite;
      *   - `segments` is host memory that stays as it is while it is passed here; wd is weight_decay where a segment decays, else 0;
-     *   - one sweep over the arenas, bandwidth-bound: each is read once, and each but grad written once.
+     *   - a sweep over grad for its squares, then one over the arenas, bandwidth-bound: each is read once, and each but grad written once.
      * EN_EINVAL: an accumulator that the settings need is NULL, momentum is 0 where they need it.
      *
      * RMSProp:   g = grad + wd*w;  ms += (g^2 - ms)*(1-rho);  mom = momentum*mom + lr*g/sqrt(ms + eps);  w -= mom */

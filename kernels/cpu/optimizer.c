@@ -1,5 +1,6 @@
-/* optimizer.c - the optimizers, with the moving average of the weights and the sum of squared gradients in the same sweep: each
- * arena is read, and all but the gradients are written, once a step.
+/* optimizer.c - the optimizers, with the moving average of the weights in the same sweep: each arena is read, and all but the
+ * gradients are written, once a step.  Before it goes a sweep over the gradients alone: a step counts only if the sum of their
+ * squares is finite, and then it is too late to find out on the way.
  *
  * What they share is `sweep`: it walks the segments in pieces that stay in L1, gives each piece to the optimizer's rule, and does the
  * rest while the piece is there.  A rule is a plain loop over a piece, which the compiler vectorises.  Lanes share out the pieces of a
@@ -14,8 +15,11 @@ typedef struct { const float *grad; float *w, *first, *second, *ema; } arenas;  
 typedef struct { int64_t segment, n; float decay; const float *grad; float *w, *first, *second; } piece;
 typedef void piece_rule(const void *settings, const piece *p);
 
-/* What a step may change the weights by: a rank that failed, a loss that is not a number, leave them as they are. */
-static bool step_counts(const double *tally) { return !(tally[EN_TALLY_FAILED] > 0) && isfinite(tally[EN_TALLY_LOSS]); }
+/* What a step may change the weights by: a rank that failed, a loss or a gradient that is not a number, leave them as they are. */
+static bool step_counts(const double *tally)
+{
+    return !(tally[EN_TALLY_FAILED] > 0) && isfinite(tally[EN_TALLY_LOSS]) && isfinite(tally[EN_TALLY_GRAD_SQUARE]);
+}
 
 static double squares_of(const float *x, int64_t n)    /* a scalar sum would not be vectorised: its order is its meaning */
 {
@@ -36,13 +40,29 @@ static void average(const float *restrict x, float *restrict shadow, int64_t n, 
     for (int64_t i = 0; i < n; i++) shadow[i] -= step * (shadow[i] - x[i]);
 }
 
-static void sweep(en_backend *be, const en_segment *segments, int64_t n_segments, const arenas *a, const en_now *now, float weight_decay,
-                  piece_rule *rule, const void *settings, double *tally)
+/* tally[GRAD_SQUARE] =: what every optimizer does first */
+static void sum_squares(en_backend *be, const en_segment *segments, int64_t n_segments, const float *grad, double *tally)
 {
-    const float step = 1.f - now->ema_decay;
-    const bool counts = step_counts(tally);
     FOR_EACH_LANE(be, l) {
         double squares = 0;
+        for (int64_t k = 0; k < n_segments; k++) {
+            const cpu_range pieces = lane_range((segments[k].elems + PIECE - 1) / PIECE, l, be->lanes);
+            for (int64_t c = pieces.first; c < pieces.last; c++)
+                squares += squares_of(grad + segments[k].offset + c * PIECE, min64(PIECE, segments[k].elems - c * PIECE));
+        }
+        engine(be)->lane[l].stats[0] = squares;
+    }
+    double sum = 0;
+    for (int l = 0; l < be->lanes; l++) sum += engine(be)->lane[l].stats[0];
+    tally[EN_TALLY_GRAD_SQUARE] = sum;
+}
+
+static void sweep(en_backend *be, const en_segment *segments, int64_t n_segments, const arenas *a, const en_now *now, float weight_decay,
+                  piece_rule *rule, const void *settings, const double *tally)
+{
+    const float step = 1.f - now->ema_decay;
+    if (!step_counts(tally)) return;
+    FOR_EACH_LANE(be, l)
         for (int64_t k = 0; k < n_segments; k++) {
             const cpu_range pieces = lane_range((segments[k].elems + PIECE - 1) / PIECE, l, be->lanes);
             for (int64_t c = pieces.first; c < pieces.last; c++) {
@@ -50,16 +70,10 @@ static void sweep(en_backend *be, const en_segment *segments, int64_t n_segments
                 const piece p = { .segment = k, .n = min64(PIECE, segments[k].elems - c * PIECE), .decay = segments[k].decay ? weight_decay : 0.f,
                                   .grad = a->grad + at, .w = a->w + at, .first = a->first ? a->first + at : NULL,
                                   .second = a->second ? a->second + at : NULL };
-                if (counts) rule(settings, &p);
-                squares += squares_of(p.grad, p.n);
-                if (counts && a->ema) average(p.w, a->ema + at, p.n, step);
+                rule(settings, &p);
+                if (a->ema) average(p.w, a->ema + at, p.n, step);
             }
         }
-        engine(be)->lane[l].stats[0] = squares;
-    }
-    double sum = 0;
-    for (int l = 0; l < be->lanes; l++) sum += engine(be)->lane[l].stats[0];
-    tally[EN_TALLY_GRAD_SQUARE] = sum;
 }
 
 /* ---- RMSProp ------------------------------------------------------------------------------------------------------------ */
@@ -87,6 +101,7 @@ en_status cpu_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now *
 {
     EN_REQUIRE(ms && mom, EN_EINVAL, "RMSProp without its accumulators");
     const rmsprop s = { now->lr, 1.f - h->rho, h->momentum, h->eps };
+    sum_squares(be, segments, n_segments, grad, tally);
     sweep(be, segments, n_segments, &(arenas){ grad, w, ms, mom, ema }, now, h->weight_decay, rmsprop_piece, &s, tally);
     return EN_OK;
 }
@@ -136,6 +151,7 @@ en_status cpu_sgd_update(en_backend *be, const en_sgd *h, const en_now *now, con
     EN_REQUIRE(mom || h->momentum == 0, EN_EINVAL, "SGD with momentum %g without its accumulator", (double)h->momentum);
     EN_REQUIRE(h->momentum != 0 || !h->nesterov, EN_EINVAL, "Nesterov's momentum without a momentum");
     const sgd s = { now->lr, h->momentum };
+    sum_squares(be, segments, n_segments, grad, tally);
     sweep(be, segments, n_segments, &(arenas){ grad, w, h->momentum != 0 ? mom : NULL, NULL, ema }, now, h->weight_decay,
           h->momentum == 0 ? sgd_plain_piece : h->nesterov ? sgd_nesterov_piece : sgd_momentum_piece, &s, tally);
     return EN_OK;
@@ -211,6 +227,7 @@ en_status cpu_lars_update(en_backend *be, const en_lars *h, const en_now *now, c
     EN_REQUIRE(mom, EN_EINVAL, "LARS without its accumulator");
     EN_TRY(room_for_norms(be, n_segments), "LARS");
     const lars s = { h->momentum, h->nesterov, engine(be)->norms };
+    sum_squares(be, segments, n_segments, grad, tally);
     if (step_counts(tally)) rates_by_norms(be, h, now->lr, segments, n_segments, w, grad, engine(be)->norms);
     sweep(be, segments, n_segments, &(arenas){ grad, w, mom, NULL, ema }, now, h->weight_decay, lars_piece, &s, tally);
     return EN_OK;
@@ -243,6 +260,7 @@ en_status cpu_adamw_update(en_backend *be, const en_adamw *h, const en_now *now,
     const double t = (double)(*updates + 1);
     const adamw s = { .lr = now->lr, .step = (float)((double)now->lr / (1 - pow(h->beta1, t))), .keep1 = (float)(1 - h->beta1),
                       .keep2 = (float)(1 - h->beta2), .root = (float)(1 / sqrt(1 - pow(h->beta2, t))), .eps = h->eps };
+    sum_squares(be, segments, n_segments, grad, tally);
     if (step_counts(tally)) ++*updates;
     sweep(be, segments, n_segments, &(arenas){ grad, w, m, v, ema }, now, h->weight_decay, adamw_piece, &s, tally);
     return EN_OK;

@@ -1,11 +1,11 @@
 /* optimizer.cu - the optimizers, with the moving average and the bf16 copy of the weights, in one sweep.
  *
  * What they share is `update_kernel`; what an optimizer does to one parameter is its rule, a struct that a thread carries.  The chunks
- * that it walks are those of optimizer.h.  Bytes a parameter, with the average and the bf16 copy: RMSProp and AdamW 38, SGD 30 (22 without
- * momentum), LARS 38, of which 8 for its norms.
+ * that it walks are those of optimizer.h.  Bytes a parameter, with the average and the bf16 copy: RMSProp and AdamW 42, SGD 34 (26 without
+ * momentum), LARS 38.
  *
- * Every block asks the tally whether the step counts; the sum of squares is taken in any case, in double, since the square
- * of a finite float may be infinite. */
+ * Before it go the norms: the sum of squared gradients, in double, since the square of a finite float may be infinite, says whether the
+ * step counts; every block of the sweep asks the tally.  These are 4 bytes a parameter (LARS 8), in the figures above. */
 #include "optimizer.h"
 #include "passes.h"
 
@@ -14,13 +14,13 @@ enum { THREADS = OPTIMIZER_THREADS, QUADS = OPTIMIZER_QUADS, KEPT = sizeof(cuda_
 /* Weights from `first` on (elements of the arena) have a bf16 copy; elems 0: none. */
 struct kept_ranges { struct { int64_t first, elems; bf16 *copy; } of[KEPT]; };
 
-EN_DEVICE bool step_counts(const double *tally) { return !(tally[EN_TALLY_FAILED] > 0) && isfinite(tally[EN_TALLY_LOSS]); }
+EN_DEVICE bool step_counts(const double *tally) { return !(tally[EN_TALLY_FAILED] > 0) && isfinite(tally[EN_TALLY_LOSS]) && isfinite(tally[EN_TALLY_GRAD_SQUARE]); }
 
 /* ---- the rules: one parameter, in the order that kernels.h states --------------------------------------------------------- */
 
-/* SLOTS: accumulators.  SQUARES: the sweep sums the squares of the gradients.  begin: once a block and thread, before the parameters. */
+/* SLOTS: accumulators.  begin: once a block and thread, before the parameters. */
 struct rmsprop_rule {
-    enum { SLOTS = 2, SQUARES = 1 };
+    enum { SLOTS = 2 };
     float rho, momentum, eps, weight_decay;
     float lr, decay;
     EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now) { lr = now->lr, decay = me.decay ? weight_decay : 0.f; }
@@ -34,7 +34,7 @@ struct rmsprop_rule {
 };
 
 template <int N> struct sgd_rule {
-    enum { SLOTS = N, SQUARES = 1 };
+    enum { SLOTS = N };
     float momentum, weight_decay; bool nesterov;
     float lr, decay;
     EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now) { lr = now->lr, decay = me.decay ? weight_decay : 0.f; }
@@ -51,7 +51,7 @@ template <int N> struct sgd_rule {
 };
 
 struct lars_rule {
-    enum { SLOTS = 1, SQUARES = 0 };
+    enum { SLOTS = 1 };
     float momentum, weight_decay; bool nesterov; const float *rates;
     float rate, decay;
     EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *) { rate = rates[me.segment], decay = me.decay ? weight_decay : 0.f; }
@@ -64,7 +64,7 @@ struct lars_rule {
 };
 
 struct adamw_rule {
-    enum { SLOTS = 2, SQUARES = 1 };
+    enum { SLOTS = 2 };
     float keep1, keep2, eps, weight_decay; const float *factors;
     float rate, root, shrink;
     EN_DEVICE_MEMBER void begin(const chunk &me, const en_now *now)
@@ -125,29 +125,26 @@ EN_DEVICE double square_of(float4 v)
 }
 
 /* grid n_chunks: a chunk a block, QUADS * 5 loads of 16 bytes in flight a thread.  Bytes of RMSProp: 20 read and 18 written a
- * parameter, 4 and 0 where the step does not count.  The last elems % 4 of a chunk go one by one.  squares[chunk] =. */
+ * parameter, none where the step does not count.  The last elems % 4 of a chunk go one by one. */
 template <class RULE, bool EMA> static __global__ void __launch_bounds__(THREADS, 3)
 update_kernel(const chunk *__restrict__ chunks, RULE rule, const en_now *now, const double *__restrict__ tally, kept_ranges kept,
               float *__restrict__ w_, const float *__restrict__ grad_, float *__restrict__ first_, float *__restrict__ second_,
-              float *__restrict__ ema_, double *__restrict__ squares)
+              float *__restrict__ ema_)
 {
-    __shared__ double cell[THREADS / 32];
     enum { FIRST = RULE::SLOTS > 0, SECOND = RULE::SLOTS > 1 };
     const chunk me = chunks[blockIdx.x];
     const float step = 1.f - now->ema_decay;
-    const bool counts = step_counts(tally);
+    if (!step_counts(tally)) return;
     float *w = w_ + me.at, *first = FIRST ? first_ + me.at : nullptr, *second = SECOND ? second_ + me.at : nullptr;
     float *ema = EMA ? ema_ + me.at : nullptr;
     const float *grad = grad_ + me.at;
-    double square = 0;
     float4 g4[QUADS], w4[QUADS], a4[QUADS], b4[QUADS], e4[QUADS];
     rule.begin(me, now);
 #pragma unroll
     for (int q = 0; q < QUADS; q++) {
         const int i = (q * THREADS + (int)threadIdx.x) * 4;
-        if (i + 4 > me.elems || !(counts || RULE::SQUARES)) continue;
+        if (i + 4 > me.elems) continue;
         g4[q] = *(const float4 *)(grad + i);
-        if (!counts) continue;
         w4[q] = *(const float4 *)(w + i);
         if (FIRST) a4[q] = *(const float4 *)(first + i);
         if (SECOND) b4[q] = *(const float4 *)(second + i);
@@ -157,8 +154,6 @@ update_kernel(const chunk *__restrict__ chunks, RULE rule, const en_now *now, co
     for (int q = 0; q < QUADS; q++) {
         const int i = (q * THREADS + (int)threadIdx.x) * 4;
         if (i + 4 > me.elems) continue;
-        if (RULE::SQUARES) square += square_of(g4[q]);
-        if (!counts) continue;
         rule.step(g4[q].x, w4[q].x, a4[q].x, b4[q].x);
         rule.step(g4[q].y, w4[q].y, a4[q].y, b4[q].y);
         rule.step(g4[q].z, w4[q].z, a4[q].z, b4[q].z);
@@ -176,21 +171,14 @@ update_kernel(const chunk *__restrict__ chunks, RULE rule, const en_now *now, co
     const int rest = me.elems & ~3;
     if ((int)threadIdx.x < me.elems - rest) {
         const int i = rest + (int)threadIdx.x;
-        const float g = grad[i];
-        square += (double)g * g;
-        if (counts) {
-            float wi = w[i], ai = FIRST ? first[i] : 0.f, bi = SECOND ? second[i] : 0.f;
-            rule.step(g, wi, ai, bi);
-            w[i] = wi;
-            if (FIRST) first[i] = ai;
-            if (SECOND) second[i] = bi;
-            if (EMA) ema[i] = fmaf(-step, ema[i] - wi, ema[i]);
-            keep_copy(kept, me.at + i, wi);
-        }
+        float wi = w[i], ai = FIRST ? first[i] : 0.f, bi = SECOND ? second[i] : 0.f;
+        rule.step(grad[i], wi, ai, bi);
+        w[i] = wi;
+        if (FIRST) first[i] = ai;
+        if (SECOND) second[i] = bi;
+        if (EMA) ema[i] = fmaf(-step, ema[i] - wi, ema[i]);
+        keep_copy(kept, me.at + i, wi);
     }
-    if (!RULE::SQUARES) return;
-    square = block_sum(square, cell);
-    if (threadIdx.x == 0) squares[blockIdx.x] = square;
 }
 
 /* grid 1: thread t adds chunks t, t + 1024, ..., then the threads add up as a tree. */
@@ -212,17 +200,17 @@ static __global__ void __launch_bounds__(1024) squares_kernel(int64_t n, const d
     }
 }
 
-/* ---- LARS: the norms, before the sweep ------------------------------------------------------------------------------------ */
+/* ---- norms, before the sweep ---------------------------------------------------------------------------------------------- */
 
-/* grid n_chunks.  squares[chunk] = sum of grad^2, weights[chunk] = sum of w^2 where the segment adapts and the step counts.
- * Bytes: 8 read a parameter, 4 where it does not adapt. */
-static __global__ void __launch_bounds__(THREADS)
-norms_kernel(const chunk *__restrict__ chunks, const double *__restrict__ tally, const float *__restrict__ w_, const float *__restrict__ grad_,
+/* grid n_chunks.  squares[chunk] = sum of grad^2; ADAPT: weights[chunk] = sum of w^2 where the segment adapts.
+ * Bytes: 4 read a parameter, 8 where it adapts. */
+template <bool ADAPT> static __global__ void __launch_bounds__(THREADS)
+norms_kernel(const chunk *__restrict__ chunks, const float *__restrict__ w_, const float *__restrict__ grad_,
              double *__restrict__ squares, double *__restrict__ weights)
 {
     __shared__ double cell[2][THREADS / 32];
     const chunk me = chunks[blockIdx.x];
-    const bool both = me.adapt && step_counts(tally);
+    const bool both = ADAPT && me.adapt;
     const float *w = w_ + me.at, *grad = grad_ + me.at;
     double of_grad = 0, of_w = 0;
 #pragma unroll
@@ -239,8 +227,11 @@ norms_kernel(const chunk *__restrict__ chunks, const double *__restrict__ tally,
         if (both) of_w += (double)w[i] * w[i];
     }
     of_grad = block_sum(of_grad, cell[0]);
-    of_w = block_sum(of_w, cell[1]);
-    if (threadIdx.x == 0) squares[blockIdx.x] = of_grad, weights[blockIdx.x] = of_w;
+    if (ADAPT) of_w = block_sum(of_w, cell[1]);
+    if (threadIdx.x == 0) {
+        squares[blockIdx.x] = of_grad;
+        if (ADAPT) weights[blockIdx.x] = of_w;
+    }
 }
 
 /* grid n_segments: thread t adds the segment's chunks t, t + THREADS, ..., then the threads add up.  rate[segment] =. */
@@ -295,9 +286,23 @@ static en_status check_arenas(const float *w, const float *grad, const float *fi
     return EN_OK;
 }
 
+/* tally[GRAD_SQUARE] =: what every optimizer does first.  ADAPT: also t->weights. */
+template <bool ADAPT>
+static en_status queue_norms(en_backend *be, const optimizer_table *t, const float *w, const float *grad, double *tally)
+{
+    cuda_engine *e = engine(be);
+    if (t->n_chunks > 0) {
+        norms_kernel<ADAPT><<<(unsigned)t->n_chunks, THREADS, 0, e->compute>>>(t->chunks, w, grad, t->squares, t->weights);
+        CU_LAUNCHED("norms of %lld chunks", (long long)t->n_chunks);
+    }
+    squares_kernel<<<1, 1024, 0, e->compute>>>(t->n_chunks, t->squares, tally);
+    CU_LAUNCHED("sum of squares");
+    return EN_OK;
+}
+
 template <class RULE>
 static en_status queue_update(en_backend *be, const optimizer_table *t, const RULE &rule, const en_now *now, float *w, const float *grad, float *first,
-    float *second, float *ema, double *tally)
+    float *second, float *ema, const double *tally)
 {
     cuda_engine *e = engine(be);
     kept_ranges kept = {};
@@ -306,13 +311,11 @@ static en_status queue_update(en_backend *be, const optimizer_table *t, const RU
     if (t->n_chunks > 0) {
         const unsigned blocks = (unsigned)t->n_chunks;
         if (ema)
-            update_kernel<RULE, true><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, ema, t->squares);
+            update_kernel<RULE, true><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, ema);
         else
-            update_kernel<RULE, false><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, nullptr, t->squares);
+            update_kernel<RULE, false><<<blocks, THREADS, 0, e->compute>>>(t->chunks, rule, now, tally, kept, w, grad, first, second, nullptr);
         CU_LAUNCHED("update in %lld chunks", (long long)t->n_chunks);
     }
-    squares_kernel<<<1, 1024, 0, e->compute>>>(t->n_chunks, t->squares, tally);
-    CU_LAUNCHED("sum of squares");
     return EN_OK;
 }
 
@@ -323,6 +326,7 @@ en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now 
     EN_REQUIRE(ms && mom, EN_EINVAL, "RMSProp without its accumulators");
     EN_TRY(check_arenas(w, grad, ms, mom, ema), "RMSProp");
     EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    EN_TRY(queue_norms<false>(be, t, w, grad, tally), "RMSProp");
     const rmsprop_rule rule = { h->rho, h->momentum, h->eps, h->weight_decay, 0, 0 };
     return queue_update(be, t, rule, now, w, grad, ms, mom, ema, tally);
 }
@@ -335,6 +339,7 @@ en_status cuda_sgd_update(en_backend *be, const en_sgd *h, const en_now *now, co
     EN_REQUIRE(h->momentum != 0 || !h->nesterov, EN_EINVAL, "Nesterov's momentum without a momentum");
     EN_TRY(check_arenas(w, grad, mom, nullptr, ema), "SGD");
     EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    EN_TRY(queue_norms<false>(be, t, w, grad, tally), "SGD");
     if (h->momentum == 0) {
         const sgd_rule<0> rule = { 0, h->weight_decay, false, 0, 0 };
         return queue_update(be, t, rule, now, w, grad, nullptr, nullptr, ema, tally);
@@ -351,9 +356,8 @@ en_status cuda_lars_update(en_backend *be, const en_lars *h, const en_now *now, 
     EN_REQUIRE(mom, EN_EINVAL, "LARS without its accumulator");
     EN_TRY(check_arenas(w, grad, mom, nullptr, ema), "LARS");
     EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    EN_TRY(queue_norms<true>(be, t, w, grad, tally), "LARS");
     if (t->n_chunks > 0) {
-        norms_kernel<<<(unsigned)t->n_chunks, THREADS, 0, e->compute>>>(t->chunks, tally, w, grad, t->squares, t->weights);
-        CU_LAUNCHED("norms of %lld chunks", (long long)t->n_chunks);
         rates_kernel<<<(unsigned)n_segments, THREADS, 0, e->compute>>>(t->chunks, t->first, t->squares, t->weights, now, h->trust, h->eps,
                                                                        h->weight_decay, t->rate);
         CU_LAUNCHED("rates of %lld tensors", (long long)n_segments);
@@ -369,6 +373,7 @@ en_status cuda_adamw_update(en_backend *be, const en_adamw *h, const en_now *now
     EN_REQUIRE(m && v && updates, EN_EINVAL, "AdamW without its accumulators or its count of updates");
     EN_TRY(check_arenas(w, grad, m, v, ema), "AdamW");
     EN_TRY(table_of(be, segments, n_segments, &t), "the optimizer's table");
+    EN_TRY(queue_norms<false>(be, t, w, grad, tally), "AdamW");
     factors_kernel<<<1, 32, 0, engine(be)->compute>>>(now, tally, h->beta1, h->beta2, updates, t->factors);
     CU_LAUNCHED("bias correction");
     const adamw_rule rule = { (float)(1 - h->beta1), (float)(1 - h->beta2), h->eps, h->weight_decay, t->factors, 0, 0, 0 };
