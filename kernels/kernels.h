@@ -237,7 +237,7 @@ struct en_backend_ops {
      * EN_EINVAL: x->bn NULL. */
     en_status (*se_project_forward)(en_backend *be, int64_t n, int64_t hw, int64_t ci, int64_t co, const en_operand *x,
                                     const en_se *se, const float *wt, void *y, en_bn *bn);
-    /* End of a block: o = bn(y) * (drop ? drop[image] : 1) + (x ? act(bn(x)) : 0).  drop is stochastic depth: 0 or 1/p
+    /* End of a block: o = act(bn(y)) * (drop ? drop[image] : 1) + (x ? act(bn(x)) : 0), each with its operand's own.  drop is stochastic depth: 0 or 1/p
      * (arXiv:1603.09382).   y, o (n,hw,c), o =   x NULL or (n,hw,c)   drop NULL or (n)
      * EN_EINVAL: y->bn NULL, or an activation of x without batch norm. */
     en_status (*residual_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop,
@@ -274,6 +274,11 @@ struct en_backend_ops {
     /* bn->local = {sum dz, sum dz*(y-mean)} with dz = g * (drop ? drop[image] : 1)            g, y (n,hw,c) */
     en_status (*residual_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop,
                                    const void *y, en_bn *bn);
+    /* Where y has an activation, whose way back is needed by a convolution too:  dz = g * (drop ? drop[image] : 1) * act'(bn(y)) (=),
+     * bn->local = {sum dz, sum dz*(y-mean)} of dz as stored.   g, dz (n,hw,c)   bn: y's, to be written   dz may be g itself.
+     * EN_EINVAL: y->bn NULL. */
+    en_status (*activation_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y,
+                                     void *dz, en_bn *bn);
     /* Back through projection, gate, squeeze-and-excitation and activation.  dy (n,hw,co) from en_grad, u = act(bn(x->y)):
      *     dwt[i,o] += sum u*gate*dy      ds[r,i] = sum_o dy[r,o]*wt[i,o]      dgate = sum_hw ds*u  -> se's gradients, dp
      *     dz[r,i] = (ds*gate + dp/hw) * act'(bn(x->y))  (=, n,hw,ci)     xbn->local = {sum dz, sum dz*(y-mean)}

@@ -110,7 +110,7 @@ en_status cpu_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c,
             float *out = (float *)o + i * c;
             const vf keep = splat(drop ? drop[i / hw] : 1.f);
             for (int64_t j = 0; j < c; j += VW) {
-                vf v = (ld(yr + j) * ld(y->bn->scale + j) + ld(y->bn->shift + j)) * keep;
+                vf v = activate(ld(yr + j), ld(y->bn->scale + j), ld(y->bn->shift + j), y->act) * keep;
                 if (x) v += x->bn ? activate(ld(xr + j), ld(x->bn->scale + j), ld(x->bn->shift + j), x->act) : ld(xr + j);
                 st(out + j, v);
             }

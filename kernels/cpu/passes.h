@@ -19,6 +19,7 @@
 #define cpu_se_project_backward  ISA(se_project_backward)
 #define cpu_residual_forward     ISA(residual_forward)
 #define cpu_residual_backward    ISA(residual_backward)
+#define cpu_activation_backward  ISA(activation_backward)
 #define cpu_pool_forward         ISA(pool_forward)
 #define cpu_pool_backward        ISA(pool_backward)
 #define cpu_dense_forward        ISA(dense_forward)
@@ -49,6 +50,7 @@ en_status cpu_se_project_backward(en_backend *, int64_t, int64_t, int64_t, int64
                               const en_grad *, void *, float *, en_bn *);
 en_status cpu_residual_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, const en_operand *, void *);
 en_status cpu_residual_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const void *, en_bn *);
+en_status cpu_activation_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const en_operand *, void *, en_bn *);
 en_status cpu_pool_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, float *);
 en_status cpu_pool_backward(en_backend *, int64_t, int64_t, int64_t, float *, const float *, const en_operand *, en_bn *);
 en_status cpu_dense_forward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, const float *, float *);

@@ -66,6 +66,8 @@ en_status cuda_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c
     const en_operand *x, void *o);
 en_status cuda_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y,
     en_bn *bn);
+en_status cuda_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y, void *dz,
+                                   en_bn *bn);
 
 /* stem.cu */
 en_status cuda_stem_forward(en_backend *be, const en_conv_geom *g, const en_pixels *image, const float *wt, void *y, en_bn *bn);

@@ -6,9 +6,9 @@
 enum { BATCH = 2 };             /* rows fetched together: 64 bytes in flight a thread */
 enum skip_kind { NO_SKIP, SKIP, SKIP_BN };
 
-struct block_end { const void *y, *x; void *o; const float *scale, *shift, *drop, *x_scale, *x_shift; en_act x_act; int64_t hw; };
+struct block_end { const void *y, *x; void *o; const float *scale, *shift, *drop, *x_scale, *x_shift; en_act x_act, y_act; int64_t hw; };
 
-/* sweep (1, rows, c): o = bn(y)*keep[image] + (skip ? act(bn(x)) : 0).  Bytes: y, x, o once.  `o` may be x or y: a thread has
+/* sweep (1, rows, c): o = act(bn(y))*keep[image] + (skip ? act(bn(x)) : 0).  Bytes: y, x, o once.  `o` may be x or y: a thread has
  * read what it overwrites. */
 template <typename T, skip_kind KIND>
 static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != SKIP_BN ? 3 : 2) end_block(sweep s, block_end e)
@@ -41,7 +41,7 @@ static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && KIND != 
                 if (KIND != NO_SKIP) open8(raw_x[k], u);
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    v[i] = fmaf(v[i], a[i], b[i]) * keep[k];
+                    v[i] = act_value<T>(e.y_act, fmaf(v[i], a[i], b[i])) * keep[k];
                     if (KIND == SKIP) v[i] += u[i];
                     if (KIND == SKIP_BN) v[i] += act_value<T>(e.x_act, fmaf(u[i], xa[i], xb[i]));
                 }
@@ -60,7 +60,7 @@ en_status cuda_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c
     const cudaStream_t stream = engine(be)->compute;
     const en_bn *x_bn = x ? x->bn : NULL;
     const block_end e = { y->y, x ? x->y : NULL, o, y->bn->scale, y->bn->shift, drop, x_bn ? x_bn->scale : NULL, x_bn ? x_bn->shift : NULL,
-                          x ? x->act : EN_ACT_NONE, hw };
+                          x ? x->act : EN_ACT_NONE, y->act, hw };
     if (!x) BY_TYPE(be, T, (end_block<T, NO_SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));
     else if (!x_bn) BY_TYPE(be, T, (end_block<T, SKIP><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));
     else BY_TYPE(be, T, (end_block<T, SKIP_BN><<<grid, SWEEP_BLOCK, 0, stream>>>(s, e)));

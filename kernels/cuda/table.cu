@@ -16,7 +16,7 @@ const en_backend_ops cuda_ops = {
     .se_project_forward = cuda_se_project_forward, .residual_forward = cuda_residual_forward, .pool_forward = cuda_pool_forward,
     .dense_forward = cuda_dense_forward, .softmax_loss = cuda_softmax_loss, .dense_backward = cuda_dense_backward,
     .pool_backward = cuda_pool_backward, .pointwise_backward = cuda_pointwise_backward,
-    .residual_backward = cuda_residual_backward, .se_project_backward = cuda_se_project_backward,
+    .residual_backward = cuda_residual_backward, .activation_backward = cuda_activation_backward, .se_project_backward = cuda_se_project_backward,
     .depthwise_backward = cuda_depthwise_backward, .stem_backward = cuda_stem_backward, .scale = cuda_scale,
     .rmsprop_update = cuda_rmsprop_update, .sgd_update = cuda_sgd_update, .lars_update = cuda_lars_update,
     .adamw_update = cuda_adamw_update,

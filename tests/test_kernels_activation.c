@@ -1,0 +1,109 @@
+/* test_kernels_activation.c - a block that ends in an activation: o = act(bn(y)) * drop + x, and the way back through it. */
+#include "fixture.h"
+
+/* The second image of two is kept, the first is dropped. */
+static float *drops(int64_t n, bool wanted)
+{
+    float *drop = wanted ? mem_f(n) : NULL;
+    for (int64_t b = 0; wanted && b < n; b++) drop[b] = b % 2 ? (is_exact() ? 2.f : 1.25f) : 0.f;
+    return drop;
+}
+
+static bounded dropped(bounded x, const float *drop, int64_t n, int64_t hw, int64_t c)
+{
+    if (!drop) return x;
+    float *wide = mem_f(n * c);
+    for (int64_t i = 0; i < n * c; i++) wide[i] = drop[i / c];
+    return scaled_rows(x, hw, c, exactly(wide, n * c));
+}
+
+static void forward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with_drop, bool with_skip)
+{
+    if (!problem(exact, "activation forward n%dhw%dc%d%s%s", (int)n, (int)hw, (int)c, with_drop ? " drop" : "", with_skip ? " skip" : "")) return;
+    if (!affordable(4 * n * hw * phys(c))) return;
+    if (with_drop && n == 1 && !with_skip) expect_zeros();
+    const int64_t cp = phys(c), rows = n * hw, size = rows * cp;
+    const host_operand y = operand_make(rows, cp, c, true, exact ? EN_ACT_NONE : EN_ACT_SILU), x = operand_make(rows, cp, c, false, EN_ACT_NONE);
+    const float *drop = drops(n, with_drop);
+    bounded o = dropped(operand_value(&y), drop, n, hw, cp);
+    if (with_skip) o = plus(o, operand_value(&x));
+    o = stored(o);
+    for (variant *v = first(4 * size); v; v = next(v)) {
+        en_bn y_bn, x_bn;
+        const en_operand y_up = operand_up(v, &y, &y_bn), x_up = operand_up(v, &x, &x_bn);
+        void *o_dev = out_a(v, size);
+        RUN(v, v->be->ops->residual_forward(v->be, n, hw, cp, &y_up, UP_F(v, drop, n), with_skip ? &x_up : NULL, o_dev));
+        check(v, "o", down_a(v, o_dev, size), o, cp, c);
+    }
+}
+
+static void forward_is_within_the_rounding_bound(void **state)
+{
+    (void)state;
+    static const int hw[] = { 1, 13, 113, 225 };
+    for (int with = 0; with < 4; with++)
+        for (int k = 0; k < 4; k++)
+            for (int exact = 0; exact < 2; exact++) forward_case(exact, k % 2 ? 1 : 4, hw[k], (int[]){ 24, 16, 100, 8 }[(k + with) % 4], with & 1, with & 2);
+    verdict();
+}
+
+static void backward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with_drop, bool in_place)
+{
+    if (!problem(exact, "activation backward n%dhw%dc%d%s%s", (int)n, (int)hw, (int)c, with_drop ? " drop" : "", in_place ? " in place" : "")) return;
+    if (!affordable(6 * n * hw * phys(c))) return;
+    if (with_drop && n == 1) expect_zeros();
+    const int64_t cp = phys(c), rows = n * hw, size = rows * cp;
+    const host_operand y = operand_make(rows, cp, c, true, exact ? EN_ACT_NONE : EN_ACT_SILU);
+    float *g = storable(random_rows(rows, cp, c), size);
+    const float *drop = drops(n, with_drop);
+    bounded dz = dropped(exactly(g, size), drop, n, hw, cp);
+    if (!exact) dz = times(dz, operand_slope(&y));
+    const bounded want = stored(dz);
+    for (variant *v = first(6 * size); v; v = next(v)) {
+        reserve(v, &(en_conv_geom){ .n = n, .h = hw, .w = 1, .c = cp, .oh = hw, .ow = 1, .oc = cp });
+        en_bn bn;
+        const en_operand y_up = operand_up(v, &y, &bn);
+        void *g_dev = both_a(v, g, size), *dz_dev = in_place ? g_dev : out_a(v, size);
+        RUN(v, v->be->ops->activation_backward(v->be, n, hw, cp, g_dev, UP_F(v, drop, n), &y_up, dz_dev, &bn));
+        const float *got = down_a(v, dz_dev, size);
+        check(v, "dz", got, want, cp, c);
+        check_backward_sums(v, &bn, y.bn, exactly(got, size), y.y, rows);           /* of dz as stored */
+        if (!in_place) check_same(v, "g", down_a(v, g_dev, size), g, size * (int64_t)sizeof *g);
+    }
+}
+
+static void backward_stores_dz_and_leaves_its_sums(void **state)
+{
+    (void)state;
+    static const int hw[] = { 1, 2, 13, 113, 225, 1000 };
+    for (int k = 0; k < 6; k++)
+        for (int with = 0; with < 4; with++)
+            for (int exact = 0; exact < 2; exact++) backward_case(exact, (int[]){ 1, 4, 7 }[(k + with) % 3], hw[k], (int[]){ 8, 24, 100 }[k % 3], with & 1, with & 2);
+    verdict();
+}
+
+static void an_empty_shard_leaves_zero_sums(void **state)
+{
+    (void)state;
+    if (problem(false, "activation backward of no image")) {
+        expect_zeros();
+        const host_operand y = operand_make(0, 32, 32, true, EN_ACT_SILU);
+        for (variant *v = first(0); v; v = next(v)) {
+            en_bn bn;
+            const en_operand y_up = operand_up(v, &y, &bn);
+            RUN(v, v->be->ops->activation_backward(v->be, 0, 9, 32, out_a(v, 0), NULL, &y_up, out_a(v, 0), &bn));
+            check_backward_sums(v, &bn, y.bn, exactly(NULL, 0), NULL, 0);
+        }
+    }
+    verdict();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forward_is_within_the_rounding_bound),
+        cmocka_unit_test(backward_stores_dz_and_leaves_its_sums),
+        cmocka_unit_test(an_empty_shard_leaves_zero_sums),
+    };
+    return cmocka_run_group_tests(tests, open_variants, close_variants);
+}
