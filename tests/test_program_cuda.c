@@ -153,6 +153,34 @@ static void a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop(void **stat
     }
 }
 
+/* In the recorded step, with the next images under way already: nothing of it stays, and going back finds the slots and the bf16 copies
+ * of the weights in order.  One GPU, and two that sum by NCCL, where the NaN is one rank's alone. */
+static void steps_that_are_not_finite_are_skipped_and_gone_back_from(void **state)
+{
+    (void)state;
+    static const char *const bits[] = { "fp32", "bf16" };
+    for (int k = 0; k < 2; k++) {
+        const int ranks = k ? 2 : 0;
+        gpus(k + 1);
+        const char *same = textf(SMALL " --device cuda --precision %s --steps 9 --warmup-epochs 0 --data %s", bits[k], data());
+        const char *skip = at("skip-%s", bits[k]), *back = at("back-%s", bits[k]), *by_hand = at("by-hand-%s", bits[k]);
+        outcome *o = run(0, ranks, "%s --checkpoint-every 1 --keep 9 --run %s --inject nan@%d:4,nan@0:6", same, skip, k);
+        if (count(o->out, " is skipped: the ") != 2) FAIL_RUN(o, "not two steps were skipped");
+        same_bits(checkpoint_of(skip, 3), checkpoint_of(skip, 4));
+        same_bits(checkpoint_of(skip, 5), checkpoint_of(skip, 6));
+        run(75, ranks, "%s --run %s --stop-after 3", same, back);
+        shell("cp -r %s %s", back, by_hand);
+        o = run(0, ranks, "%s --run %s --max-skipped 1 --on-divergence back --inject nan@%d:5,nan@0:6", same, back, k);
+        if (!strstr(o->out, "diverged at step 6: back to the checkpoint of step 3, with 0.5 of the rate")) FAIL_RUN(o, "it did not go back");
+        run(0, ranks, "%s --lr 0.00015 --run %s", same, by_hand);
+        char worst[160];                       /* a second start may choose other algorithms for its products: not always the same bits */
+        const double d = largest_deviation(checkpoint_of(back, 9), checkpoint_of(by_hand, 9), "/model", worst);
+        print_message("    %s, %d GPU%s: gone back against gone on with half the rate, %.1e apart (%s)\n", bits[k], k + 1, k ? "s" : "", d, worst);
+        assert_true(d <= (k ? 1e-2 : 1e-4));
+    }
+    gpus(1);
+}
+
 /* ---- bf16, evaluation, prediction --------------------------------------------------------------------------------------------- */
 
 static void bf16_learns_evaluates_and_predicts(void **state)
@@ -225,6 +253,7 @@ int main(void)
         TEST(ranks_that_share_a_gpu_sum_through_the_host),
         TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
         TEST(a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop),
+        TEST(steps_that_are_not_finite_are_skipped_and_gone_back_from),
         TEST(bf16_learns_evaluates_and_predicts),
         TEST(too_little_memory_says_so),
     };

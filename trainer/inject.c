@@ -277,7 +277,7 @@ en_status en_inject_step_begins(en_trainer *t)
     return EN_OK;
 }
 
-en_status en_inject_step_queued(en_trainer *t)
+en_status en_inject_step_ended(en_trainer *t)
 {
     const int64_t at = job.poisoned;
     job.poisoned = -1;

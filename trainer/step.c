@@ -38,9 +38,9 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
         if (t->be->slots > 1 && !t->dump)                                                       /* the device is at work: fetch what comes next  */
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }
-    EN_TRY(en_inject_step_queued(t),                          "step %" PRId64, step);
     EN_TRY(call_roll(t, r, t0, waited),                       "step %" PRId64, step);
     EN_TRY(en_step_settle(t, r),                                      "step %" PRId64, step);            /* waits: loss, hits, norm of the gradient */
+    EN_TRY(en_inject_step_ended(t),                           "step %" PRId64, step);
     if (t->dump) EN_TRY(en_dump_finish(t),                    "step %" PRId64 ": dump", step);
 
     t->state.step++;
