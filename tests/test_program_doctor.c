@@ -1,13 +1,12 @@
 /* test_program_doctor.c - `effnet doctor` from outside, on ranks that differ on purpose.
  *
- * Ranks of one machine stand for hosts where that is enough; hosts of their own come from test_doctor.c (made-up facts). */
+ * Ranks of one machine stand for hosts where that is enough; real ones come of cluster/cluster, made-up ones are in test_doctor.c. */
 #define _GNU_SOURCE
 #include "program.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const char *data(void) { return drawn("--train-per-class 3 --val-per-class 1 --synth-classes 3 --synth-size 40"); }
@@ -134,16 +133,39 @@ static void images_that_are_not_there(void **state)
     has(o, "no-such-folder does not exist");
 }
 
+#define MPI_SETTINGS "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 "             \
+                     "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_mpi_yield_when_idle=1 "                       \
+                     "PRTE_MCA_rmaps_default_mapping_policy=:OVERSUBSCRIBE PRTE_MCA_hwloc_default_binding_policy=none ASAN_OPTIONS=detect_leaks=0 "
+
+/* A command line of the shell's; what it prints, and that it exits with `code`. */
+static const char *by_shell(int code, const char *name, const char *command)
+{
+    const int status = system(textf(MPI_SETTINGS "timeout -k 5 120 %s > '%s' 2>&1", command, at("%s", name)));
+    const char *text = read_file(at("%s", name), NULL);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != code) fail_msg("%s\nexit code %d and not %d:\n%s", command, WEXITSTATUS(status), code, text);
+    return text;
+}
+
+static void says(const char *text, const char *needle)
+{
+    if (!strstr(text, needle)) fail_msg("it does not say \"%s\":\n%s", needle, text);
+}
+
+/* Rank 1 runs `program` in place of ours. */
+static const char *second_runs(int code, const char *program, const char *arguments)
+{
+    return by_shell(code, "second.txt", textf("'%s' %s 1 '%s' %s : %s 1 '%s' %s", EN_MPIEXEC, EN_MPIEXEC_NUMPROC, EN_PROGRAM, arguments, EN_MPIEXEC_NUMPROC,
+                                              program, arguments));
+}
+
 static void another_program_on_one_rank(void **state)
 {
     (void)state;
     shell("cp '%s' '%s' && printf x >> '%s'", EN_PROGRAM, at("other"), at("other"));
-    shell("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 PRTE_ALLOW_RUN_AS_ROOT=1 PRTE_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
-          "OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_rmaps_default_mapping_policy=:OVERSUBSCRIBE "
-          "PRTE_MCA_hwloc_default_binding_policy=none ASAN_OPTIONS=detect_leaks=0 '%s' %s 1 '%s' doctor : %s 1 '%s' doctor > '%s' 2>&1; test $? -eq 1",
-          EN_MPIEXEC, EN_MPIEXEC_NUMPROC, EN_PROGRAM, EN_MPIEXEC_NUMPROC, at("other"), at("other.txt"));
-    const char *text = read_file(at("other.txt"), NULL);
-    if (!strstr(text, "! program ") || !strstr(text, "(rank 1): not the same program as on ")) fail_msg("it does not name the program:\n%s", text);
+    const char *text = second_runs(1, at("other"), "doctor");
+    says(text, "\n! program ");
+    says(text, "(rank 1): not the same program as on ");
+    says(text, "1 of them (!) would break a job: exit code 1\n");
 }
 
 static void another_environment_on_one_rank(void **state)
@@ -200,6 +222,59 @@ static void a_small_disk(void **state)
     assert_int_equal(n, 0);
 }
 
+/* Rank 1 sees a file system of its own there, as a host does where nothing is mounted. */
+static void a_folder_that_is_not_shared(void **state)
+{
+    (void)state;
+    if (system("unshare --mount sh -c 'mount -t tmpfs none /mnt' 2>/dev/null") != 0) skip();
+    make_folders(at("own"));
+    const char *script = textf("#!/bin/sh\nexec unshare --mount sh -c 'mount -t tmpfs none \"%s\" && exec \"$0\" \"$@\"' '%s' \"$@\"\n", at("own"), EN_PROGRAM);
+    write_file(at("elsewhere"), script, strlen(script));
+    assert_int_equal(chmod(at("elsewhere"), 0755), 0);
+    const char *text = second_runs(1, at("elsewhere"), textf("doctor --run %s", at("own")));
+    says(text, "is not the folder that rank 0 on ");
+    says(text, "a file of rank 0 shows nowhere else\n");
+    is_clean(at("own"));
+}
+
+/* ---- hosts ------------------------------------------------------------------------------------------------------------------ */
+
+static const char *cluster(void)               /* NULL: not on this machine */
+{
+    static int can = -1;
+    const char *script = EN_CLUSTER;
+    if (can < 0) can = exists(script) && system(textf("'%s' check --net > /dev/null 2>&1", script)) == 0;
+    return can ? script : NULL;
+}
+
+/* Nodes have names, addresses and links of their own; files are everybody's, and so are locks. */
+static void two_hosts(void **state)
+{
+    (void)state;
+    if (!cluster()) skip();
+    const char *text = by_shell(0, "hosts.txt", textf("'%s' --nodes 2 --per-node 2 --net -- '%s' %s 4 '%s' doctor --data %s --run %s", cluster(), EN_MPIEXEC,
+                                                      EN_MPIEXEC_NUMPROC, EN_PROGRAM, data(), at("hosts")));
+    says(text, ", 4 ranks on 2 hosts, ");
+    says(text, "\nhost node1 (the others are like it");
+    says(text, "listed by     2 ranks, one a host");
+    says(text, "  transport     TCP over eth0 10.77.0.1\n");
+    says(text, "  clocks        ahead or behind by at most ");
+    says(text, " each way");
+    says(text, "a file of rank 0 shows everywhere");
+    says(text, "; its locks exclude the others\n");
+}
+
+/* Open MPI told to take an interface that leads to no other host: nothing arrives.  Both sides say so, by name. */
+static void a_host_that_cannot_be_reached_is_named(void **state)
+{
+    (void)state;
+    if (!cluster()) skip();
+    const char *text = by_shell(5, "wall.txt", textf("env EFFNET_STALL_S=8 '%s' --nodes 2 --net -- '%s' --mca btl_tcp_if_include lo -x EFFNET_STALL_S "
+                                                     "%s 2 '%s' doctor", cluster(), EN_MPIEXEC, EN_MPIEXEC_NUMPROC, EN_PROGRAM));
+    says(text, "host node1 has no answer after 8 s from 1 of 2 ranks: 1.");
+    says(text, "host node2 hears nothing of rank 0 for 8 s");
+}
+
 /* ---- a rank that does not answer --------------------------------------------------------------------------------------------- */
 
 /* A rank is stopped as soon as it is there; the others end the job within the limit and say so. */
@@ -226,6 +301,7 @@ int main(void)
         cmocka_unit_test(a_packed_file_cut_short), cmocka_unit_test(images_that_are_not_there), cmocka_unit_test(another_program_on_one_rank),
         cmocka_unit_test(another_environment_on_one_rank), cmocka_unit_test(another_folder_is_wrong_usage),
         cmocka_unit_test(a_folder_that_cannot_be_written), cmocka_unit_test(a_folder_of_the_kernel_s), cmocka_unit_test(a_small_disk),
-        cmocka_unit_test(a_rank_that_hangs_ends_the_job) };
+        cmocka_unit_test(a_folder_that_is_not_shared), cmocka_unit_test(two_hosts),
+        cmocka_unit_test(a_host_that_cannot_be_reached_is_named), cmocka_unit_test(a_rank_that_hangs_ends_the_job) };
     return program_main("doctor", tests, sizeof tests / sizeof *tests);
 }

@@ -137,13 +137,15 @@ static bool extremes(const en_doctor_job *j, figure *of, const en_doctor_facts *
     return *least != NULL;
 }
 
-static void print_span(const char *what, double least, double most, const char *(*text)(double, char[24]))
+/* True: they differ. */
+static bool print_span(const char *what, double least, double most, const char *(*text)(double, char[24]))
 {
     char a[24], b[24];
     text(least, a);
     text(most, b);
-    if (strcmp(a, b) == 0) printf("%s%s", what, a);
-    else printf("%s%s to %s", what, a, b);
+    const bool differ = strcmp(a, b) != 0;
+    printf("%s%s%s%s", what, a, differ ? " to " : "", differ ? b : "");
+    return differ;
 }
 
 static void print_folder_together(const en_doctor_job *j)
@@ -173,18 +175,18 @@ static void print_between(const en_doctor_job *j)
     printf("\nbetween the ranks\n");
     if (j->hosts > 1) printf("  transport     %s\n", *f->transport ? f->transport : "not TCP (rank 0 has no connection of MPI's)");
     if (extremes(j, trip, &a, &b)) {
-        print_span("  round trip    ", trip(a), trip(b), time_text);
+        const bool differ = print_span("  round trip    ", trip(a), trip(b), time_text);
         printf(" from %s", f->host);
-        if (a != b) printf(", the slowest to %s", b->host);
+        if (differ) printf(", the slowest to %s", b->host);
         extremes(j, offset, &a, &b);
         printf("\n  clocks        ahead or behind by at most %s, give or take %s", time_text(offset(b), text), time_text(b->clock_error_s, more));
         if (j->hosts > 2) printf(" (%s)", b->host);
         printf("\n");
     }
     if (extremes(j, speed, &a, &b)) {
-        print_span("  neighbours    exchange ", speed(a), speed(b), speed_text);
+        const bool differ = print_span("  neighbours    exchange ", speed(a), speed(b), speed_text);
         printf(" each way");
-        if (a != b) printf(", the slowest are %s and %s", a->host, a->next);
+        if (differ) printf(", the slowest are %s and %s", a->host, a->next);
         printf("\n");
     }
     if (f->sum_right != EN_UNKNOWN)
