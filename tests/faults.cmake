@@ -9,3 +9,12 @@ endfunction()
 en_test(test_program_inject test_program_inject.c program.c program_files.c LIBS en_trainer ${HDF5_C_LIBRARIES} TIMEOUT 600)
 en_fault_program(test_program_inject)
 set_tests_properties(test_program_inject PROPERTIES PROCESSORS 2)
+
+# The harness: a short form here, the long one by hand (tests/faults --count 200).
+add_executable(faults faults/faults.c faults/kinds.c faults/trial.c faults/bench.c program.c program_files.c)
+target_include_directories(faults PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMOCKA_INCLUDE})
+target_link_libraries(faults PRIVATE en_warnings en_trainer ${HDF5_C_LIBRARIES} ${CMOCKA_LIBRARY} m)
+target_compile_definitions(faults PRIVATE EN_CLUSTER="${CMAKE_SOURCE_DIR}/tests/cluster/cluster")
+en_fault_program(faults)
+add_test(NAME faults COMMAND faults)
+set_tests_properties(faults PROPERTIES TIMEOUT 900 PROCESSORS 2)

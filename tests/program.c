@@ -35,9 +35,11 @@ void *keep(void *p)
     return p;
 }
 
-static void drop_all(void)
+const void *remembered(void) { return kept; }
+
+void forget_since(const void *mark)
 {
-    while (kept) {
+    while (kept && kept != mark) {
         struct kept *k = kept;
         kept = k->next;
         free(k->p);
@@ -297,6 +299,7 @@ static job *vstart(how h, const char *fmt, va_list ap)
     job *j = keep(calloc(1, sizeof *j));
     char *arguments = vformat(fmt, ap), *argv[WORDS], *command = keep(calloc(1, COMMAND)), *split = keep(strdup(arguments));
     int n = 0;
+    if (h.within) n = add_words(argv, n, keep(strdup(h.within)));
     if (h.ranks > 0) {
         argv[n++] = h.by_script || h.script ? EN_RUN_SCRIPT : EN_MPIEXEC;
         if (h.script) n = add_words(argv, n, keep(strdup(h.script)));
@@ -413,11 +416,20 @@ outcome *finish(job *j)
     return j->o;
 }
 
+void abandon_all(void)
+{
+    for (int i = 0; i < JOBS; i++)
+        if (jobs[i]) give_up_on(jobs[i]);
+    kill_orphans();
+}
+
 bool running(job *j)
 {
     siginfo_t info = { 0 };
     return j->pid && (waitid(P_PID, (id_t)j->pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0);
 }
+
+int process_of(const job *j) { return j->pid; }
 
 void send(job *j, int sig)
 {
@@ -514,11 +526,9 @@ int program_main(const char *name, const struct CMUnitTest *tests, size_t n)
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     const int failed = _cmocka_run_group_tests(name, tests, n, NULL, NULL);
-    for (int i = 0; i < JOBS; i++)
-        if (jobs[i]) give_up_on(jobs[i]);
-    kill_orphans();
+    abandon_all();
     if (failed) fprintf(stderr, "%s: what the runs left behind is in %s\n", name, folder);
     else nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
-    drop_all();
+    forget_since(NULL);
     return failed;
 }

@@ -5,7 +5,7 @@
  * killed (ranks sit in process groups of their own, so the test makes itself the reaper of orphans and finds them by their
  * parent).  A run that ends and leaves processes behind is a failure too.
  *
- * Everything that the helpers hand out lives until the test binary ends. */
+ * Everything that the helpers hand out lives until the test binary ends, or forget_since() is called. */
 #ifndef EN_TEST_PROGRAM_H
 #define EN_TEST_PROGRAM_H
 
@@ -43,6 +43,10 @@ void        shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));  
 /* Paths (none when there is no such folder) of the files below `folder` (hidden ones too), sorted. */
 char      **files_below(const char *folder, size_t *n);
 
+/* What has been handed out so far; and the end of all that was handed out later. */
+const void *remembered(void);
+void        forget_since(const void *mark);
+
 /* ---- runs ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -54,6 +58,7 @@ typedef struct {
     bool    patient;            /* a mpirun that was asked to end gives its ranks seconds for it, not none               */
     bool    by_script;          /* launch/run instead of mpirun                                                          */
     const char *script;         /* the same, with these options of its own before -n                                     */
+    const char *within;         /* a program, with arguments, that starts all that: "tests/cluster/cluster --nodes 2 --"  */
     double  seconds;            /* 0: 60                                                                                 */
 } how;
 
@@ -72,6 +77,8 @@ job     *start(how h, const char *fmt, ...) __attribute__((format(printf, 2, 3))
 outcome *finish(job *j);                                        /* waits, with the limit counted from the start        */
 bool     running(job *j);
 void     send(job *j, int sig);                                 /* to the process that was started                     */
+void     abandon_all(void);                                     /* kills whatever runs still: after a failure           */
+int      process_of(const job *j);                              /* that process, 0: it has ended                        */
 int      children_of(int pid, int *pids, int most);              /* by /proc, without ended ones                    */
 int      ranks_of(job *j, int *pids, int most);                 /* children of mpirun, oldest first                    */
 void     pause_s(double seconds);

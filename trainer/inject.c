@@ -271,7 +271,10 @@ en_status en_inject_step_begins(en_trainer *t)
         if (f->kind == SLOW) job.slow = f;
         else if (f->kind == ENOSPC_) fill_disk(f);
         else if (f->kind == FLIP) EN_TRY(flip(t), "step %" PRId64, t->state.step);
-        else happen(f, EN_DATA);
+        else {
+            en_watch_at(EN_DATA, NULL);        /* what a step begins with */
+            happen(f, EN_DATA);
+        }
     }
     be_slow();
     return EN_OK;
