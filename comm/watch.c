@@ -14,7 +14,7 @@
  * A thread leaves the process with _exit(5), because it may not call MPI (MPI_THREAD_FUNNELED); the launcher ends the others, or
  * they have been told.  So that one speaks and not all, those who miss rank 0 speak in turn: rank 1, one rank of each host, the rest.
  *
- * Limits are en_watch_limits'; without it, EFFNET_STALL_S or half an hour, and then a rank is only asked where it stands when another
+ * Limits are en_watch_keep's; without it, EFFNET_STALL_S or half an hour, and then a rank is only asked where it stands when another
  * waited for it that long: a program that names no sections may compute as long as it likes.
  *
  * Time is counted in turns, each no longer than it should have been: a job that was suspended did not wait. */
@@ -51,7 +51,7 @@ static struct {
 
 const char *en_section_name(en_section s)
 {
-    static const char *const names[EN_SECTIONS] = { "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "ending",
+    static const char *const names[EN_SECTIONS] = { "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "output", "ending",
                                                     "collective" };
     return (unsigned)s < EN_SECTIONS ? names[s] : "?";
 }
@@ -117,23 +117,27 @@ void en_watch_leave(void)
 
 /* ---- limits ------------------------------------------------------------------------------------------------------------------ */
 
-static struct { double s[EN_SECTIONS]; bool given; const char *advice; } limits;
+static struct { double s[EN_SECTIONS]; bool given, asked; const char *advice, *option, *source; } limits;
 
-void en_watch_limits(const double limit_s[EN_SECTIONS], const char *advice)
+void en_watch_keep(const en_watch_limits *l)
 {
-    memcpy(limits.s, limit_s, sizeof limits.s);
+    memcpy(limits.s, l->limit_s, sizeof limits.s);
     limits.given = true;
-    limits.advice = advice;
+    limits.asked = l->asked;
+    limits.advice = l->advice;
+    limits.option = l->option;
 }
 
 static en_status find_limits(void)
 {
     const char *text = getenv("EFFNET_STALL_S");
+    const bool set = text && *text;
     char *end = NULL;
-    if (limits.given) return EN_OK;
-    const double s = text && *text ? strtod(text, &end) : DEFAULT_LIMIT_S;
-    EN_REQUIRE(!(text && *text) || (*end == '\0' && s >= 0 && s <= 1e9), EN_EUSAGE, "EFFNET_STALL_S=%s in the environment is not a number of seconds",
-               text);
+    limits.source = limits.option;
+    if (limits.asked || (limits.given && !set)) return EN_OK;
+    limits.source = "EFFNET_STALL_S";
+    const double s = set ? strtod(text, &end) : DEFAULT_LIMIT_S;
+    EN_REQUIRE(!set || (*end == '\0' && s >= 0 && s <= 1e9), EN_EUSAGE, "EFFNET_STALL_S=%s in the environment is not a number of seconds", text);
     for (int i = 0; i < EN_SECTIONS; i++) limits.s[i] = s;
     return EN_OK;
 }
@@ -168,15 +172,14 @@ static struct {
     int              peers;
     en_peer         *me;                       /* of those         */
     double           patience_s;
-    struct { en_section section; en_watch_about_fn *fn; void *context; } about;   /* under the lock */
+    struct { en_watch_about_fn *fn; void *context; } about[EN_SECTIONS];      /* under the lock */
 } watch = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 void en_watch_about(en_section s, en_watch_about_fn *about, void *context)
 {
     pthread_mutex_lock(&watch.lock);
-    watch.about.section = s;
-    watch.about.fn = about;
-    watch.about.context = context;
+    watch.about[s].fn = about;
+    watch.about[s].context = context;
     pthread_mutex_unlock(&watch.lock);
 }
 
@@ -194,8 +197,8 @@ static void look(en_place *p, unsigned long *seen, double passed_s)
     p->limit_s = call ? 0 : limits.s[section];
     snprintf(p->call, sizeof p->call, "%s", call ? call : device ? "sums on the device" : "");
     read_detail(p->detail);
-    if (watch.about.fn && watch.about.section == p->section && !p->waits && p->limit_s > 0 && since > 0.5 * p->limit_s)
-        watch.about.fn(watch.about.context, p->more, sizeof p->more);
+    if (watch.about[section].fn && !p->waits && p->limit_s > 0 && since > 0.5 * p->limit_s)
+        watch.about[section].fn(watch.about[section].context, p->more, sizeof p->more);
 }
 
 /* One piece, whatever the training thread is doing with stderr; a reader who does not read must not keep us. */
@@ -227,14 +230,23 @@ static void end_overdue(const en_peer *me)
     end_job(line);
 }
 
-/* Rank 0 is there and judges for all. */
-static bool is_heard(const en_peer *root, double turn_s) { return root->state == EN_HEARD && root->silent_s < 3 * turn_s + 1; }
+/* Not silent: what was said may be on its way */
+static bool is_heard(const en_peer *p) { return p->silent_s < 3 * watch.turn_s + 1; }
+
+static void remember_steps(void)
+{
+    int64_t furthest = 0;
+    for (int i = 0; i < watch.peers; i++)
+        if (watch.peer[i].at.step > furthest) furthest = watch.peer[i].at.step;
+    for (int i = 0; i < watch.peers; i++)
+        if (is_heard(&watch.peer[i])) watch.peer[i].step_then = furthest;
+}
 
 static void judge(const en_peer *peer, int n)
 {
     char line[1000], where[400];
     const en_watch_rules rules = { .limit_s = limits.s, .strict = limits.given, .patience_s = watch.patience_s, .advice = limits.advice,
-                                   .source = limits.given ? "--stall-timeout" : "EFFNET_STALL_S" };
+                                   .source = limits.source };
     if (!en_watch_judge(&rules, peer, n, watch.mark, line, sizeof line)) return;
     if (watch.line && watch.peer[0].state == EN_UNHEARD) {
         en_watch_line_words(watch.line, where, sizeof where);
@@ -260,8 +272,9 @@ static void take_turn(unsigned long *seen, double passed_s)
     end_overdue(me);
     if (watch.hub && en_watch_hub_turn(watch.hub, passed_s, &me->at, watch.peer)) end_job(NULL);
     if (watch.line && en_watch_line_turn(watch.line, passed_s, &me->at, &watch.peer[0])) end_job(NULL);
+    remember_steps();
     if (leaving) judge(me, 1);
-    else if (!watch.line || !is_heard(&watch.peer[0], watch.turn_s)) judge(watch.peer, watch.peers);
+    else if (!(watch.line && watch.peer[0].state == EN_HEARD && is_heard(&watch.peer[0]))) judge(watch.peer, watch.peers);      /* else rank 0 judges, for all */
 }
 
 static void *look_on(void *unused)

@@ -13,6 +13,8 @@
 #ifndef EN_WATCH_H
 #define EN_WATCH_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/status.h"
@@ -25,6 +27,7 @@ typedef enum {
     EN_DEVICE,                                 /* the host waits for what it queued on a device                        */
     EN_CHECKPOINT,                             /* snapshot, comparing weights, waiting for the writer                  */
     EN_EVALUATION,                             /* entered anew for each batch                                          */
+    EN_OUTPUT,                                 /* metrics, progress lines                                              */
     EN_ENDING,                                 /* the last file, leaving MPI                                           */
     EN_COLLECTIVE,
     EN_SECTIONS
@@ -45,13 +48,19 @@ double en_watch_waited(void);
 /* How long a rank may stand in each section without entering another (or the same anew); 0: as long as it likes.  [EN_COLLECTIVE]:
  * how long all ranks may wait for each other, and how long a rank may be silent.  A rank that waits in one call for longer than
  * the longest of them ends the job too, also when the one it waits for gets on: that one is too far behind.
- * advice: what to do next, the end of the message; borrowed.  Before en_comm_open.  Without it all are half an hour or EFFNET_STALL_S
- * (seconds), and a rank is asked where it stands only when another has waited for it that long. */
-void en_watch_limits(const double limit_s[EN_SECTIONS], const char *advice);
+ * Before en_comm_open.  Without it all are EFFNET_STALL_S or half an hour, and a rank is asked where it stands only when another has
+ * waited for it that long. */
+typedef struct {
+    double      limit_s[EN_SECTIONS];
+    bool        asked;                         /* somebody asked for them; if not, EFFNET_STALL_S (seconds, in the environment) goes first */
+    const char *option;                        /* that sets them, for messages; NULL: none does; borrowed, as is               */
+    const char *advice;                        /* what to do next: the end of the message, or NULL                             */
+} en_watch_limits;
+void en_watch_keep(const en_watch_limits *l);
 
-/* More about `s`, asked for when the message is written: by another thread, while this one stands there.  Writes words such as
- * "reading /d/cat.jpg", or nothing.  about NULL: no more; after that returns, `context` is not used any more. */
-typedef void en_watch_about_fn(void *context, char *words, int size);
+/* More about `s`, asked for by another thread when this one stands there for long.  Writes words such as "reading /d/cat.jpg", or
+ * nothing.  about NULL: no more; when that has returned, `context` is not used any more. */
+typedef void en_watch_about_fn(void *context, char *words, size_t size);
 void en_watch_about(en_section s, en_watch_about_fn *about, void *context);
 
 /* For faults on purpose (trainer/inject.h): called at each en_watch_at and at each entry of a collective, NULL: nobody. */

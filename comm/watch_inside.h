@@ -34,6 +34,7 @@ typedef struct {
     en_peer_state state;
     double        silent_s;                    /* since it was last heard; where it is gone, since then                */
     en_place      at;                          /* HEARD, GONE: where it was then                                       */
+    int64_t       step_then;                   /* the furthest step of all ranks then: who gets further gets on without it */
 } en_peer;
 
 /* ---- watch_judge.c ----------------------------------------------------------------------------------------------------- */
@@ -42,7 +43,7 @@ typedef struct {
     const double *limit_s;                     /* [EN_SECTIONS], borrowed                                              */
     bool          strict;                      /* a rank may not stand anywhere for longer than that, waited for or not */
     double        patience_s;                  /* on top of what others allow: not all ranks shall speak at once       */
-    const char   *advice, *source;             /* borrowed; source: "--stall-timeout"                                  */
+    const char   *advice, *source;             /* borrowed; source: who sets the limits, or NULL                                  */
 } en_watch_rules;
 
 /* Whether the job is to end, and the line that says why (without newline).  mark: room for n, scratch. */
@@ -52,6 +53,8 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
 void en_watch_place_words(const en_place *p, char *words, size_t size);
 
 /* ---- watch_line.c ------------------------------------------------------------------------------------------------------ */
+
+size_t en_watch_frame_bytes(void);             /* all frames are of one size */
 
 enum { EN_WATCH_ADDRESSES = 24, EN_WATCH_TOKEN = 16 };
 

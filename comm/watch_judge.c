@@ -10,7 +10,7 @@
  *     network   every rank is in a call, for longer than the limit          nobody computes, and nothing arrives
  *     behind    a call lasts longer than any section may                    the rank with the lowest count, though it gets on
  *
- * Whether gone and silent ranks are only cut off from us, while the job goes on, is seen from the steps: nobody makes two steps
+ * Whether gone and silent ranks are only cut off from us, while the job goes on, is seen from the steps: nobody ends a step
  * without them.  A rank that was never heard is not blamed before everything else fails. */
 #include "comm/watch_inside.h"
 
@@ -69,13 +69,13 @@ static void put_rank(page *p, const en_peer *r)
     if (r->pid > 0) put(p, " (process %d)", r->pid);
 }
 
-/* "; 3 ranks wait for it in a sum at step 120" */
-static void put_waiting(page *p, const en_peer *peer, int n, const en_peer *culprit)
+/* "; 3 ranks wait for it in a sum at step 120": those who are not blamed themselves */
+static void put_waiting(page *p, const en_peer *peer, int n, const bool *blamed, const en_peer *culprit)
 {
     const en_peer *first = NULL;
     int waiting = 0;
     for (int i = 0; i < n; i++) {
-        if (&peer[i] == culprit || peer[i].state != EN_HEARD || !peer[i].at.waits) continue;
+        if (blamed[i] || peer[i].state != EN_HEARD || !peer[i].at.waits) continue;
         if (!first) first = &peer[i];
         waiting++;
     }
@@ -84,19 +84,19 @@ static void put_waiting(page *p, const en_peer *peer, int n, const en_peer *culp
     if (culprit->at.step != first->at.step) put_step(p, first->at.step);
 }
 
-/* Ranks in the same plight: "; so do 7 more, on 2 hosts" */
-static void put_others(page *p, const char *glue, const en_peer *peer, int n, const en_peer *culprit, const bool *same)
+/* Ranks in the same plight: "; so do 7 other ranks" */
+static void put_others(page *p, const char *one, const char *many, const en_peer *peer, int n, const bool *blamed, const en_peer *culprit)
 {
     int more = 0;
     bool elsewhere = false;
     for (int i = 0; i < n; i++)
-        if (same[i] && &peer[i] != culprit) more++, elsewhere |= strcmp(peer[i].host, culprit->host) != 0;
-    if (more) put(p, "; %s %d other rank%s%s", glue, more, more == 1 ? "" : "s", elsewhere ? "" : " of that host");
+        if (blamed[i] && &peer[i] != culprit) more++, elsewhere |= strcmp(peer[i].host, culprit->host) != 0;
+    if (more) put(p, "; %s %d other rank%s%s", more == 1 ? one : many, more, more == 1 ? "" : "s", elsewhere ? "" : " of that host");
 }
 
 static void put_limit(page *p, const en_watch_rules *r, double limit)
 {
-    put(p, " (limit %.10g s, %s)", limit, r->source);
+    put(p, " (limit %.10g s%s%s)", limit, r->source ? ", " : "", r->source ? r->source : "");
 }
 
 static void put_advice(page *p, const en_watch_rules *r, const char *look)
@@ -169,26 +169,26 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
     char t[32];
 
     for (int i = 0; i < n; i++)
-        mark[i] = peer[i].state == EN_GONE && general > 0 && peer[i].silent_s > grace + r->patience_s && v.step <= peer[i].at.step + 1 &&
+        mark[i] = peer[i].state == EN_GONE && general > 0 && peer[i].silent_s > grace + r->patience_s && v.step <= peer[i].step_then + 1 &&
                   v.longest_wait >= shorter(REALLY_WAITS_S, grace / 2);
     if ((c = least(peer, n, mark))) {
         put_rank(&p, c);
         put(&p, " has ended without a word: it was last heard %s ago, in ", seconds(c->silent_s, t));
         put_place(&p, &c->at);
-        put_waiting(&p, peer, n, c);
-        put_others(&p, "so have", peer, n, c, mark);
+        put_waiting(&p, peer, n, mark, c);
+        put_others(&p, "so has", "so have", peer, n, mark, c);
         put_advice(&p, r, "Was it killed, for memory perhaps (dmesg on that host)?");
         return true;
     }
 
     for (int i = 0; i < n; i++) {
         const double silent = shorter(general, limit[peer[i].at.section]);
-        mark[i] = peer[i].state == EN_HEARD && silent > 0 && peer[i].silent_s > silent + r->patience_s && v.step <= peer[i].at.step + 1;
+        mark[i] = peer[i].state == EN_HEARD && silent > 0 && peer[i].silent_s > silent + r->patience_s && v.step <= peer[i].step_then + 1;
     }
     if ((c = least(peer, n, mark))) {
         put_silent(&p, r, c, shorter(general, limit[c->at.section]));
-        put_waiting(&p, peer, n, c);
-        put_others(&p, "so have", peer, n, c, mark);
+        put_waiting(&p, peer, n, mark, c);
+        put_others(&p, "so has", "so have", peer, n, mark, c);
         put_advice(&p, r, SILENT_ADVICE);
         return true;
     }
@@ -201,8 +201,8 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
         put_place(&p, &c->at);
         put(&p, " for %s", seconds(c->at.since_s, t));
         put_limit(&p, r, c->at.limit_s);
-        put_waiting(&p, peer, n, c);
-        put_others(&p, "so do", peer, n, c, mark);
+        put_waiting(&p, peer, n, mark, c);
+        put_others(&p, "so does", "so do", peer, n, mark, c);
         put_advice(&p, r, "Look at that machine");
         return true;
     }
@@ -225,8 +225,8 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
     for (int i = 0; i < n; i++) mark[i] = peer[i].state == EN_HEARD && peer[i].silent_s > 0.5 * v.longest_wait;   /* was still working when we */
     if ((c = least(peer, n, mark))) {                                                                              /* came to wait            */
         put_silent(&p, r, c, most);
-        put_waiting(&p, peer, n, c);
-        put_others(&p, "so have", peer, n, c, mark);
+        put_waiting(&p, peer, n, mark, c);
+        put_others(&p, "so has", "so have", peer, n, mark, c);
         put_advice(&p, r, SILENT_ADVICE);
         return true;
     }
@@ -239,7 +239,7 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
         if (stands) put(&p, " for %s", seconds(c->at.since_s, t));
         else put(&p, ", the others have waited for %s", seconds(v.longest_wait, t));
         put_limit(&p, r, most);
-        put_waiting(&p, peer, n, c);
+        put_waiting(&p, peer, n, mark, c);
         put_advice(&p, r, "Look at that machine");
         return true;
     }
@@ -252,7 +252,7 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
     if ((c = least(peer, n, mark))) {
         put(&p, ", and could not ask ");
         put_rank(&p, c);
-        put_others(&p, "nor", peer, n, c, mark);
+        put_others(&p, "nor", "nor", peer, n, mark, c);
     }
     put(&p, ": a rank did not arrive");
     put_advice(&p, r, "Look at the machines and the network between them");

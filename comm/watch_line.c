@@ -51,6 +51,8 @@ typedef struct {
     } u;
 } frame;
 
+size_t en_watch_frame_bytes(void) { return sizeof(frame); }
+
 /* One end of a connection: what has come of the next frame, and what is left to send of the last. */
 typedef struct { int fd; size_t got, left; frame in, out; } wire;
 

@@ -90,6 +90,8 @@ en_status en_loader_next(en_loader *l, en_batch *out);      /* evaluation: n == 
 int64_t   en_loader_steps(const en_loader *l);              /* evaluation: calls that every rank makes; training: -1 */
 double    en_loader_wait_s(const en_loader *l);             /* seconds en_loader_next has waited in all              */
 en_loader_times en_loader_spent(en_loader *l);              /* since it was opened                                    */
+/* "at work on /d/cat.jpg for 31 s": the image that a worker has had for longest, "" when none has one.  By any thread. */
+void      en_loader_slowest(const en_loader *l, char *words, size_t size);
 size_t    en_loader_bytes(const en_loader_config *c);       /* what its batches take, and its workers for pictures in the making */
 int64_t   en_loader_bad(const en_loader *l, const char *const **files); /* distinct bad files met here so far       */
 void      en_loader_close(en_loader *l);                    /* stops the threads; NULL is fine                       */

@@ -45,6 +45,8 @@ typedef struct {
     en_loader *loader;                         /* borrows */
     pthread_t  thread;
     en_maker   maker;
+    _Atomic int64_t at;                        /* the sample it makes, -1: none    */
+    _Atomic double  since;                     /* en_loader_clock                  */
 } worker;
 
 struct en_loader {
@@ -106,7 +108,10 @@ static en_status make(worker *w, int64_t position, void *out, en_bad_note **note
     for (uint32_t k = 0; k <= STAND_INS; k++) {
         const int64_t sample = k == 0 ? wanted : stand_in(l, epoch, wanted, k);
         en_error_clear();
+        atomic_store_explicit(&w->since, en_loader_clock(), memory_order_relaxed);
+        atomic_store_explicit(&w->at, sample, memory_order_release);
         const en_status status = en_make_image(&w->maker, sample, epoch, out);
+        atomic_store_explicit(&w->at, -1, memory_order_relaxed);
         *used = sample;
         if (status == EN_OK) return EN_OK;
         if (status != EN_EDATA && status != EN_EIO) return status;         /* not the file's fault */
@@ -316,6 +321,19 @@ en_loader_times en_loader_spent(en_loader *l)
     return t;
 }
 
+void en_loader_slowest(const en_loader *l, char *words, size_t size)
+{
+    double first = 0;
+    int64_t sample = -1;
+    for (int k = 0; k < l->workers; k++) {
+        const int64_t at = atomic_load_explicit(&l->worker[k].at, memory_order_acquire);
+        const double since = atomic_load_explicit(&l->worker[k].since, memory_order_relaxed);
+        if (at >= 0 && (sample < 0 || since < first)) sample = at, first = since;
+    }
+    if (sample < 0) snprintf(words, size, "%s", "");
+    else snprintf(words, size, "at work on %s for %.0f s", l->config.dataset->files[sample], en_loader_clock() - first);
+}
+
 static int ahead_of(const en_loader_config *c)
 {
     if (c->ahead_bytes == 0) return c->ahead;
@@ -416,6 +434,7 @@ static en_status start_workers(en_loader *l)
     while (l->started < l->workers && error == 0) {
         worker *w = &l->worker[l->started];
         w->loader = l;
+        atomic_init(&w->at, -1);
         error = pthread_create(&w->thread, NULL, work, w);
         if (error == 0) l->started++;
     }

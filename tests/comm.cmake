@@ -15,6 +15,8 @@ foreach(ranks 1 2 3 4)
   en_mpi_test(test_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm>)
 endforeach()
 
+en_test(test_comm_watch test_comm_watch.c LIBS en_comm)
+
 en_test(test_comm_tensor test_comm_tensor.c LIBS en_comm TIMEOUT 180)
 set_target_properties(test_comm_tensor PROPERTIES ENABLE_EXPORTS ON)     # it plays the plugin: found by dlsym
 foreach(ranks 1 2 3 4)

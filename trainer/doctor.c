@@ -92,12 +92,12 @@ out:
     return status;
 }
 
-/* Nothing here takes two minutes, but listing images may.  EFFNET_STALL_S says otherwise. */
+/* Nothing here takes two minutes, but listing images may. */
 static void set_limits(const en_options *o)
 {
-    double limit_s[EN_SECTIONS];
-    for (int i = 0; i < EN_SECTIONS; i++) limit_s[i] = *o->data ? 1800 : 120;
-    if (!getenv("EFFNET_STALL_S")) en_watch_limits(limit_s, "take that host out of the job, or look there at what is named, and try again");
+    en_watch_limits l = { .advice = "take that host out of the job, or look there at what is named, and try again" };
+    for (int i = 0; i < EN_SECTIONS; i++) l.limit_s[i] = *o->data ? 1800 : 120;
+    en_watch_keep(&l);
 }
 
 en_status en_command_doctor(const en_options *o)

@@ -135,6 +135,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
         status = en_net_freeze(net);
     }
     if (status == EN_OK) status = c->be->ops->alloc(c->be, sizeof sums, &tally);
+    en_watch_images(EN_EVALUATION, loader);
     const int64_t steps = (c->dataset->samples + shard.global_batch - 1) / shard.global_batch;        /* on all ranks, also where no loader opened */
     for (int64_t b = 0; b < steps && (status == EN_OK || c->stoppable); b++) {
         en_batch in;
@@ -165,6 +166,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
                              .seconds = en_seconds() - t0 };
 out:
     if (tally) c->be->ops->free(c->be, tally);
+    en_watch_images(EN_EVALUATION, NULL);
     en_loader_close(loader);
     en_net_close(net);
     free(k.logits);

@@ -2,6 +2,7 @@
 #ifndef EN_INPUT_H
 #define EN_INPUT_H
 
+#include "comm/watch.h"
 #include "data/data.h"
 #include "trainer/options.h"
 #include "trainer/trainer.h"
@@ -19,6 +20,9 @@ int en_workers_of(const en_options *o, const en_backend *be);
 
 /* Of labels, class names and the ends of the files' names: hosts may keep their copies in different places.  0: no set. */
 uint64_t en_dataset_hash(const en_dataset *ds /* NULL is fine */);
+
+/* A rank that stands in `s` says which image the loader is at work on.  NULL: none any more, before it is closed. */
+void en_watch_images(en_section s, en_loader *l);
 
 /* Batches decoded in advance, where --prefetch does not say how many bytes of them. */
 enum { EN_BATCHES_AHEAD = 2 };

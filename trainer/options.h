@@ -168,7 +168,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "save and leave with 75, as on SIGUSR1: after this step (100), this epoch (2e), or so long after the start (3h50m); 0: never") \
   X(stall_timeout,    STR,  "10m,startup=30m,checkpoint=30m,ending=30m", EN_TRAIN | EN_EVAL, "span",  "",                           \
     "end with 5 when a rank stands in one section for longer: SPAN[,section=SPAN]...; 0: never. Sections: startup, data, forward, " \
-    "backward, update, device, checkpoint, evaluation, ending, collective") \
+    "backward, update, device, checkpoint, evaluation, output, ending, collective") \
   X(train_per_class,  I64,  64,                EN_SYNTH,                                   "images",  "[1,1000000]",                \
     "training pictures a class") \
   X(val_per_class,    I64,  16,                EN_SYNTH,                                   "images",  "[0,1000000]",                \

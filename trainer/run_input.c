@@ -76,5 +76,6 @@ en_status en_run_open_loader(en_run *run)
                            .take = take_images, .give_back = give_images_back, .owner = t->be };
     EN_TRY(en_augment_of(o, &c.augment), "augmentation");
     EN_TRY(en_loader_open(&c, &t->loader), "starting the loader");
+    en_watch_images(EN_DATA, t->loader);
     return EN_OK;
 }

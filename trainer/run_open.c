@@ -59,11 +59,13 @@ static en_status open_data(en_run *run)
     en_trainer *t = &run->t;
     const en_options *o = t->o;
     EN_REQUIRE(o->data[0], EN_EUSAGE, "which images? --data DIR (DIR/train/<class>/..., DIR/val/<class>/...), or --data synthetic");
+    en_watch_at(EN_STARTUP, "listing the training images");
     EN_TRY(en_dataset_open(o->data, "train", NULL, &t->train_set), "opening the training images");
     EN_REQUIRE(t->train_set->classes >= 2, EN_EDATA, "%s has one class only, '%s': there is nothing to tell apart; give each class a folder "
                "of its own", t->train_set->source, t->train_set->class_names[0]);
     EN_REQUIRE(t->train_set->samples >= t->comm->world_size, EN_EDATA, "%s has %" PRId64 " images for %d ranks; start fewer ranks", t->train_set->source,
                t->train_set->samples, t->comm->world_size);
+    en_watch_at(EN_STARTUP, "listing the validation images");
     if (o->val[0] || en_dataset_has(o->data, "val"))
         EN_TRY(en_dataset_open(o->val[0] ? o->val : o->data, "val", t->train_set, &t->val_set), "opening the validation images");
     return EN_OK;
@@ -397,6 +399,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
     EN_TRY_OUT(en_agree(comm, run->dir[0] && comm->rank == 0 ? open_folder(run) : EN_OK), "opening the run's folder");
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
+    en_watch_at(EN_STARTUP, NULL);
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
     EN_TRY_OUT(en_agree(comm, choose_resize(run, &info)), "choosing the resize");
@@ -435,6 +438,7 @@ void en_run_close(en_run *run)
 {
     en_trainer *t = &run->t;
     if (t->be) t->be->ops->synchronize(t->be);                                   /* nobody takes memory from a pass */
+    en_watch_images(EN_DATA, NULL);
     en_loader_close(t->loader);
     en_cache_close(run->cache);
     en_checkpoint_writer_close(run->writer);

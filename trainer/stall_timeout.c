@@ -3,10 +3,10 @@
  *     SPAN[,section=SPAN]...        the first for all sections that are not named; 0: for ever */
 #include "comm/watch.h"
 #include "trainer/commands.h"
+#include "trainer/input.h"
 #include "trainer/nearest.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 enum { WORD = 64 };
@@ -86,17 +86,14 @@ en_status en_stall_timeout_read(const char *text, double limit_s[])
     return EN_OK;
 }
 
+static void name_image(void *loader, char *words, size_t size) { en_loader_slowest(loader, words, size); }
+
+void en_watch_images(en_section s, en_loader *l) { en_watch_about(s, l ? name_image : NULL, l); }
+
 en_status en_watch_as_asked(const en_options *o, const char *advice)
 {
-    double limit_s[EN_SECTIONS];
-    const char *fallback = getenv("EFFNET_STALL_S");
-    EN_TRY(en_stall_timeout_read(o->stall_timeout, limit_s), "reading the options");
-    if (!en_option_given(o, "stall_timeout") && fallback && *fallback) {
-        char *end;
-        const double s = strtod(fallback, &end);
-        EN_REQUIRE(*end == 0 && s >= 0 && s <= 1e9, EN_EUSAGE, "EFFNET_STALL_S=%s in the environment is not a number of seconds", fallback);
-        for (int i = 0; i < EN_SECTIONS; i++) limit_s[i] = s;
-    }
-    en_watch_limits(limit_s, advice);
+    en_watch_limits l = { .asked = en_option_given(o, "stall_timeout"), .option = "--stall-timeout", .advice = advice };
+    EN_TRY(en_stall_timeout_read(o->stall_timeout, l.limit_s), "reading the options");
+    en_watch_keep(&l);
     return EN_OK;
 }

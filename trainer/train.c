@@ -231,6 +231,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         bool back = false;
         if (root) en_run_look_at_writer(run);
         EN_TRY(en_train_step(t, &r), "training");
+        en_watch_at(EN_OUTPUT, NULL);
         if (root) tell(run, p, &w, &r);
         if (r.skipped) EN_TRY(skipped(run, p, &back), "training");
         if (back) w.spent = (en_loader_times){ 0 };        /* a new loader */
