@@ -277,10 +277,20 @@ static void take_turn(unsigned long *seen, double passed_s)
     else if (!(watch.line && watch.peer[0].state == EN_HEARD && is_heard(&watch.peer[0]))) judge(watch.peer, watch.peers);      /* else rank 0 judges, for all */
 }
 
+/* At first turns follow one another quickly, so that all lines are there when the first rank may hang. */
+static double pause_of(double began)
+{
+    bool settled = true;
+    for (int i = 0; i < watch.peers; i++) settled &= watch.peer[i].state != EN_UNHEARD;
+    const double early = 0.1 * (now_s() - began), pause = watch.line && en_watch_line_busy(watch.line) ? 0.1 * watch.turn_s : watch.turn_s;
+    return settled || early > pause ? pause : early > 0.01 ? early : 0.01;
+}
+
 static void *look_on(void *unused)
 {
     (void)unused;
-    double last = now_s();
+    const double began = now_s();
+    double last = began;
     unsigned long seen = atomic_load(&place.changes);
     pthread_mutex_lock(&watch.lock);
     while (!watch.ending) {
@@ -288,7 +298,7 @@ static void *look_on(void *unused)
         const double now = now_s(), passed = now - last;
         last = now;
         take_turn(&seen, passed < 2 * watch.turn_s ? passed : 2 * watch.turn_s);
-        const double pause = watch.line && en_watch_line_busy(watch.line) ? 0.1 * watch.turn_s : watch.turn_s, until = now_s() + pause;
+        const double until = now_s() + pause_of(began);
         const struct timespec t = { (time_t)until, (long)((until - (double)(time_t)until) * 1e9) };
         pthread_mutex_lock(&watch.lock);
         if (!watch.ending) pthread_cond_timedwait(&watch.wake, &watch.lock, &t);
