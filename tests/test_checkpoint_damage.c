@@ -202,7 +202,7 @@ static void a_file_that_another_program_changed(void **state)
         H5Fclose(f);
         REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), needed[k]);
     }
-    static const char *const added[] = { "accum", "world_size", "evaluation_owed" };  /* later than the first files of this format       */
+    static const char *const added[] = { "accum", "world_size", "evaluation_owed", "bn_eps", "bn_momentum", "padding" };  /* later than the first files of this format       */
     write_tiny(path("a.h5"));
     f = open_rw(path("a.h5"));
     for (size_t k = 0; k < sizeof added / sizeof *added; k++) assert_true(H5Adelete(f, added[k]) >= 0);
@@ -210,7 +210,18 @@ static void a_file_that_another_program_changed(void **state)
     OK(en_checkpoint_inspect(path("a.h5"), true, &i));
     assert_int_equal(i.state.accum, 0);
     assert_int_equal(i.state.world_size, 0);
+    assert_true(i.bn_eps == 0 && i.bn_momentum == 0 && i.padding == EN_PADDING_OWN);
     en_checkpoint_info_free(&i);
+
+    write_tiny(path("a.h5"));                                  /* symmetric: as many characters                         */
+    f = open_rw(path("a.h5"));
+    a = H5Aopen(f, "padding", H5P_DEFAULT);
+    const hid_t text = H5Aget_type(a);
+    assert_true(H5Awrite(a, text, "mirroring") >= 0);
+    H5Tclose(text);
+    H5Aclose(a);
+    H5Fclose(f);
+    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), "was trained with the padding 'mirroring', and this program has tf_same and symmetric");
 
     write_tiny(path("a.h5"));
     f = open_rw(path("a.h5"));

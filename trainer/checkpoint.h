@@ -59,6 +59,7 @@ typedef struct {                             /* read first: enough to build the 
     char    model[80];                       /* row name, with width, depth, resolution apart                      */
     double  width, depth; int resolution, classes;
     float   dropout, drop_path;
+    float   bn_eps, bn_momentum; en_padding padding;   /* what the weights were trained with; 0, EN_PADDING_OWN: the row's own */
     bool    has_ema; int n_slots;
     char  **class_names;                     /* owned, `classes` of them, or NULL                                  */
     char   *options;                         /* owned, or NULL                                                     */

@@ -187,6 +187,23 @@ static en_status read_short_text(en_reader *r, const char *name, size_t size, ch
     return EN_OK;
 }
 
+/* Batch norm's constants and the padding: of the framework that the weights come from.  A padding that is not known would be evaluated
+ * with another one, and nobody would see it. */
+static en_status read_variant(en_reader *r, en_checkpoint_info *i)
+{
+    double eps = 0, momentum = 0;
+    char padding[16] = "";
+    if (H5Aexists(r->root, "bn_eps") > 0) EN_PASS_ON(read_f64(r, "bn_eps", 0, 1, &eps));
+    if (H5Aexists(r->root, "bn_momentum") > 0) EN_PASS_ON(read_f64(r, "bn_momentum", 0, 1, &momentum));
+    if (H5Aexists(r->root, "padding") > 0) EN_PASS_ON(read_short_text(r, "padding", sizeof padding, padding));
+    i->bn_eps = (float)eps;
+    i->bn_momentum = (float)momentum;
+    i->padding = !*padding ? EN_PADDING_OWN : strcmp(padding, "tf_same") == 0 ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC;
+    if (i->padding == EN_PADDING_SYMMETRIC && strcmp(padding, "symmetric") != 0)
+        EN_BROKEN("was trained with the padding '%s', and this program has tf_same and symmetric; use the version of effnet that wrote it", padding);
+    return EN_OK;
+}
+
 static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *datasets)
 {
     int64_t format, complete, has_ema, world_size, owed;
@@ -231,6 +248,7 @@ static en_status read_attributes(en_reader *r, en_checkpoint_info *i, int64_t *d
     EN_PASS_ON(read_int(r, "classes", 1, MAX_CLASSES, &i->classes));
     EN_PASS_ON(read_f64(r, "dropout", 0, 1, &dropout));
     EN_PASS_ON(read_f64(r, "drop_path", 0, 1, &drop_path));
+    EN_PASS_ON(read_variant(r, i));
     EN_PASS_ON(read_i64(r, "has_ema", 0, 1, &has_ema));
     EN_PASS_ON(read_int(r, "n_slots", 0, EN_MAX_SLOTS, &i->n_slots));
     EN_PASS_ON(read_i64(r, "datasets", 0, INT64_MAX, datasets));

@@ -262,7 +262,7 @@ en_status en_model_build(const en_model_row *row, const en_model_overrides *over
     m->act = a->act;
     m->same_padding = o->padding == EN_PADDING_OWN ? a->same_padding : o->padding == EN_PADDING_SAME;
     m->bn_eps = o->bn_eps > 0 ? o->bn_eps : a->bn_eps;
-    m->bn_momentum = a->bn_momentum;
+    m->bn_momentum = o->bn_momentum > 0 ? o->bn_momentum : a->bn_momentum;
     m->bn_unbiased_running = a->bn_unbiased_running;
     EN_TRY_OUT(scale(m, o), "scaling %s", row->name);
 

@@ -140,13 +140,13 @@ typedef struct {
 
 /* Overrides: 0 (or negative for dropout, drop_path) means "the row's own".  `resolution` is a side in pixels, `scale` a factor:
  * floor(scale * the row's own).  phi > 0 multiplies depth by alpha^phi, width by beta^phi and resolution by gamma^phi
- * (arXiv:1905.11946 eq. 3; 0: its 1.2, 1.1, 1.15) on top of that, resolution rounded.  eps and padding are those of the
- * framework that weights come from, where it is not the row's. */
+ * (arXiv:1905.11946 eq. 3; 0: its 1.2, 1.1, 1.15) on top of that, resolution rounded.  eps, momentum and padding are
+ * those of the framework that weights come from, where they are not the row's. */
 typedef enum { EN_PADDING_OWN, EN_PADDING_SAME, EN_PADDING_SYMMETRIC } en_padding;
 typedef struct {
     double width, depth, phi, alpha, beta, gamma, scale;
     int    resolution, classes;
-    float  dropout, drop_path, bn_eps;
+    float  dropout, drop_path, bn_eps, bn_momentum;
     en_padding padding;
     bool   evaluation;                   /* the row's own resolution is that of evaluation                         */
 } en_model_overrides;

@@ -11,7 +11,8 @@ static en_status model_of(const en_options *o, const en_checkpoint_info *i, int 
     const en_model_row *row;
     EN_TRY(en_model_row_find(i->model, &row), "the checkpoint's model");
     const en_model_overrides as_trained = { .width = i->width, .depth = i->depth, .resolution = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(row, i->resolution),
-                                            .classes = i->classes, .dropout = i->dropout, .drop_path = i->drop_path };
+                                            .classes = i->classes, .dropout = i->dropout, .drop_path = i->drop_path,
+                                            .bn_eps = i->bn_eps, .bn_momentum = i->bn_momentum, .padding = i->padding };
     return en_model_build(row, &as_trained, channel_align, out);
 }
 
