@@ -10,7 +10,7 @@
 #include "trainer/nearest.h"
 #include "trainer/options.h"
 
-enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK };
+enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT };
 
 /* Parses words, ended by NULL, into *o (static storage for argv: operands are borrowed from it). */
 static en_status parse(int command, en_options *o, const char *const *words)
@@ -272,14 +272,15 @@ static void every_default_is_a_legal_value(void **state)
     (void)state;
     for (int command = 1; command & ALL; command <<= 1) {
         en_options o;
-        const char *const needs[] = { "x", NULL }, *const nothing[] = { NULL };
-        assert_int_equal(parse(command, &o, command & (EN_SYNTH | EN_PREDICT | EN_BENCH | EN_PACK) ? needs : nothing), EN_OK);
+        const char *const two[] = { "x", "y", NULL }, *const *one = two + 1, *const *nothing = two + 2;
+        const bool takes_two = command & (EN_EXPORT | EN_IMPORT);
+        assert_int_equal(parse(command, &o, takes_two ? two : command & (EN_SYNTH | EN_PREDICT | EN_BENCH | EN_PACK) ? one : nothing), EN_OK);
         char *text = en_options_text(&o), *rest = text;
         for (char *line; (line = strsep(&rest, "\n")) && *line;) {
             char arg[256];
             snprintf(arg, sizeof arg, "--%s", line);
             en_options again;
-            const en_status s = parse(command, &again, (const char *const[]){ arg, "x", NULL });
+            const en_status s = parse(command, &again, (const char *const[]){ arg, "x", takes_two ? "y" : NULL, NULL });
             if (s != EN_OK && !strstr(en_error_message(), "takes no value") && !strstr(en_error_message(), "takes options only"))
                 fail_msg("%s: %s", arg, en_error_message());
         }

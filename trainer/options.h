@@ -10,7 +10,8 @@
 #include "kernels/kernels.h"
 #include "trainer/span.h"
 
-enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128 };
+enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128,
+       EN_EXPORT = 256, EN_IMPORT = 512 };
 
 /* X(bit, name, fewest operands, most (-1: any), usage, summary) */
 #define EN_COMMANDS(X)                                                                                                              \
@@ -19,16 +20,18 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
   X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
+  X(EN_EXPORT,   export,   2,  2, "RUN FILE.safetensors", "weights of a checkpoint for other programs: timm's or torchvision's names, safetensors") \
+  X(EN_IMPORT,   import,   2,  2, "FILE.safetensors CHECKPOINT.h5", "weights of other programs as a checkpoint: timm's or torchvision's names, safetensors") \
   X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
   X(EN_BENCH,    bench,    1,  1, "train|passes|data", "the training step on resident data, every pass beside its floor, or the input side: images/s") \
   X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
 #define EN_OPTIONS(X)                                                                                                               \
-  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR, "name",    "",                        \
+  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR | EN_IMPORT, "name",    "",                        \
     "network; `effnet describe --list` shows them") \
-  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "factor",  "[0,32]",                     \
     "channel multiplier in place of the model's own (0: its own)") \
-  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "factor",  "[0,32]",                     \
     "repeat multiplier in place of the model's own (0: its own)") \
   X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
     "side of the images as a multiple of the model's own, rounded down (0: its own)") \
@@ -40,7 +43,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "with --phi: base of the width") \
   X(gamma,            F64,  1.15,              EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
     "with --phi: base of the resolution") \
-  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "pixels",  "0|[32,4096]",                \
+  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "pixels",  "0|[32,4096]",                \
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
@@ -96,7 +99,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "moving average of the weights, with its ramp (0: none)") \
   X(bn_group,         STR,  "all",             EN_TRAIN,                                   "ranks",   "all|node|[1,inf)",           \
     "ranks that share batch-norm statistics: all, node, or a number") \
-  X(bn_momentum,      F64,  0,                 EN_TRAIN,                                   "factor",  "[0,1]",                      \
+  X(bn_momentum,      F64,  0,                 EN_TRAIN | EN_IMPORT,                                   "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
   X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
     "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
@@ -112,7 +115,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "mixup: alpha of its Beta distribution (0: off)") \
   X(cutmix,           F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
     "cutmix: alpha of its Beta distribution (0: off); with --mixup every other pair") \
-  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
+  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_IMPORT, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
     "auto (the checkpoint's, else bicubic), bicubic (the reference's), bilinear (V2's); -aa: antialiased, as Pillow") \
   X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH,                        "name",    "exact|scaled",               \
     "JPEG: exact, or scaled (large crops at 1/2, 1/4, 1/8 size: faster, slightly other pixels)") \
@@ -169,6 +172,18 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(stall_timeout,    STR,  "10m,startup=30m,checkpoint=30m,ending=30m", EN_TRAIN | EN_EVAL, "span",  "",                           \
     "end with 5 when a rank stands in one section for longer: SPAN[,section=SPAN]...; 0: never. Sections: startup, data, forward, " \
     "backward, update, device, checkpoint, evaluation, output, ending, collective") \
+  X(to,               STR,  "timm",            EN_EXPORT,                                  "names",   "timm|torchvision|safetensors", \
+    "whose names the tensors get: timm's (safetensors: the same) or torchvision's; the file is safetensors in any case") \
+  X(weights,          STR,  "ema",             EN_EXPORT,                                  "name",    "ema|raw",                    \
+    "ema (raw where the checkpoint has none) or raw") \
+  X(from,             STR,  "auto",            EN_IMPORT,                                  "names",   "auto|timm|torchvision",      \
+    "whose names the tensors have: auto (by the names), timm's (its tf_* models) or torchvision's") \
+  X(padding,          STR,  "auto",            EN_IMPORT,                                  "name",    "auto|tf_same|symmetric",     \
+    "that the weights were trained with: auto (what the file says, else that library's), tf_same or symmetric") \
+  X(bn_eps,           F64,  0,                 EN_IMPORT,                                  "number",  "[0,1]",                      \
+    "epsilon of batch norm that the weights were trained with (0: what the file says, else that library's)") \
+  X(class_names,      STR,  "",                EN_IMPORT,                                  "path",    "",                           \
+    "names of the classes: a text with a name a line, or a dataset that has them (\"\": what the file says)") \
   X(train_per_class,  I64,  64,                EN_SYNTH,                                   "images",  "[1,1000000]",                \
     "training pictures a class") \
   X(val_per_class,    I64,  16,                EN_SYNTH,                                   "images",  "[0,1000000]",                \

@@ -1,0 +1,178 @@
+/* test_program_exchange.c - weights out of a run and into one: export, import, and what is refused.  What torchvision says to the same
+ * weights is peer/exchange_torchvision.py's. */
+#include "program.h"
+
+#define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1 --augment basic"
+
+static const char *data(void)
+{
+    static const char *made;
+    if (!made) {
+        run(0, 0, "synth %s --train-per-class 6 --val-per-class 2 --synth-size 48", at("data"));
+        made = at("data");
+    }
+    return made;
+}
+
+/* Averaged and raw weights that differ. */
+static const char *trained(void)
+{
+    static const char *made;
+    if (!made) {
+        run(0, 0, "train " SMALL " --global-batch 20 --warmup-epochs 1 --ema 0.9 --steps 20 --checkpoint-every 0 --resize bilinear --data %s --run %s", data(), at("run"));
+        made = at("run");
+    }
+    return made;
+}
+
+/* Group `a` of one file and `b` of another: the same tensors, bit by bit. */
+static void same_weights(const char *file_a, const char *a, const char *file_b, const char *b)
+{
+    size_t n, m;
+    const tensor *x = tensors(file_a, a, &n), *y = tensors(file_b, b, &m);
+    if (n != m || n < 100) fail_msg("%zu tensors in %s of %s, %zu in %s of %s", n, a, file_a, m, b, file_b);
+    for (size_t i = 0; i < n; i++) {
+        if (strcmp(strrchr(x[i].name, '/'), strrchr(y[i].name, '/'))) fail_msg("%s instead of %s", y[i].name, x[i].name);
+        if (x[i].n != y[i].n || memcmp(x[i].v, y[i].v, x[i].n * sizeof(float))) fail_msg("%s is not %s", y[i].name, x[i].name);
+    }
+}
+
+static void export_and_import_keep_every_bit(void **state)
+{
+    (void)state;
+    static const struct { const char *to, *weights, *group; } cases[] = {
+        { "timm", "ema", "/ema" }, { "torchvision", "ema", "/ema" }, { "torchvision", "raw", "/model" }, { "safetensors", "raw", "/model" } };
+    const char *newest = checkpoint_of(trained(), 20);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *file = at("%zu.safetensors", i), *back = at("%zu.h5", i);
+        outcome *o = run(0, 0, "export %s %s --to %s --weights %s", newest, file, cases[i].to, cases[i].weights);
+        if (!strstr(o->out, cases[i].weights)) FAIL_RUN(o, "it does not say which weights");
+        if ((strstr(o->out, "note:") != NULL) != (strcmp(cases[i].to, "torchvision") == 0)) FAIL_RUN(o, "padding and eps are torchvision's trouble, and only its");
+        run(0, 0, "import %s %s", file, back);
+        same_weights(newest, cases[i].group, back, "/model");
+        is_whole(back, 0);
+        const char *a = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json --eval-weights %s", newest, data(), cases[i].weights)->out,
+                   *b = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", back, data())->out;
+        if (number_in(a, "loss") != number_in(b, "loss") || number_in(a, "top1") != number_in(b, "top1")) fail_msg("%s evaluates to %s, and before to %s", back, b, a);
+    }
+    size_t n, m;
+    const char *first = read_file(at("2.safetensors"), &n);
+    run(0, 0, "export %s %s --to torchvision", at("2.h5"), at("again.safetensors"));
+    const char *again = read_file(at("again.safetensors"), &m);
+    if (!strstr(first + 8, "\"weights\":\"raw\"") || !strstr(again + 8, "\"padding\":\"tf_same\"") || !strstr(again + 8, "\"resize\":\"bilinear\"")) fail_msg("%.900s", again + 8);
+    /* the values follow the headers, which differ in the step */
+    const char *va = strstr(first + 8, "]}}"), *vb = strstr(again + 8, "]}}");
+    assert_true(va && vb);
+    const size_t values = n - (size_t)(*(const uint64_t *)(const void *)first) - 8;
+    assert_int_equal(values, m - (size_t)(*(const uint64_t *)(const void *)again) - 8);
+    assert_memory_equal(first + n - values, again + m - values, values);
+}
+
+static void what_is_there_stays(void **state)
+{
+    (void)state;
+    const char *file = at("kept.safetensors");
+    run(0, 0, "export %s %s", trained(), file);
+    says_once(run(2, 0, "export %s %s", trained(), file), "kept.safetensors is there already");
+    says_once(run(2, 0, "import %s %s", file, file), "kept.safetensors is there already");
+    size_t n;
+    read_file(file, &n);
+    outcome *o = run_how((how){ .file_limit = (int64_t)n / 2 }, "export %s %s", trained(), at("cut.safetensors"));
+    expect_code(o, 1);
+    says_once(o, "File too large");
+    assert_false(exists(at("cut.safetensors")) || exists(at("cut.safetensors.tmp")));
+}
+
+/* A copy of a file with the first `from` in its header become `to`, of the same length. */
+static const char *changed(const char *file, const char *from, const char *to)
+{
+    size_t n;
+    char *bytes = read_file(file, &n), *p = strstr(bytes + 8, from);
+    if (!p || strlen(from) != strlen(to)) fail_msg("%s cannot become %s in %s", from, to, file);
+    memcpy(p, to, strlen(to));
+    const char *out = at("changed.safetensors");
+    write_file(out, bytes, n);
+    return out;
+}
+
+static void what_does_not_fit_is_named(void **state)
+{
+    (void)state;
+    const char *t = at("fit.safetensors"), *v = at("fit-tv.safetensors"), *out = at("not.h5");
+    run(0, 0, "export %s %s --to timm", trained(), t);
+    run(0, 0, "export %s %s --to torchvision", trained(), v);
+    says_once(run(2, 0, "import %s %s --model b1", t, out), "says it is efficientnet_b0, and --model says b1");
+    says_once(run(3, 0, "import %s %s --width 0.5", t, out), "of another shape (conv_stem.weight (8,3,3,3) instead of (16,3,3,3)");
+    says_once(run(3, 0, "import %s %s --from timm", v, out), "by timm's names: of its tensors, 197 are missing (conv_stem.weight");
+    says_once(run(3, 0, "import %s %s", changed(t, "blocks.1.0.conv_pw.weight", "blocks.1.0.conv_px.weight"), out),
+              "1 is missing (blocks.1.0.conv_pw.weight); 1 is left over (blocks.1.0.conv_px.weight)");
+    says_once(run(3, 0, "import %s %s", changed(t, "\"dtype\":\"F32\"", "\"dtype\":\"I32\""), out), "conv_stem.weight is I32; F32, F16 and BF16 are read");
+    says_once(run(1, 0, "import %s %s", changed(t, "\"tf_same\"", "\"tf_samx\""), out), "wants the padding 'tf_samx', and this program has tf_same and symmetric");
+    says_once(run(1, 0, "import %s %s", changed(t, "0.485", "0.500"), out), "wants pixels with mean [0.500");
+    says_once(run(3, 0, "import %s %s", changed(t, "\"bn_eps\":\"0", "\"bn_eps\":\"x"), out), "says bn_eps is 'x");
+    says_once(run(3, 0, "import %s %s", changed(t, "\\\"noise\\\"", "\\\"noi\\\"\\\""), out), "class names are not a list of the 10 names");
+    says_once(run(2, 0, "import %s %s", changed(t, "\"model\":", "\"mudel\":"), out), "does not say which network it is: --model NAME");
+    says_once(run(2, 0, "import %s %s --from keras", t, out), "--from");
+    says_once(run(3, 0, "import %s %s", at("absent.safetensors"), out), "cannot be opened");
+    says_once(run(3, 0, "export %s %s", at("absent.h5"), at("not.safetensors")), "no such checkpoint");
+    shell("head -c 5000 %s > %s", t, at("short.safetensors"));
+    says_once(run(3, 0, "import %s %s", at("short.safetensors"), out), "cut short");
+    assert_false(exists(out) || exists(at("not.h5.tmp")) || exists(at("not.safetensors")));
+}
+
+/* Not a word of the program that wrote it: as from another one. */
+static const char *foreign(const char *file)
+{
+    size_t n;
+    char *bytes = read_file(file, &n), *end = strstr(bytes + 8, "},");
+    memset(bytes + 9, ' ', (size_t)(end + 2 - bytes - 9));
+    const char *out = at("foreign.safetensors");
+    write_file(out, bytes, n);
+    return out;
+}
+
+static void variants_are_carried(void **state)
+{
+    (void)state;
+    const char *v = at("variant.safetensors");
+    run(0, 0, "export %s %s --to torchvision", trained(), v);
+    const char *f = foreign(v), *as = "--model b0 --width 0.25 --depth 0.5 --image-size 32";
+    outcome *o = run(0, 0, "import %s %s %s --class-names %s", f, at("theirs.h5"), as, data());
+    if (!strstr(o->out, "symmetric padding, batch-norm eps 1e-05, momentum 0.1, resize bicubic-aa")) FAIL_RUN(o, "not torchvision's variant");
+    o = run(0, 0, "import %s %s %s --class-names %s --padding tf_same --bn-eps 0.001 --bn-momentum 0.01 --resize bilinear", f, at("ours.h5"), as, data());
+    if (!strstr(o->out, "TensorFlow's SAME padding, batch-norm eps 0.001, momentum 0.01, resize bilinear")) FAIL_RUN(o, "not as asked");
+    const char *want = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", trained(), data())->out,
+               *same = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", at("ours.h5"), data())->out,
+               *other = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", at("theirs.h5"), data())->out;
+    if (number_in(want, "loss") != number_in(same, "loss")) fail_msg("%s instead of %s", same, want);
+    if (number_in(want, "loss") == number_in(other, "loss")) fail_msg("another padding and eps evaluate alike: %s", other);
+    run(0, 0, "export %s %s", at("theirs.h5"), at("theirs.safetensors"));
+    const char *header = read_file(at("theirs.safetensors"), NULL) + 8;
+    if (!strstr(header, "\"padding\":\"symmetric\"") || !strstr(header, "\"bn_momentum\":\"0.1")) fail_msg("%.900s", header);
+
+    o = run(0, 0, "import %s %s %s", f, at("nameless.h5"), as);
+    if (!strstr(o->out, "without names")) FAIL_RUN(o, "it does not say that names are missing");
+    says_once(run(3, 0, "eval --checkpoint %s --data %s --threads 1", at("nameless.h5"), data()), "does not name its classes");
+}
+
+static void classes_are_named_by_a_text(void **state)
+{
+    (void)state;
+    const char *v = at("named.safetensors");
+    run(0, 0, "export %s %s --to torchvision", trained(), v);
+    shell("printf 'a\\r\\nb b\\nc\\nd\\ne\\nf\\ng\\nh\\ni\\nj' > %s; printf 'a\\nb\\n' > %s; printf 'a\\n\\nb\\n' > %s", at("ten"), at("two"), at("gap"));
+    says_once(run(3, 0, "import %s %s --class-names %s", v, at("n.h5"), at("two")), "has 2 lines, and the classifier has 10 classes");
+    says_once(run(3, 0, "import %s %s --class-names %s", v, at("n.h5"), at("gap")), "line 2 is empty");
+    run(0, 0, "import %s %s --class-names %s", v, at("n.h5"), at("ten"));
+    outcome *o = run(0, 0, "predict --checkpoint %s --threads 1 --top 10 %s/val/noise/noise_00000.jpg", at("n.h5"), data());
+    if (!strstr(o->out, "%  a\n") || !strstr(o->out, "%  b b\n")) FAIL_RUN(o, "other names");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(export_and_import_keep_every_bit), cmocka_unit_test(what_is_there_stays), cmocka_unit_test(what_does_not_fit_is_named),
+        cmocka_unit_test(variants_are_carried), cmocka_unit_test(classes_are_named_by_a_text),
+    };
+    return program_main("program_exchange", tests, sizeof tests / sizeof *tests);
+}
