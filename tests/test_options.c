@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "trainer/nearest.h"
+#include "trainer/optimizer.h"
 #include "trainer/options.h"
 
 enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT };
@@ -34,7 +35,10 @@ static void defaults_are_the_papers(void **state)
     assert_int_equal(parse(EN_TRAIN, &o, (const char *const[]){ NULL }), EN_OK);
     assert_string_equal(o.model, "efficientnet_b0");
     assert_true(o.epochs == 350 && o.lr == 0.016 && o.lr_decay == 0.97 && o.lr_decay_epochs == 2.4 && o.warmup_epochs == 5);
-    assert_true(o.momentum == 0.9 && o.rho == 0.9 && o.eps == 0.001 && o.weight_decay == 1e-5 && o.ema == 0.9999);
+    assert_true(o.momentum == 0.9 && o.rho == 0.9 && o.weight_decay == 1e-5 && o.ema == 0.9999);
+    en_optimizer p;
+    assert_int_equal(en_optimizer_of(&o, &p), EN_OK);
+    assert_true(p.kind == EN_RMSPROP && p.n_slots == 2 && p.rmsprop.rho == 0.9f && p.rmsprop.momentum == 0.9f && p.rmsprop.eps == 1e-3f);
     assert_true(o.label_smoothing == 0.1 && o.dropout == -1 && o.drop_path == -1);
     assert_string_equal(o.data, "");
     assert_false(o.fresh);
@@ -183,7 +187,7 @@ static void refusals_say_value_and_remedy(void **state)
         { EN_TRAIN, { "--bn-group", "1e1" },      { "--bn-group '1e1'" } },
         { EN_TRAIN, { "--bn-group", "+2" },       { "--bn-group '+2'" } },
         { EN_TRAIN, { "--bn-group", "nodes" },    { "did you mean node?" } },
-        { EN_TRAIN, { "--lr-schedule", "cosin" }, { "did you mean cosine?", "exponential, cosine or constant" } },
+        { EN_TRAIN, { "--lr-schedule", "cosin" }, { "did you mean cosine?", "exponential, cosine, constant or polynomial" } },
         { EN_TRAIN, { "--device", "abacus" },     { "--device 'abacus'", "cuda or cpu" } },
         { EN_EVAL, { "--eval-weights", "best" },  { "ema or raw" } },
         { EN_SYNTH, { "d", "--synth-classes", "11" }, { "2 to 10" } },
@@ -222,7 +226,7 @@ static void text_reads_back_to_the_same_options(void **state)
         assert_non_null(arg);
         snprintf(arg, size, "--%s", line);
         char *equals = strchr(arg, '=');
-        const bool flag = strncmp(arg, "--fresh", 7) == 0 || strncmp(arg, "--uneven", 8) == 0;
+        const bool flag = strncmp(arg, "--fresh", 7) == 0 || strncmp(arg, "--uneven", 8) == 0 || strncmp(arg, "--nesterov", 10) == 0;
         if (flag) assert_string_equal(equals, "=0");
         if (flag) free(arg);
         else argv[argc++] = arg;

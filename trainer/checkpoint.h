@@ -21,7 +21,7 @@ typedef struct {                             /* what a run is, besides its tenso
     int64_t step;                            /* optimizer updates done                                             */
     int64_t epoch;                           /* floor(position / samples)                                          */
     int64_t position;                        /* samples consumed: step * global_batch                              */
-    int64_t ema_updates;
+    int64_t ema_updates;                     /* updates made: steps that were not skipped                          */
     uint64_t seed;
     int64_t global_batch, samples;           /* a resume with other values is refused (the order would change)     */
     int     lanes;                           /* kernels: partition of sums; a resume keeps it for equal bits       */
@@ -40,7 +40,7 @@ typedef struct {
     en_run_state state;
     float *params, *ema_params;              /* param_elems each; ema_params NULL: none                            */
     float *stats,  *ema_stats;               /* stat_elems each                                                    */
-    int    n_slots; const char *slot_name[EN_MAX_SLOTS]; float *slot[EN_MAX_SLOTS];  /* param_elems each: "ms","mom" */
+    int    n_slots; const char *slot_name[EN_MAX_SLOTS]; float *slot[EN_MAX_SLOTS];  /* param_elems each */
     char *const *class_names;                /* model->classes names, or NULL; borrowed                            */
     const char *options;                     /* "name=value\n..." of every option, or NULL; borrowed               */
 } en_snapshot;

@@ -15,7 +15,11 @@
 
 enum { PIECE = 1 << 20 };                                   /* floats that are downloaded at a time */
 enum { PARAMS, STATS, SLOT_0, SLOT_1, EMA, EMA_STATS, ARENAS };
-static const char *const names[ARENAS] = { "parameters", "running statistics", "mean squares", "momentum", "averaged parameters", "averaged statistics" };
+static const char *name_of(const en_trainer *t, int arena)
+{
+    static const char *const names[ARENAS] = { "parameters", "running statistics", NULL, NULL, "averaged parameters", "averaged statistics" };
+    return names[arena] ? names[arena] : t->optimizer.slot_name[arena - SLOT_0];
+}
 
 typedef struct { char host[64]; uint32_t crc[ARENAS]; } print;
 typedef struct { int odd, of; int arena; char host[64], other[64]; bool tie; } verdict;   /* odd -1: none */
@@ -37,14 +41,14 @@ static en_status take_print(en_trainer *t, const en_snapshot *h, print *out)
     const int64_t p = t->model->param_elems, s = t->model->stat_elems;
     const struct { const float *host, *device; int64_t elems; } arena[ARENAS] = {
         [PARAMS] = { h ? h->params : NULL, t->a.params, p }, [STATS] = { h ? h->stats : NULL, t->a.stats, s },
-        [SLOT_0] = { h ? h->slot[0] : NULL, t->a.ms, p }, [SLOT_1] = { h ? h->slot[1] : NULL, t->a.mom, p },
+        [SLOT_0] = { h ? h->slot[0] : NULL, t->a.slot[0], p }, [SLOT_1] = { h ? h->slot[1] : NULL, t->a.slot[1], p },
         [EMA] = { h ? h->ema_params : NULL, t->a.ema, p }, [EMA_STATS] = { h ? h->ema_stats : NULL, t->a.ema_stats, s } };
     en_status status = EN_OK;
     float *bounce = h ? NULL : malloc(PIECE * sizeof *bounce);
     EN_REQUIRE(h || bounce, EN_ENOMEM, "no memory to compare weights");
     *out = (print){ 0 };
     snprintf(out->host, sizeof out->host, "%s", t->comm->host);
-    for (int k = 0; k < ARENAS; k++) EN_TRY_OUT(hash(t, arena[k].host, arena[k].device, arena[k].elems, bounce, &out->crc[k]), "%s", names[k]);
+    for (int k = 0; k < ARENAS; k++) EN_TRY_OUT(hash(t, arena[k].host, arena[k].device, arena[k].elems, bounce, &out->crc[k]), "%s", name_of(t, k));
 out:
     free(bounce);
     return status;
@@ -98,8 +102,8 @@ en_status en_compare_ranks(en_trainer *t, const en_snapshot *host, uint64_t *wei
     EN_TRY(c->ops->broadcast(c, &v, sizeof v, 0), "comparing weights");
     t->agreed = v.odd >= 0;
     EN_REQUIRE(v.odd < 0 || !v.tie, EN_EPEER, "rank %d on host %s and another on host %s hold different %s after step %" PRId64 ": the machine or the network of "
-               "one of them computes wrongly, and there is no majority to tell which", v.odd, v.host, v.other, names[v.arena], t->state.step);
+               "one of them computes wrongly, and there is no majority to tell which", v.odd, v.host, v.other, name_of(t, v.arena), t->state.step);
     EN_REQUIRE(v.odd < 0, EN_EPEER, "rank %d on host %s holds other %s than %d of the %d ranks after step %" PRId64 ": its machine or network computes wrongly",
-               v.odd, v.host, names[v.arena], v.of, c->world_size, t->state.step);
+               v.odd, v.host, name_of(t, v.arena), v.of, c->world_size, t->state.step);
     return EN_OK;
 }

@@ -73,22 +73,36 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
   X(lr,               F64,  0.016,             EN_TRAIN,                                   "per 256", "[0,inf)",                    \
     "learning rate for 256 images a step, scaled linearly with --global-batch") \
-  X(lr_schedule,      STR,  "exponential",     EN_TRAIN,                                   "name",    "exponential|cosine|constant",\
-    "exponential, cosine or constant") \
+  X(lr_schedule,      STR,  "exponential",     EN_TRAIN,                                   "name",    "exponential|cosine|constant|polynomial", \
+    "exponential, cosine, constant or polynomial") \
+  X(lr_power,         F64,  2,                 EN_TRAIN,                                   "number",  "(0,inf)",                    \
+    "polynomial: its power") \
+  X(lr_end,           F64,  0,                 EN_TRAIN,                                   "rate",    "[0,inf)",                    \
+    "polynomial: the rate that it ends at, whatever the --global-batch (the reference, with lars: 0.1)") \
   X(lr_decay,         F64,  0.97,              EN_TRAIN,                                   "factor",  "(0,1]",                      \
     "exponential: factor at each step of the staircase") \
   X(lr_decay_epochs,  F64,  2.4,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "exponential: length of a step of the staircase") \
   X(warmup_epochs,    F64,  5,                 EN_TRAIN,                                   "epochs",  "[0,inf)",                    \
     "linear warm-up from 0") \
+  X(optimizer,        STR,  "rmsprop",         EN_TRAIN,                                   "name",    "rmsprop|sgd|lars|adamw",     \
+    "rmsprop (the paper's, in TensorFlow's form), sgd, lars (for large batches) or adamw; each wants a --lr of its own") \
   X(momentum,         F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
-    "RMSProp: momentum") \
+    "rmsprop, sgd, lars: momentum") \
+  X(nesterov,         FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+    "sgd, lars: Nesterov's form of it") \
   X(rho,              F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
-    "RMSProp: decay of the mean square") \
-  X(eps,              F64,  0.001,             EN_TRAIN,                                   "number",  "(0,inf)",                    \
-    "RMSProp: epsilon, inside the root") \
+    "rmsprop: decay of the mean square") \
+  X(beta1,            F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "adamw: decay of the mean gradient") \
+  X(beta2,            F64,  0.999,             EN_TRAIN,                                   "factor",  "[0,1)",                      \
+    "adamw: decay of the mean square") \
+  X(trust,            F64,  0.001,             EN_TRAIN,                                   "factor",  "(0,inf)",                    \
+    "lars: trust coefficient") \
+  X(eps,              F64,  -1,                EN_TRAIN,                                   "number",  "-1|[0,inf)",                 \
+    "rmsprop: inside the root; adamw: outside; lars: beside the norms (-1: 0.001, 1e-8 and 0)") \
   X(weight_decay,     F64,  1e-5,              EN_TRAIN,                                   "factor",  "[0,1)",                      \
-    "L2 penalty on everything but batch norm") \
+    "L2 penalty on all but batch norm (lars: nor biases); adamw: decoupled, times the rate") \
   X(label_smoothing,  F64,  0.1,               EN_TRAIN,                                   "share",   "[0,1)",                      \
     "share of the target spread over all classes") \
   X(dropout,          F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \

@@ -49,7 +49,7 @@ void en_print_header(const en_run *run, void *stream)
     FILE *f = stream;
     const en_trainer *t = &run->t;
     const en_model *m = t->model;
-    char save[64], eval[64];
+    char save[64], eval[64], optimizer[160];
     fprintf(f, "%s, %d px: %.2f M parameters, %.3f G multiply-adds an image, %d classes\n", m->name, m->resolution, (double)m->params_trainable / 1e6,
             (double)m->macs / 1e9, m->classes);
     fprintf(f, "  data        %s: %" PRId64 " training images", t->train_set->source, t->train_set->samples);
@@ -66,6 +66,7 @@ void en_print_header(const en_run *run, void *stream)
         fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,
                 run->world_before == 1 ? "" : "s", accum_differs ? "batch norm is over another number of images" : "sums are rounded differently");
     print_input(run, f);
+    fprintf(f, "  optimizer   %s\n", en_optimizer_text(&t->optimizer, optimizer, sizeof optimizer));
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");
     fprintf(f, "  device      %s (%s), %s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32");

@@ -16,8 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *const slot_names[] = { "ms", "mom" };
-enum { N_SLOTS = 2, DEFAULT_BATCH_PER_RANK = 32 };
+enum { DEFAULT_BATCH_PER_RANK = 32 };
 
 /* ---- the run's folder ------------------------------------------------------------------------------------------------ */
 
@@ -102,7 +101,7 @@ int64_t en_run_eval_batch(const en_run *run, int64_t micro_batch)
 static size_t state_bytes(const en_run *run)
 {
     const en_model *m = run->t.model;
-    const size_t copies = run->t.o->ema > 0 ? 5 : 4, stats = run->t.o->ema > 0 ? 3 : 2, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
+    const size_t copies = 2 + (size_t)run->t.optimizer.n_slots + (run->t.o->ema > 0), stats = run->t.o->ema > 0 ? 3 : 2, p = (size_t)m->param_elems, s = (size_t)m->stat_elems;
     const size_t one = copies * p + stats * s, saving = !run->dir[0] ? 0 : run->t.comm->rank == 0 ? 2 * (one - p) : 0;
     if (run->device_memory > 0) return one * sizeof(float) + (run->t.be->dtype == EN_F32 ? 0 : p * en_dtype_bytes(run->t.be->dtype));
     return (one + saving) * sizeof(float);
@@ -226,7 +225,8 @@ static en_status take_arenas(en_trainer *t)
 {
     const size_t p = (size_t)t->model->param_elems * sizeof(float), s = (size_t)t->model->stat_elems * sizeof(float);
     const bool ema = t->o->ema > 0;
-    struct { float **arena; size_t bytes; } want[] = { { &t->a.params, p }, { &t->a.grads, p }, { &t->a.ms, p }, { &t->a.mom, p },
+    struct { float **arena; size_t bytes; } want[] = { { &t->a.params, p }, { &t->a.grads, p },
+                                                       { &t->a.slot[0], t->optimizer.n_slots > 0 ? p : 0 }, { &t->a.slot[1], t->optimizer.n_slots > 1 ? p : 0 },
                                                        { &t->a.stats, s }, { &t->a.stats_before, s }, { &t->a.ema, ema ? p : 0 }, { &t->a.ema_stats, ema ? s : 0 } };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         void *out = NULL;
@@ -238,38 +238,14 @@ static en_status take_arenas(en_trainer *t)
     EN_REQUIRE(t->roll_room, EN_ENOMEM, "no memory for %d ranks", t->comm->world_size);
     EN_TRY(t->be->ops->alloc(t->be, EN_TALLY * sizeof(double), &tally), "the tally");
     t->tally = tally;
+    void *updates = NULL;
+    EN_TRY(t->be->ops->alloc(t->be, sizeof *t->updates, &updates), "the count of updates");
+    t->updates = updates;
     EN_TRY(t->be->ops->keep_weights(t->be, t->a.params, t->model->param_elems), "weights in the storage type");
     return EN_OK;
 }
 
-/* Runs of equal decay, in arena order: what rmsprop_update walks. */
-static int by_offset(const void *a, const void *b)
-{
-    const en_segment *x = a, *y = b;
-    return (x->offset > y->offset) - (x->offset < y->offset);
-}
-
-static en_status make_segments(en_trainer *t)
-{
-    en_segment *s = malloc((size_t)t->model->n_tensors * sizeof *s);
-    EN_REQUIRE(s, EN_ENOMEM, "no memory for %d tensors", t->model->n_tensors);
-    int64_t n = 0, merged = 0;
-    for (int i = 0; i < t->model->n_tensors; i++) {
-        const en_tensor *q = &t->model->tensors[i];
-        if (q->arena == EN_ARENA_PARAMS) s[n++] = (en_segment){ .offset = q->offset, .elems = q->elems, .decay = q->decay };
-    }
-    qsort(s, (size_t)n, sizeof *s, by_offset);
-    for (int64_t i = 1; i < n; i++) {
-        en_segment *last = &s[merged];
-        if (s[i].decay == last->decay && s[i].offset == last->offset + last->elems) last->elems += s[i].elems;
-        else s[++merged] = s[i];
-    }
-    t->segments = s;
-    t->n_segments = merged + 1;
-    return EN_OK;
-}
-
-/* From scratch: initialisers; mean squares start at one, momentum at zero, averages at the initial weights. */
+/* From scratch: initialisers; accumulators as their optimizer begins, averages at the initial weights, no update made. */
 en_status en_run_start_fresh(en_trainer *t)
 {
     const int64_t p = t->model->param_elems, s = t->model->stat_elems;
@@ -283,9 +259,11 @@ en_status en_run_start_fresh(en_trainer *t)
         EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema, host, (size_t)p * sizeof *host), "initialising");
         EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ema_stats, stats, (size_t)s * sizeof *stats), "initialising");
     }
-    EN_TRY_OUT(t->be->ops->zero(t->be, t->a.mom, (size_t)p * sizeof *host), "initialising");
-    for (int64_t i = 0; i < p; i++) host[i] = 1.f;
-    EN_TRY_OUT(t->be->ops->upload(t->be, t->a.ms, host, (size_t)p * sizeof *host), "initialising");
+    for (int k = 0; k < t->optimizer.n_slots; k++) {
+        for (int64_t i = 0; i < p; i++) host[i] = t->optimizer.slot_start[k];
+        EN_TRY_OUT(t->be->ops->upload(t->be, t->a.slot[k], host, (size_t)p * sizeof *host), "initialising");
+    }
+    EN_TRY_OUT(t->be->ops->zero(t->be, t->updates, sizeof *t->updates), "initialising");
 out:
     free(host);
     free(stats);
@@ -294,18 +272,26 @@ out:
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------ */
 
+static en_lr_kind kind_of(const char *name)
+{
+    return strcmp(name, "cosine") == 0 ? EN_LR_COSINE : strcmp(name, "constant") == 0 ? EN_LR_CONSTANT
+                                      : strcmp(name, "polynomial") == 0 ? EN_LR_POLYNOMIAL : EN_LR_EXPONENTIAL;
+}
+
 static en_status make_schedule(en_trainer *t)
 {
     const en_options *o = t->o;
     const double epoch = (double)t->train_set->samples / (double)t->shard.global_batch;
-    t->schedule = (en_schedule){ .kind = strcmp(o->lr_schedule, "cosine") == 0 ? EN_LR_COSINE : strcmp(o->lr_schedule, "constant") == 0 ? EN_LR_CONSTANT
-                                                                                              : EN_LR_EXPONENTIAL,
-                                 .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
-                                 .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs,
+    t->schedule = (en_schedule){ .kind = kind_of(o->lr_schedule), .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
+                                 .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs, .power = o->lr_power, .end = o->lr_end,
                                  .total_steps = o->steps > 0 ? o->steps
                                                           : (int64_t)(o->epochs * (double)t->train_set->samples / (double)t->shard.global_batch) };
     EN_REQUIRE(t->schedule.total_steps >= 1, EN_EUSAGE, "--epochs %g of %" PRId64 " images is less than one step of %" PRId64 ": give more --epochs, or a "
                "smaller --global-batch", o->epochs, t->train_set->samples, t->shard.global_batch);
+    EN_REQUIRE(t->schedule.kind == EN_LR_POLYNOMIAL || !(en_option_given(o, "lr_power") || en_option_given(o, "lr_end")), EN_EUSAGE, "--lr-power and --lr-end "
+               "are of --lr-schedule polynomial: leave them out, or choose that");
+    EN_REQUIRE(t->schedule.kind != EN_LR_POLYNOMIAL || o->lr_end <= t->schedule.base, EN_EUSAGE, "--lr-end %g is above the rate that it comes down from, %g "
+               "for %" PRId64 " images a step: give a smaller one, or a larger --lr", o->lr_end, t->schedule.base, t->shard.global_batch);
     return EN_OK;
 }
 
@@ -314,7 +300,7 @@ static en_status open_writer(en_run *run)
     en_trainer *t = &run->t;
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/checkpoints", run->dir);
-    EN_TRY(en_snapshot_alloc(t->model, N_SLOTS, slot_names, t->o->ema > 0, &run->snapshot), "memory for snapshots");
+    EN_TRY(en_snapshot_alloc(t->model, t->optimizer.n_slots, t->optimizer.slot_name, t->o->ema > 0, &run->snapshot), "memory for snapshots");
     en_options as_it_runs = *t->o;                          /* the seed is the checkpoint's, unless it stands on the command line */
     as_it_runs.seed = (int64_t)t->state.seed;
     as_it_runs.resize = run->resize.name;
@@ -332,7 +318,7 @@ static en_status open_net(en_run *run)
     EN_TRY(take_arenas(t), "taking memory");
     EN_TRY(en_net_open(&c, &t->net), "taking memory");
     en_net_bind(t->net, t->a.params, t->a.grads, t->a.stats);
-    EN_TRY(make_segments(t), "the optimizer");
+    EN_TRY(en_optimizer_segments(&t->optimizer, t->model, &t->segments, &t->n_segments), "the optimizer");
     EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
     EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
@@ -396,6 +382,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     snprintf(run->dir, sizeof run->dir, "%s", o->run);
 
     EN_TRY_OUT(en_agree(comm, check_options(o, comm)), "checking the options");
+    EN_TRY_OUT(en_agree(comm, en_optimizer_of(o, &t->optimizer)), "checking the options");
     EN_TRY_OUT(en_check_same_options(comm, o), "comparing the options of the ranks");
     EN_TRY_OUT(en_agree(comm, run->dir[0] && comm->rank == 0 ? open_folder(run) : EN_OK), "opening the run's folder");
     EN_TRY_OUT(en_agree(comm, open_data(run)), "opening the images");
@@ -449,7 +436,8 @@ void en_run_close(en_run *run)
     en_buckets_close(t->buckets);
     en_net_close(t->net);
     if (t->a.params) t->be->ops->keep_weights(t->be, t->a.params, 0);
-    void *arenas[] = { t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->a.stats, t->a.stats_before, t->a.ema_stats, t->tally };
+    void *arenas[] = { t->a.params, t->a.grads, t->a.slot[0], t->a.slot[1], t->a.ema, t->a.stats, t->a.stats_before, t->a.ema_stats, t->tally,
+                       t->updates };
     for (size_t i = 0; i < sizeof arenas / sizeof *arenas; i++)
         if (arenas[i]) t->be->ops->free(t->be, arenas[i]);
     free(t->segments);

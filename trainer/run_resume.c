@@ -34,6 +34,18 @@ en_status en_run_find_checkpoint(en_run *run, bool *found, en_checkpoint_info *i
     return EN_OK;
 }
 
+/* Accumulators mean what their optimizer says, so another cannot go on with them. */
+static en_status check_same_optimizer(const en_optimizer *p, const en_checkpoint_info *i, const char *path)
+{
+    char earlier[24] = "";
+    if (!i->options || !en_options_text_find(i->options, "optimizer", earlier, sizeof earlier)) snprintf(earlier, sizeof earlier, "rmsprop");
+    EN_REQUIRE(strcmp(earlier, p->name) == 0, EN_EUSAGE, "%s was trained with --optimizer %s, now it is %s: give the same, or take another --run", path,
+               earlier, p->name);
+    EN_REQUIRE(i->n_slots == p->n_slots, EN_EUSAGE, "%s holds %d accumulators of %s, --momentum as it is now wants %d: give the same as then, or take another "
+               "--run", path, i->n_slots, p->name, p->n_slots);
+    return EN_OK;
+}
+
 /* The checkpoint must be of this run: what would change the order of images or the meaning of a weight is refused. */
 static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, const char *path)
 {
@@ -54,6 +66,7 @@ static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, 
                ": give the same, or take another --run", path, i->state.global_batch, t->shard.global_batch);
     EN_REQUIRE(!en_option_given(t->o, "seed") || (uint64_t)t->o->seed == i->state.seed, EN_EUSAGE, "%s was trained with --seed %" PRIu64
                ", now it is %" PRId64 ": leave it out, or take another --run", path, i->state.seed, t->o->seed);
+    EN_TRY(check_same_optimizer(&t->optimizer, i, path), "going on");
     EN_REQUIRE(i->has_ema == (t->o->ema > 0), EN_EUSAGE, "%s was trained %s --ema: go on as it began, or take another --run", path, i->has_ema ? "with" : "without");
     return EN_OK;
 }
@@ -93,8 +106,8 @@ en_status en_run_load_checkpoint(en_run *run, const char *path)
     EN_TRY_OUT(en_agree(t->comm, bounce || t->comm->rank == 0 ? EN_OK : en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory to receive the weights")),
                "sharing the weights");
     EN_TRY_OUT(share(run, h->params, t->a.params, p, bounce), "parameters");
-    EN_TRY_OUT(share(run, h->slot[0], t->a.ms, p, bounce), "mean squares");
-    EN_TRY_OUT(share(run, h->slot[1], t->a.mom, p, bounce), "momentum");
+    for (int k = 0; k < t->optimizer.n_slots; k++) EN_TRY_OUT(share(run, h->slot[k], t->a.slot[k], p, bounce), "%s", t->optimizer.slot_name[k]);
+    EN_TRY_OUT(t->be->ops->upload(t->be, t->updates, &t->state.ema_updates, sizeof *t->updates), "the count of updates");
     EN_TRY_OUT(share(run, h->ema_params, t->a.ema, p, bounce), "averaged parameters");
     EN_TRY_OUT(share(run, h->stats, t->a.stats, s, bounce), "running statistics");
     EN_TRY_OUT(share(run, h->ema_stats, t->a.ema_stats, s, bounce), "averaged statistics");

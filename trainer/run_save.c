@@ -72,8 +72,7 @@ static en_status snapshot(en_run *run)
     en_snapshot *h = &run->snapshot;
     EN_TRY(ops->download(t->be, h->params, t->a.params, p), "snapshot");
     EN_TRY(ops->download(t->be, h->stats, t->a.stats, s), "snapshot");
-    EN_TRY(ops->download(t->be, h->slot[0], t->a.ms, p), "snapshot");
-    EN_TRY(ops->download(t->be, h->slot[1], t->a.mom, p), "snapshot");
+    for (int k = 0; k < t->optimizer.n_slots; k++) EN_TRY(ops->download(t->be, h->slot[k], t->a.slot[k], p), "snapshot");
     if (t->a.ema) {
         EN_TRY(ops->download(t->be, h->ema_params, t->a.ema, p), "snapshot");
         EN_TRY(ops->download(t->be, h->ema_stats, t->a.ema_stats, s), "snapshot");

@@ -57,7 +57,6 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
     const struct en_backend_ops *ops = t->be->ops;
     en_backend *be = t->be;
     const en_options *o = t->o;
-    const en_rmsprop h = { .rho = (float)o->rho, .momentum = (float)o->momentum, .eps = (float)o->eps, .weight_decay = (float)o->weight_decay };
     const en_now *now = en_net_now(t->net, p->slot);
 
     if (p->first) {
@@ -87,7 +86,8 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
         EN_TRY(t->tensors->ops->sum_wait(t->tensors, sum), "running statistics");
         EN_TRY(ops->scale(be, t->model->stat_elems, 1.f / (float)t->tensors->world_size, t->a.stats), "running statistics");
     }
-    EN_TRY(ops->rmsprop_update(be, &h, now, t->segments, t->n_segments, t->a.params, t->a.grads, t->a.ms, t->a.mom, t->a.ema, t->tally), "rmsprop");
+    const en_optimizer_arenas arenas = { t->a.params, t->a.grads, { t->a.slot[0], t->a.slot[1] }, t->a.ema, t->updates, t->tally };
+    EN_TRY(en_optimizer_update(&t->optimizer, be, now, t->segments, t->n_segments, &arenas), "%s", t->optimizer.name);
     if (t->a.ema) EN_TRY(ops->ema_update(be, now, t->model->stat_elems, t->a.stats, t->a.ema_stats, t->tally), "average of running statistics");
     EN_TRY(ops->mark(be, UPDATED), "mark");
     return EN_OK;
@@ -163,6 +163,6 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
         return EN_OK;
     }
     t->state.skipped_in_row = 0;
-    if (t->a.ema) t->state.ema_updates++;
+    t->state.ema_updates++;
     return EN_OK;
 }

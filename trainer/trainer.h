@@ -7,12 +7,14 @@
 #include "trainer/checkpoint.h"
 #include "trainer/dump.h"
 #include "trainer/net.h"
+#include "trainer/optimizer.h"
 #include "trainer/options.h"
 #include "trainer/rollcall.h"
 #include "trainer/schedule.h"
 
 typedef struct {                         /* device arenas in en_model's layout; all owned by the trainer           */
-    float *params, *grads, *ms, *mom, *ema;   /* param_elems each; ema NULL without averaging                      */
+    float *params, *grads, *ema;              /* param_elems each; ema NULL without averaging                      */
+    float *slot[EN_OPTIMIZER_SLOTS];          /* the optimizer's accumulators; NULL: it has none                   */
     float *stats, *ema_stats;                 /* stat_elems each                                                   */
     float *stats_before;                      /* of the step at hand, to take it back: stat_elems                  */
 } en_arenas;
@@ -38,11 +40,13 @@ struct en_trainer {
     en_loader  *loader;
     en_arenas   a;
     double     *tally;                   /* device: EN_TALLY                                                       */
+    int64_t    *updates;                 /* device: state.ema_updates, counted by the optimizer that wants it      */
     bool        recording;               /* the device records the step                                            */
     en_recording recordings[EN_RECORDINGS];
     en_piece    piece;                   /* fetched last                                                           */
     en_batch    batch;                   /* its images, borrowed from the loader                                   */
-    en_segment *segments; int64_t n_segments;   /* runs of tensors with equal decay                                */
+    en_optimizer optimizer;
+    en_segment *segments; int64_t n_segments;   /* what it walks                                                   */
     en_buckets *buckets;
     en_schedule schedule;
     en_run_state state;
