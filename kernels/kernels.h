@@ -35,14 +35,15 @@ extern "C" {
 #endif
 
 typedef enum { EN_F32, EN_BF16 } en_dtype;              /* of activations; arithmetic and sums are float or wider         */
-/* identity; x * sigmoid(x); max(x, 0); min(max(x, 0), 6).  No pass computes the last two yet (en_net_knows refuses them). */
+/* identity; x * sigmoid(x); max(x, 0); min(max(x, 0), 6).  The slope of the last two is 0 where they bend. */
 typedef enum { EN_ACT_NONE, EN_ACT_SILU, EN_ACT_RELU, EN_ACT_RELU6 } en_act;
 
 static inline size_t en_dtype_bytes(en_dtype t) { return t == EN_F32 ? 4 : 2; }
 
 /* A convolution's geometry.  `pad` counts the zero rows above (and columns left); below and right follow from oh, ow, so
- * TensorFlow SAME, even where it is lopsided, and symmetric padding are the same thing. */
-typedef struct { int64_t n, h, w, c, oh, ow, oc; int kernel, stride, pad; } en_conv_geom;
+ * TensorFlow SAME, even where it is lopsided, and symmetric padding are the same thing.  `dense` is for `reserve` alone: a
+ * geometry of conv_forward, not of depthwise_forward. */
+typedef struct { int64_t n, h, w, c, oh, ow, oc; int kernel, stride, pad; bool dense; } en_conv_geom;
 
 /* Images (n, h, w, 3): floats as the network reads them, or (u8) bytes, normalised on load: (v - mean[d]) / std[d]. */
 typedef struct { const void *data; bool u8; float mean[3], std[3]; } en_pixels;
@@ -143,7 +144,8 @@ typedef struct { void *dst; const void *host; size_t bytes; } en_copy;
 typedef enum { EN_WORK_POINTWISE_BACKWARD,      /* ci -> co with en_grad.stored         */
                EN_WORK_POOLED_BACKWARD,         /* ci -> co with en_grad.dpooled        */
                EN_WORK_PROJECT,                 /* se_project, forward and backward     */
-               EN_WORK_DEPTHWISE_BACKWARD } en_work;
+               EN_WORK_DEPTHWISE_BACKWARD,
+               EN_WORK_CONV } en_work;          /* conv, forward and backward           */
 
 /* Parameters [offset, offset + elems) of the arenas.  decay: weight decay applies.  adapt: LARS gives them a rate of their own by
  * their norms; then a segment is one tensor, where else it may be a run of them. */
@@ -231,6 +233,11 @@ struct en_backend_ops {
      *   x (n,h,w,c)   wt (k,k,c)   y (n,oh,ow,c) =   bn->local = sums of y.  Kernels 3, 5, 7; strides 1, 2.
      * EN_EINVAL: other kernels or strides, a window that misses the image, an activation of x without batch norm. */
     en_status (*depthwise_forward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, void *y, en_bn *bn);
+    /* Dense convolution of u = act(bn(x->y)); zeros outside u, that is after bn and act:
+     *     y[n,i,j,o] = sum_{a,b<k, d<c} u[n, i*s-p+a, j*s-p+b, d] * wt[a,b,d,o]
+     *   x (n,h,w,c)   wt (k,k,c,oc)   y (n,oh,ow,oc) =   bn->local = sums of y.  Kernels 1, 3, 5, 7; strides 1, 2.
+     * EN_EINVAL: other kernels or strides, a window that misses the image, an activation of x without batch norm. */
+    en_status (*conv_forward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, void *y, en_bn *bn);
     /* Squeeze-and-excitation and the projection, with u = act(bn(x->y)), per image of hw rows:
      *     se->pooled = mean_hw(u)   se->hidden, se->gate as en_se says   y[r,o] = sum_i u[r,i]*gate[image,i]*wt[i,o]
      *   x (n,hw,ci)   wt (ci,co)   y (n,hw,co) =   bn->local = sums of y.   se NULL: gate 1.
@@ -293,6 +300,12 @@ struct en_backend_ops {
      * EN_EINVAL: as forward; dx is `add`; dy has drop or dpooled (a depthwise output is neither dropped nor pooled). */
     en_status (*depthwise_backward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt,
                                     const en_grad *dy, const void *add, void *dx, float *dwt, en_bn *xbn);
+    /* Back through a dense convolution of u = act(bn(x->y)) and through that activation:
+     *     dwt[a,b,d,o] += sum u[...,d]*dy[...,o]      du = conv^T(dy) + (add ? add : 0)
+     *     dx = du * act'(bn(x->y))  (=, n,h,w,c)   and, when x->bn, xbn->local = {sum dx, sum dx*(y-mean)}
+     * dy takes every form of en_grad (gated only where be->gated); dx may be `add` itself.      EN_EINVAL: as forward. */
+    en_status (*conv_backward)(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt,
+                               const en_grad *dy, const void *add, void *dx, float *dwt, en_bn *xbn);
     /* dwt[a,b,d,o] += sum image[...]*dy; the image needs no gradient. */
     en_status (*stem_backward)(en_backend *be, const en_conv_geom *g, const en_pixels *image, const en_grad *dy, float *dwt);
 

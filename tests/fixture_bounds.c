@@ -132,11 +132,13 @@ bounded accumulated(bounded a, const float *start, int64_t m)
 
 #define WORSE_SIGMOID (some_bf16 ? SIGMOID_ERROR_STORED - SIGMOID_ERROR : 0)
 
-/* silu = z*sigma: |silu''| <= 1/2 bounds what a wrong z does beyond first order. */
+/* silu = z*sigma: |silu''| <= 1/2 bounds what a wrong z does beyond first order.  ReLU moves no two values apart and rounds none. */
 bounded activated(en_act act, bounded z)
 {
     if (act == EN_ACT_NONE) return z;
-    bounded a = fresh(z.n);
+    bounded a = act == EN_ACT_SILU ? fresh(z.n) : copied(z);
+    for (int64_t i = 0; act != EN_ACT_SILU && i < z.n; i++) a.v[i] = oracle_act(act, z.v[i]), a.e[i] = z.e[i];
+    if (act != EN_ACT_SILU) return a;
     for (int64_t i = 0; i < z.n; i++) {
         const double d = fabs(oracle_dact(act, z.v[i]));
         a.v[i] = oracle_act(act, z.v[i]);
@@ -147,10 +149,17 @@ bounded activated(en_act act, bounded z)
     return a;
 }
 
-/* silu' = sigma*(1 + z*(1-sigma)); its derivative by sigma is 1 + z*(1-sigma) - z*sigma. */
+/* silu' = sigma*(1 + z*(1-sigma)); its derivative by sigma is 1 + z*(1-sigma) - z*sigma.  The slope of ReLU is known but where z
+ * may lie on either side of a bend. */
 bounded slope(en_act act, bounded z)
 {
     bounded a = fresh(z.n);
+    for (int64_t i = 0; act >= EN_ACT_RELU && i < z.n; i++) {
+        const double off = z.e[i] + z.x[i] + z.s[i];
+        a.v[i] = oracle_dact(act, z.v[i]);
+        a.e[i] = off > 0 && (fabs(z.v[i]) <= off || (act == EN_ACT_RELU6 && fabs(z.v[i] - 6) <= off)) ? 1 : 0;
+    }
+    if (act >= EN_ACT_RELU) return a;
     for (int64_t i = 0; i < z.n; i++) {
         const double s = oracle_sigmoid(z.v[i]), az = fabs(z.v[i]);
         a.v[i] = oracle_dact(act, z.v[i]);

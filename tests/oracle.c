@@ -88,12 +88,27 @@ void oracle_depthwise_dwt(const en_conv_geom *g, const double *x, const double *
 
 double oracle_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 
-double oracle_act(en_act act, double x) { return act == EN_ACT_SILU ? x * oracle_sigmoid(x) : x; }
+double oracle_act(en_act act, double x)
+{
+    switch (act) {
+    case EN_ACT_NONE:  return x;
+    case EN_ACT_SILU:  return x * oracle_sigmoid(x);
+    case EN_ACT_RELU:  return fmax(x, 0);
+    case EN_ACT_RELU6: return fmin(fmax(x, 0), 6);
+    }
+    return NAN;
+}
 
 double oracle_dact(en_act act, double x)
 {
     const double s = oracle_sigmoid(x);
-    return act == EN_ACT_SILU ? s + x * s * (1.0 - s) : 1.0;
+    switch (act) {
+    case EN_ACT_NONE:  return 1;
+    case EN_ACT_SILU:  return s + x * s * (1.0 - s);
+    case EN_ACT_RELU:  return x > 0;                            /* 0 where it bends, as PyTorch and TensorFlow have it */
+    case EN_ACT_RELU6: return x > 0 && x < 6;
+    }
+    return NAN;
 }
 
 void oracle_bn(int64_t r, int64_t c, const double *y, const double *gamma, const double *beta, double eps,

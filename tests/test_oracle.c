@@ -163,6 +163,8 @@ static double loss_scalar(void *p)
     oracle_target(7, 4, 2, 0.7, 0.1, target);
     return oracle_cross_entropy(7, p, target, NULL);
 }
+static double relu_scalar(void *p)  { return oracle_act(EN_ACT_RELU, *(double *)p); }
+static double relu6_scalar(void *p) { return oracle_act(EN_ACT_RELU6, *(double *)p); }
 static double silu_scalar(void *p) { return oracle_act(EN_ACT_SILU, *(double *)p); }
 
 static void loss_and_activation_gradients_are_difference_quotients(void **state)
@@ -177,6 +179,13 @@ static void loss_and_activation_gradients_are_difference_quotients(void **state)
         double at = x, want = oracle_dact(EN_ACT_SILU, x);
         gradient_holds("silu", silu_scalar, &at, &at, 1, &want);
     }
+    for (double x = -2; x <= 8; x += 0.37) {
+        double at = x, relu = oracle_dact(EN_ACT_RELU, x), relu6 = oracle_dact(EN_ACT_RELU6, x);
+        gradient_holds("relu", relu_scalar, &at, &at, 1, &relu);
+        gradient_holds("relu6", relu6_scalar, &at, &at, 1, &relu6);
+    }
+    assert_true(oracle_act(EN_ACT_RELU, -3) == 0 && oracle_act(EN_ACT_RELU, 9) == 9 && oracle_act(EN_ACT_RELU6, 9) == 6);
+    assert_true(oracle_dact(EN_ACT_RELU, 0) == 0 && oracle_dact(EN_ACT_RELU6, 0) == 0 && oracle_dact(EN_ACT_RELU6, 6) == 0);
     assert_true(oracle_act(EN_ACT_SILU, 0) == 0 && oracle_dact(EN_ACT_SILU, 0) == 0.5);
     const double even[4] = { 0 };                                       /* uniform softmax: log 4 whatever the smoothing */
     oracle_target(4, 1, 3, 0.6, 0.3, target);

@@ -1,6 +1,6 @@
 /* backend.c - opening the CPU: which instruction-set build runs here, and the memory that its passes work in. */
 #include "backend.h"
-#include "cpu.h"
+#include "conv.h"
 #include "kernels/host.h"
 
 #include <omp.h>
@@ -131,6 +131,11 @@ en_status cpu_reserve(en_backend *be, const en_conv_geom *g)
         grow(&s.packed, c * oc);
         grow(&s.wgrad, c * oc);
         grow(&s.block, BLOCK_ROWS * widest);
+    } else if (g->dense) {                                                 /* conv; see conv.c                       */
+        const conv_cut cut = cut_conv(g);
+        grow(&s.packed, k * k * c * oc);
+        grow(&s.wgrad, k * k * c * oc);
+        grow(&s.rows, conv_u_floats(&cut, g) + conv_d_floats(&cut, g));
     } else if (g->c == 3) {                                                /* stem                                   */
         const int64_t window = (k * k * 3 + 7) / 8 * 8;
         grow(&s.packed, window * oc);

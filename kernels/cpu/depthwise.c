@@ -166,10 +166,8 @@ static void fill_activated(const float *src, int64_t w, int64_t c, const en_oper
             vf d = splat(1.f);
             if (x->bn) {
                 v = v * ld(x->bn->scale + cb) + ld(x->bn->shift + cb);
-                if (x->act == EN_ACT_SILU) {
-                    if (slope) d = silu_grad(v, &v);
-                    else v = silu(v);
-                }
+                if (slope) d = act_slope(v, &v, x->act);
+                else v = act_of(v, x->act);
             }
             st(blocked + cb * width + (at + i) * VW, v);
             if (slope) st(slope + cb * w + i * VW, d);

@@ -13,6 +13,8 @@
 /* Packs B (k, n) for gemm_block; from `w` (k, n) row-major, or from its transpose w (n, k) when `transposed`.
  * n a multiple of 16; out holds k*n floats.  Runs on all lanes' threads. */
 void ISA(pack)(en_backend *be, int64_t k, int64_t n, const float *w, bool transposed, float *out);
+/* The same for k rows, from row k0 on, of a B that has `total` rows. */
+void ISA(pack_rows)(en_backend *be, int64_t k, int64_t n, const float *w, bool transposed, int64_t k0, int64_t total, float *out);
 
 typedef struct {
     const float *shift;        /* about which the sums are taken: n floats                        */
@@ -26,8 +28,21 @@ typedef struct {
 void ISA(gemm_block)(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *packed, float *c, int64_t ldc,
                      const gemm_epilogue *e);
 
+/* A convolution's rows as they lie in a slab of the image: A's row is `segments` runs of k floats, a_segment apart (rows of the
+ * slab); m rows make one row of output, and `outer` of those follow each other, a_outer floats apart in A, c_outer in C (and in
+ * what is added).  Rows of A may overlap: a window shares columns with its neighbour. */
+typedef struct { int64_t k, segments, a_segment, outer, a_outer, c_outer; } gemm_walk;
+
+/* gemm_block over such rows; `packed` has segments*k rows, segment after segment.  No segments: A*B is 0. */
+void ISA(gemm_walk_block)(const gemm_walk *walk, int64_t m, int64_t n, const float *a, int64_t lda, const float *packed, float *c, int64_t ldc,
+                          const gemm_epilogue *e);
+
 /* D (k, n) += X^T Y over m rows; k a multiple of 8, n of 16; D's rows are n floats. */
 void ISA(gemm_wgrad)(int64_t m, int64_t k, int64_t n, const float *x, int64_t ldx, const float *y, int64_t ldy, float *d);
+
+/* The same over `outer` times m rows, x_outer and y_outer floats apart. */
+void ISA(gemm_walk_wgrad)(int64_t outer, int64_t x_outer, int64_t y_outer, int64_t m, int64_t k, int64_t n, const float *x, int64_t ldx,
+                          const float *y, int64_t ldy, float *d);
 
 /* dst[i] += sum over lanes of lane.wgrad[i], in lane order; parallel over i */
 void ISA(collect_wgrad)(en_backend *be, int64_t elems, float *dst);

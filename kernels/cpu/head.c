@@ -41,7 +41,7 @@ en_status cpu_pool_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, fl
                 for (int64_t r = 0; r < hw; r++) {
                     const vf v = ld((const float *)x->y + (m * hw + r) * c + i);
                     vf dz = d * inv_hw, u;
-                    if (x->act == EN_ACT_SILU) dz *= silu_grad(v * a + b, &u);
+                    if (x->act != EN_ACT_NONE) dz *= act_slope(v * a + b, &u, x->act);
                     s0 += dz;
                     s1 += dz * (v - mean);
                 }

@@ -87,9 +87,9 @@ void form_gradient(const en_grad *dy, int64_t row, int64_t rows, int64_t c, floa
         for (int64_t i = 0; i < c; i += VW) {
             const vf v = ld(y + i);
             vf dz = ld(dp + i) * inv_hw;
-            if (dy->act == EN_ACT_SILU) {
+            if (dy->act != EN_ACT_NONE) {
                 vf u;
-                dz *= silu_grad(v * ld(bn->scale + i) + ld(bn->shift + i), &u);
+                dz *= act_slope(v * ld(bn->scale + i) + ld(bn->shift + i), &u, dy->act);
             }
             st(out + i, dz * ld(bn->ga + i) + (v * ld(bn->gb + i) + ld(bn->gc + i)));
         }

@@ -15,6 +15,8 @@
 #define cpu_pointwise_backward   ISA(pointwise_backward)
 #define cpu_depthwise_forward    ISA(depthwise_forward)
 #define cpu_depthwise_backward   ISA(depthwise_backward)
+#define cpu_conv_forward         ISA(conv_forward)
+#define cpu_conv_backward        ISA(conv_backward)
 #define cpu_se_project_forward   ISA(se_project_forward)
 #define cpu_se_project_backward  ISA(se_project_backward)
 #define cpu_residual_forward     ISA(residual_forward)
@@ -44,6 +46,9 @@ en_status cpu_pointwise_backward(en_backend *, int64_t, int64_t, int64_t, const 
 en_status cpu_depthwise_forward(en_backend *, const en_conv_geom *, const en_operand *, const float *, void *, en_bn *);
 en_status cpu_depthwise_backward(en_backend *, const en_conv_geom *, const en_operand *, const float *, const en_grad *, const void *, void *,
                              float *, en_bn *);
+en_status cpu_conv_forward(en_backend *, const en_conv_geom *, const en_operand *, const float *, void *, en_bn *);
+en_status cpu_conv_backward(en_backend *, const en_conv_geom *, const en_operand *, const float *, const en_grad *, const void *, void *, float *,
+                            en_bn *);
 en_status cpu_se_project_forward(en_backend *, int64_t, int64_t, int64_t, int64_t, const en_operand *, const en_se *, const float *, void *,
                              en_bn *);
 en_status cpu_se_project_backward(en_backend *, int64_t, int64_t, int64_t, int64_t, const en_operand *, const en_se *, const float *,
@@ -70,8 +75,7 @@ void form_gradient(const en_grad *dy, int64_t row, int64_t rows, int64_t c, floa
 /* act(bn(v)) with scale a and shift b already loaded */
 INLINE vf activate(vf v, vf a, vf b, en_act act)
 {
-    const vf z = v * a + b;
-    return act == EN_ACT_SILU ? silu(z) : z;
+    return act_of(v * a + b, act);
 }
 
 #endif

@@ -176,7 +176,7 @@ static void finish_image(const en_operand *x, const en_bn *xbn, const float *gat
             for (int64_t r = r0; r < min64(r0 + 16, hw); r++) {
                 const vf v = ld(y + r * c + i);
                 vf z = ld(dz + r * c + i) * g + d, u;
-                if (x->act == EN_ACT_SILU) z *= silu_grad(v * a + b, &u);
+                if (x->act != EN_ACT_NONE) z *= act_slope(v * a + b, &u, x->act);
                 st(dz + r * c + i, z);
                 s0 += z;
                 s1 += z * (v - mean);

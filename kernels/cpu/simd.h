@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "kernels/kernels.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -113,13 +115,34 @@ INLINE vf sigmoid(vf z)
     return reciprocal((vf)((vi)p + exponent) + 1.f);
 }
 
-/* act(z), and act with its derivative: silu'(z) = s + z*s*(1-s) with s = sigmoid(z). */
+/* silu(z), and silu with its derivative: silu'(z) = s + z*s*(1-s) with s = sigmoid(z). */
 INLINE vf silu(vf z) { return z * sigmoid(z); }
 INLINE vf silu_grad(vf z, vf *u)
 {
     const vf s = sigmoid(z), a = z * s;
     *u = a;
     return s + a * (1.f - s);
+}
+
+/* 1 where 0 < z and, with six, z < 6; else 0, as in TensorFlow and PyTorch. */
+INLINE vf step(vf z, bool six)
+{
+    vi inside = z > splat(0.f);
+    if (six) inside &= z < splat(6.f);
+    return (vf)(inside & (vi)splat(1.f));
+}
+
+/* act(z); and act'(z), with *u = act(z).  A NaN stays one. */
+INLINE vf act_of(vf z, en_act act)
+{
+    if (__builtin_expect(act == EN_ACT_SILU, 1)) return silu(z);
+    return act == EN_ACT_NONE ? z : clamp(z, 0.f, act == EN_ACT_RELU6 ? 6.f : __builtin_inff());
+}
+INLINE vf act_slope(vf z, vf *u, en_act act)
+{
+    if (__builtin_expect(act == EN_ACT_SILU, 1)) return silu_grad(z, u);
+    *u = act_of(z, act);
+    return act == EN_ACT_NONE ? splat(1.f) : step(z, act == EN_ACT_RELU6);
 }
 
 #endif

@@ -17,7 +17,8 @@ const en_backend_ops ISA(cpu_ops) = {
     .dense_forward = cpu_dense_forward, .softmax_loss = cpu_softmax_loss,
     .dense_backward = cpu_dense_backward, .pool_backward = cpu_pool_backward, .pointwise_backward = cpu_pointwise_backward,
     .residual_backward = cpu_residual_backward, .activation_backward = cpu_activation_backward, .se_project_backward = cpu_se_project_backward,
-    .depthwise_backward = cpu_depthwise_backward, .stem_backward = cpu_stem_backward,
+    .depthwise_backward = cpu_depthwise_backward, .conv_forward = cpu_conv_forward, .conv_backward = cpu_conv_backward,
+    .stem_backward = cpu_stem_backward,
     .rmsprop_update = cpu_rmsprop_update, .sgd_update = cpu_sgd_update, .lars_update = cpu_lars_update, .adamw_update = cpu_adamw_update,
     .ema_update = cpu_ema_update,
 };

@@ -55,6 +55,8 @@ static size_t piece(en_dtype type, int64_t values) { return ((size_t)values * en
 
 size_t en_cuda_project_dy(en_dtype type, int64_t rows, int64_t ci) { return piece(type, rows * ci); }
 
+size_t en_cuda_conv_dy(en_dtype type, const en_conv_geom *g) { return piece(type, g->n * g->h * g->w * g->c); }
+
 size_t en_cuda_workspace(en_dtype type, unsigned folds, en_work kind, const en_conv_geom *g)
 {
     const int64_t rows = g->n * g->h * g->w;
@@ -63,6 +65,7 @@ size_t en_cuda_workspace(en_dtype type, unsigned folds, en_work kind, const en_c
     case EN_WORK_POOLED_BACKWARD:    return piece(type, rows * g->oc);                                                  /* dy */
     case EN_WORK_PROJECT:            return en_cuda_project_dy(type, rows, g->c) + piece(type, rows * g->oc);
     case EN_WORK_DEPTHWISE_BACKWARD: return folds & FOLD_DEPTHWISE ? 0 : piece(type, g->n * g->oh * g->ow * g->oc);     /* dy */
+    case EN_WORK_CONV:               return en_cuda_conv_dy(type, g) + piece(type, g->n * g->oh * g->ow * g->oc);
     }
     return 0;
 }

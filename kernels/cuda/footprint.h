@@ -29,6 +29,9 @@ size_t  en_cuda_workspace(en_dtype type, unsigned folds, en_work kind, const en_
 /* z2 (rows, ci), then dy3 (rows, co): where dy3 begins in the workspace of a projection */
 size_t  en_cuda_project_dy(en_dtype type, int64_t rows, int64_t ci);
 
+/* u = act(bn(x)) (n,h,w,c), then dy (n,oh,ow,oc): where dy begins in the workspace of a dense convolution */
+size_t  en_cuda_conv_dy(en_dtype type, const en_conv_geom *g);
+
 /* A backend that can be planned for and nothing else: dtype, alignment, workspace_bytes, fold_floats.  Closed as any. */
 en_status en_cuda_plan_open(const en_backend_config *config, en_backend **out);
 
