@@ -3,12 +3,6 @@
 
 #include <string.h>
 
-static inline vf slope_at(en_act act, vf z)
-{
-    vf u;
-    return act == EN_ACT_SILU ? silu_grad(z, &u) : splat(1.f);
-}
-
 en_status cpu_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y, void *dz,
                                   en_bn *bn)
 {
@@ -23,12 +17,12 @@ en_status cpu_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t
             const int64_t i1 = min64(i0 + 64, r.last);
             for (int64_t j = 0; j < c; j += VW) {
                 const vf mean = ld(bn->mean + j), scale = ld(y->bn->scale + j), shift = ld(y->bn->shift + j);
-                vf s0 = { 0 }, s1 = { 0 };
+                vf s0 = { 0 }, s1 = { 0 }, u;
                 for (int64_t i = i0; i < i1; i++) {
                     const vf v = ld((const float *)y->y + i * c + j);
                     vf d = ld((const float *)g + i * c + j);
                     if (drop) d *= drop[i / hw];
-                    d *= slope_at(y->act, v * scale + shift);
+                    d *= act_slope(v * scale + shift, &u, y->act);
                     st((float *)dz + i * c + j, d);
                     s0 += d;
                     s1 += d * (v - mean);
