@@ -18,3 +18,8 @@ target_compile_definitions(test_program_cuda PRIVATE EN_PROGRAM="$<TARGET_FILE:e
                            EN_CUDA_EMU="$<TARGET_FILE:effnet_cuda_emu>")
 add_dependencies(test_program_cuda effnet effnet_cuda_emu)
 set_tests_properties(test_program_cuda PROPERTIES PROCESSORS 2)
+
+if(TARGET test_program_doctor)
+  target_compile_definitions(test_program_doctor PRIVATE EN_CUDA_EMU="$<TARGET_FILE:effnet_cuda_emu>")
+  add_dependencies(test_program_doctor effnet_cuda_emu)
+endif()

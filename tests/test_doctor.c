@@ -363,7 +363,8 @@ int main(void)
         WITH(a_sound_job_has_no_findings), WITH(another_program), WITH(other_images), WITH(images_are_told_apart_by_the_listing_and_by_the_file),
         WITH(refused_images), WITH(a_folder_of_its_own), WITH(a_lock_that_does_not_hold), WITH(an_fcntl_lock_is_advice), WITH(a_slow_cache),
         WITH(a_folder_that_cannot_be_written), WITH(room_for_checkpoints), WITH(a_wrong_sum), WITH(a_clock), WITH(a_slow_pair), WITH(gpus),
-        WITH(names_twice), WITH(ranks_on_the_same_processors), WITH(infiniband_wants_locked_memory), WITH(a_slow_network_is_one_finding), WITH(what_hosts_have_in_common_is_one_finding), WITH(many_findings_are_counted),
+        WITH(names_twice), WITH(ranks_on_the_same_processors), WITH(infiniband_wants_locked_memory),
+        WITH(a_slow_network_is_one_finding), WITH(what_hosts_have_in_common_is_one_finding), WITH(many_findings_are_counted),
         WITH(hosts_are_told_as_ranges), WITH(long_lists_are_cut), WITH(masks_are_told_as_ranges) };
     const int failed = cmocka_run_group_tests_name("doctor", tests, NULL, NULL);
     en_findings_close(&w);

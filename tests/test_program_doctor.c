@@ -275,6 +275,51 @@ static void a_host_that_cannot_be_reached_is_named(void **state)
     says(text, "host node2 hears nothing of rank 0 for 8 s");
 }
 
+/* ---- GPUs, over tests/cudaemu ------------------------------------------------------------------------------------------------ */
+
+#ifdef EN_CUDA_EMU
+static outcome *with_gpus(int code, int devices, int ranks)
+{
+    setenv("EFFNET_CUDA_PLUGIN", EN_CUDA_EMU, 1);
+    setenv("CUDAEMU_DEVICES", textf("%d", devices), 1);
+    outcome *o = run_how((how){ .ranks = ranks, .seconds = 120 }, "doctor");
+    unsetenv("EFFNET_CUDA_PLUGIN");
+    unsetenv("CUDAEMU_DEVICES");
+    expect_code(o, code);
+    return o;
+}
+
+static void gpus_add_up_by_nccl(void **state)
+{
+    (void)state;
+    outcome *o = with_gpus(0, 2, 2);
+    has(o, "  over GPUs     nccl: 65 numbers in ");
+    has(o, ", right\n");
+    has(o, "who differs: nobody");
+    has_not(o, "share GPU");
+}
+
+static void a_gpu_for_two(void **state)
+{
+    (void)state;
+    outcome *o = with_gpus(0, 1, 2);
+    has(o, "  over GPUs     mpi: 65 numbers in ");
+    has(o, ": local ranks 0 and 1 share GPU ");
+    has(o, "the GPUs add up through host memory, slowly, because NCCL cannot: ranks 0 and 1 share GPU");
+}
+
+static void nccl_that_fails_ends_the_job(void **state)
+{
+    (void)state;
+    setenv("CUDAEMU_NCCL_FAIL_AT", "3", 1);
+    setenv("CUDAEMU_NCCL_FAIL_RANK", "1", 1);
+    outcome *o = with_gpus(5, 2, 2);
+    unsetenv("CUDAEMU_NCCL_FAIL_AT");
+    unsetenv("CUDAEMU_NCCL_FAIL_RANK");
+    if (!strstr(o->err, "[rank 1/2 ") || !strstr(o->err, "in flight: a sum of 65 values")) FAIL_RUN(o, "it does not name the rank");
+}
+#endif
+
 /* ---- a rank that does not answer --------------------------------------------------------------------------------------------- */
 
 /* A rank is stopped as soon as it is there; the others end the job within the limit and say so. */
@@ -296,6 +341,9 @@ static void a_rank_that_hangs_ends_the_job(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef EN_CUDA_EMU
+        cmocka_unit_test(gpus_add_up_by_nccl), cmocka_unit_test(a_gpu_for_two), cmocka_unit_test(nccl_that_fails_ends_the_job),
+#endif
         cmocka_unit_test(equal_ranks_differ_in_nothing), cmocka_unit_test(one_process_needs_no_others), cmocka_unit_test(json_has_it_all),
         cmocka_unit_test(checkpoints_are_sized_by_the_model), cmocka_unit_test(other_images_on_one_rank), cmocka_unit_test(the_same_images_in_another_place),
         cmocka_unit_test(a_packed_file_cut_short), cmocka_unit_test(images_that_are_not_there), cmocka_unit_test(another_program_on_one_rank),

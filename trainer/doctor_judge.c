@@ -94,11 +94,12 @@ void en_doctor_judge_host(const en_doctor_job *j, int rank, en_findings *w)
     else if (strcmp(f->isas, "generic") == 0)
         en_find_on(w, rank, false, "the processor has none of the vector instructions that the passes were built for; they run, but slowly");
     if (f->cpu_quota > 0 && f->cpu_quota < f->allowed_processors)
-        en_find_on(w, rank, false, "the control group grants the time of %.3g processors although %d are visible; use --threads %d, or raise the limit "
-             "(docker --cpus, Slurm --cpus-per-task)", f->cpu_quota, f->allowed_processors, f->cpu_quota < 1 ? 1 : (int)f->cpu_quota);
+        en_find_on(w, rank, false, "the control group grants the time of %.3g processors although %d are visible; use --threads %d, or raise the "
+                   "limit (docker --cpus, Slurm --cpus-per-task)", f->cpu_quota, f->allowed_processors, f->cpu_quota < 1 ? 1 : (int)f->cpu_quota);
     const int64_t memory = f->memory_limit_bytes > 0 && f->memory_limit_bytes < f->memory_bytes ? f->memory_limit_bytes : f->memory_bytes;
     if (memory > 0 && memory < (int64_t)2 << 30)
-        en_find_on(w, rank, false, "%.2g GiB of memory; efficientnet_b0 at 224 pixels needs about 2 GiB a rank: use a smaller --micro-batch or --image-size", gib(memory));
+        en_find_on(w, rank, false, "%.2g GiB of memory; efficientnet_b0 at 224 pixels needs about 2 GiB a rank: use a smaller --micro-batch or "
+                   "--image-size", gib(memory));
     if (f->shm_free_bytes >= 0 && f->shm_free_bytes < (int64_t)256 << 20)
         en_find_on(w, rank, false, "/dev/shm has %.0f MiB; MPI moves data between ranks of a host through it: docker run --shm-size=1g",
              (double)f->shm_free_bytes / (1 << 20));
@@ -107,13 +108,14 @@ void en_doctor_judge_host(const en_doctor_job *j, int rank, en_findings *w)
     if (strcmp(f->thp, "never") == 0)
         en_find_on(w, rank, false, "transparent huge pages are off; as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
     if (!f->has_launcher && !f->launched)
-        en_find_on(w, rank, false, "no mpirun, mpiexec or srun in PATH; for more than one rank install one (Debian, Ubuntu: apt install openmpi-bin)");
+        en_find_on(w, rank, false, "no mpirun, mpiexec or srun in PATH; for more than one rank install one (Debian, Ubuntu: apt install "
+                   "openmpi-bin)");
     if (f->root_needs_consent && !f->launched)
         en_find_on(w, rank, false, "you are root, which Open MPI's mpirun refuses; use another account, or set OMPI_ALLOW_RUN_AS_ROOT=1 and "
              "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1");
     if (f->infiniband > 0 && f->locked_bytes >= 0 && f->locked_bytes < (int64_t)1 << 30)
-        en_find_on(w, rank, false, "has InfiniBand, and may lock %" PRId64 " KiB of memory, too little for it; ulimit -l unlimited (also for the batch system's daemon: "
-                "/etc/security/limits.conf)", f->locked_bytes / 1024);
+        en_find_on(w, rank, false, "has InfiniBand, and may lock %" PRId64 " KiB of memory, too little for it; ulimit -l unlimited (also for the "
+                   "batch system's daemon: /etc/security/limits.conf)", f->locked_bytes / 1024);
     if (strncmp(f->governor, "powersave", 9) == 0 && !strstr(f->governor, "pstate"))      /* of a driver that scales by itself it means little */
         en_find_on(w, rank, false, "the processors' governor is powersave; as root: cpupower frequency-set -g performance");
     if (f->gpus_there > 0 && !*f->gpus)

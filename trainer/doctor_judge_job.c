@@ -18,12 +18,15 @@ static void judge_space(const en_doctor_job *j, en_findings *w)
     const en_doctor_facts *f = &j->all[0];     /* rank 0 writes */
     const double needed = (double)j->checkpoint_bytes * (double)j->checkpoints;
     if (f->disk_free_bytes >= 0 && j->checkpoint_bytes > 0 && (double)f->disk_free_bytes < needed)
-        en_find_on(w, 0, j->folder_asked, "%.3g GiB free in %s, and %" PRId64 " checkpoints of %s take %.2g GiB (--keep, the best and the one being written): "
-                "free some, choose another --run, or --keep fewer", gib((double)f->disk_free_bytes), f->folder, j->checkpoints, j->model, gib(needed));
+        en_find_on(w, 0, j->folder_asked, "%.3g GiB free in %s, and %" PRId64 " checkpoints of %s take %.2g GiB (--keep, the best and the one "
+                   "being written): free some, choose another --run, or --keep fewer", gib((double)f->disk_free_bytes), f->folder, j->checkpoints,
+                   j->model, gib(needed));
     if (f->disk_free_files >= 0 && f->disk_free_files < 1000)
-        en_find_on(w, 0, j->folder_asked && f->disk_free_files < 20, "room for %" PRId64 " more files in %s (df -i): remove some", f->disk_free_files, f->folder);
+        en_find_on(w, 0, j->folder_asked && f->disk_free_files < 20, "room for %" PRId64 " more files in %s (df -i): remove some",
+                   f->disk_free_files, f->folder);
     if (f->write_bytes_per_s > 0 && f->write_bytes_per_s < slow_disk)
-        en_find_on(w, 0, false, "%s takes %.3g MB/s: a checkpoint of %s is written in %.0f s; training goes on meanwhile, but not into the next one", f->folder, f->write_bytes_per_s / 1e6, j->model, (double)j->checkpoint_bytes / f->write_bytes_per_s);
+        en_find_on(w, 0, false, "%s takes %.3g MB/s: a checkpoint of %s is written in %.0f s; training goes on meanwhile, but not into the next "
+                   "one", f->folder, f->write_bytes_per_s / 1e6, j->model, (double)j->checkpoint_bytes / f->write_bytes_per_s);
 }
 
 static const char *filesystem_of(const en_doctor_facts *f) { return *f->filesystem ? f->filesystem : "unknown file system"; }
@@ -33,21 +36,21 @@ static void judge_folder(const en_doctor_job *j, en_findings *w)
     for (int r = 0; r < j->ranks; r++) {
         const en_doctor_facts *f = &j->all[r];
         if (f->writable == 0)
-            en_find_on(w, r, j->folder_asked && r == 0, "%s (%s) cannot be written (%s); choose another folder for --run", f->folder, filesystem_of(f),
-                    f->folder_trouble);
+            en_find_on(w, r, j->folder_asked && r == 0, "%s (%s) cannot be written (%s); choose another folder for --run", f->folder,
+                       filesystem_of(f), f->folder_trouble);
         else if (f->flock_works == 0 || f->fcntl_works == 0)
-            en_find_on(w, r, false, "%s (%s) refuses file locks (%s), so nothing keeps two jobs out of one folder; mount it with locks (lustre: -o flock), or see to "
-                    "it yourself, and set HDF5_USE_FILE_LOCKING=FALSE", f->folder, filesystem_of(f), f->folder_trouble);
+            en_find_on(w, r, false, "%s (%s) refuses file locks (%s), so nothing keeps two jobs out of one folder; mount it with locks (lustre: -o "
+                       "flock), or see to it yourself, and set HDF5_USE_FILE_LOCKING=FALSE", f->folder, filesystem_of(f), f->folder_trouble);
         if (f->shared == 0)
-            en_find_on(w, r, true, "%s is not the folder that rank 0 on %s has there: a file of it does not show within 10 s; a start with rank 0 on another host would "
-                    "find no checkpoint: choose a --run on a file system that all hosts share", f->folder, j->all[0].host);
+            en_find_on(w, r, true, "%s is not the folder that rank 0 on %s has there: a file of it does not show within 10 s; a start with rank 0 "
+                       "on another host would find no checkpoint: choose a --run on a file system that all hosts share", f->folder, j->all[0].host);
         if (f->shared == 1 && f->shown_after_s > shows_soon_s)
             en_find_on(w, r, false, "a file of rank 0 showed in %s after %.1f s only: a file system with long caches (NFS: -o actimeo=3)", f->folder,
                     f->shown_after_s);
         if (f->flock_excludes == 0 || f->fcntl_excludes == 0)
-            en_find_on(w, r, f->flock_excludes == 0, "a lock (%s) of rank 0 on %s in %s (%s) does not hold here, so two jobs could train in one folder; mount it with locks "
-                    "(lustre: -o flock, not -o localflock; nfs: not -o nolock, not -o local_lock)", f->flock_excludes == 0 ? "flock" : "fcntl",
-                    j->all[0].host, f->folder, filesystem_of(f));
+            en_find_on(w, r, f->flock_excludes == 0, "a lock (%s) of rank 0 on %s in %s (%s) does not hold here, so two jobs could train in one "
+                       "folder; mount it with locks (lustre: -o flock, not -o localflock; nfs: not -o nolock, not -o local_lock)",
+                       f->flock_excludes == 0 ? "flock" : "fcntl", j->all[0].host, f->folder, filesystem_of(f));
     }
     judge_space(j, w);
 }
@@ -71,7 +74,8 @@ static void judge_clocks(const en_doctor_job *j, en_findings *w)
     for (int r = 1; r < j->ranks; r++) {
         const en_doctor_facts *f = &j->all[r];
         if (f->met && fabs(f->clock_offset_s) - f->clock_error_s > clocks_within_s)
-            en_find_on(w, r, false, "its clock is %.3g s %s that of %s: times in logs and of files mislead (make, tar, certificates); start chrony or ntpd", fabs(f->clock_offset_s), f->clock_offset_s > 0 ? "ahead of" : "behind", j->all[0].host);
+            en_find_on(w, r, false, "its clock is %.3g s %s that of %s: times in logs and of files mislead (make, tar, certificates); start chrony "
+                       "or ntpd", fabs(f->clock_offset_s), f->clock_offset_s > 0 ? "ahead of" : "behind", j->all[0].host);
     }
 }
 
@@ -104,16 +108,16 @@ static void judge_network(const en_doctor_job *j, en_findings *w)
 {
     const double ordinary = median(j, speed, 3), usual = median(j, trip, 3), any = median(j, speed, 1);
     if (any > 0 && any < slow_network)
-        en_find(w, false, "neighbouring hosts exchange %.0f MB/s: the gradients of efficientnet_b0 (21 MB) take longer than most steps; is there a faster network (--mca "
-                "btl_tcp_if_include INTERFACE)?", any / 1e6);
+        en_find(w, false, "neighbouring hosts exchange %.0f MB/s: the gradients of efficientnet_b0 (21 MB) take longer than most steps; is there a "
+                "faster network (--mca btl_tcp_if_include INTERFACE)?", any / 1e6);
     for (int r = 0; r < j->ranks; r++) {
         const en_doctor_facts *f = &j->all[r];
         if (speed(f) > 0 && ordinary > 0 && 3 * speed(f) < ordinary)
-            en_find_on(w, r, false, "exchanges %.0f MB/s with %s, others %.0f: look for a cable, a port or an interface of lower speed (a host in two such lines has it)",
-                       speed(f) / 1e6, f->next, ordinary / 1e6);
+            en_find_on(w, r, false, "exchanges %.0f MB/s with %s, others %.0f: look for a cable, a port or an interface of lower speed (a host in "
+                       "two such lines has it)", speed(f) / 1e6, f->next, ordinary / 1e6);
         if (trip(f) > 0 && usual > 0 && trip(f) > 3 * usual && trip(f) > 200e-6)
-            en_find_on(w, r, false, "%.3g ms there and back from %s, the others %.3g: batch norm over all ranks waits for the slowest (--bn-group node)",
-                       1e3 * trip(f), j->all[0].host, 1e3 * usual);
+            en_find_on(w, r, false, "%.3g ms there and back from %s, the others %.3g: batch norm over all ranks waits for the slowest (--bn-group "
+                       "node)", 1e3 * trip(f), j->all[0].host, 1e3 * usual);
     }
 }
 
@@ -150,10 +154,11 @@ static void judge_devices(const en_doctor_job *j, en_findings *w)
         *f->gpus ? with++ : without++;
         for (int q = 0; q < r && *f->device; q++)
             if (en_doctor_same_host(&j->all[q], f) && strcmp(j->all[q].device, f->device) == 0)
-                en_find_on(w, r, false, "local ranks %d and %d share GPU %s; start one rank a GPU (launch/run --per-node)", local(j, q), local(j, r), f->device);
+                en_find_on(w, r, false, "local ranks %d and %d share GPU %s; start one rank a GPU (launch/run --per-node)", local(j, q),
+                           local(j, r), f->device);
         if (*f->device && f->device_numa >= 0 && f->device_numa < 64 && f->numa && !(f->numa >> f->device_numa & 1))
-            en_find_on(w, r, false, "the GPU of local rank %d (%s) hangs on NUMA node %d, and the rank may run on processors of others only: bind it there (launch/run "
-                    "--bind numa)", local(j, r), f->device, f->device_numa);
+            en_find_on(w, r, false, "the GPU of local rank %d (%s) hangs on NUMA node %d, and the rank may run on processors of others only: bind "
+                       "it there (launch/run --bind numa)", local(j, r), f->device, f->device_numa);
     }
     if (with && without)
         en_find(w, false, "%d of %d ranks find a GPU: --device auto takes the processor on all of them", with, j->ranks);
@@ -164,7 +169,8 @@ static void judge_names(const en_doctor_job *j, en_findings *w)
     int names = 0;
     for (int r = 0; r < j->ranks; r++) names += en_doctor_leads(j->all, r);
     if (names < j->hosts)
-        en_find(w, false, "%d hosts have %d different names: messages of a run, and this report, do not tell them apart; give each a name of its own", j->hosts, names);
+        en_find(w, false, "%d hosts have %d different names: messages of a run, and this report, do not tell them apart; give each a name of its "
+                "own", j->hosts, names);
 }
 
 void en_doctor_judge_job(const en_doctor_job *j, en_findings *w)

@@ -133,8 +133,9 @@ static en_status call_all(const roll *x)
         add_rank(silent, sizeof silent, &used, k);
     }
     free(r);                                   /* when messages are still under way, the job ends here */
-    EN_REQUIRE(all, EN_EPEER, "host %s has no answer after %g s from %d of %d ranks: %s.  Is their network open to it in both directions (firewall), and is it "
-               "the one that MPI takes?  Open MPI: --mca btl_tcp_if_include INTERFACE", x->name[0], limit_s(), missing, x->ranks, silent);
+    EN_REQUIRE(all, EN_EPEER, "host %s has no answer after %g s from %d of %d ranks: %s.  Is their network open to it in both directions "
+               "(firewall), and is it the one that MPI takes?  Open MPI: --mca btl_tcp_if_include INTERFACE", x->name[0], limit_s(), missing,
+               x->ranks, silent);
     return EN_OK;
 }
 
@@ -144,14 +145,16 @@ static en_status call_roll(const roll *x)
     if (x->rank == 0) {
         EN_TRY(call_all(x), "calling all ranks");
     } else {
-        EN_REQUIRE(exchange(0, TAG_CALL, NULL, call, NAME, en_seconds() + limit_s()), EN_EPEER, "host %s hears nothing of rank 0 for %g s", x->name[x->rank], limit_s());
+        EN_REQUIRE(exchange(0, TAG_CALL, NULL, call, NAME, en_seconds() + limit_s()), EN_EPEER, "host %s hears nothing of rank 0 for %g s",
+                   x->name[x->rank], limit_s());
         EN_REQUIRE(exchange(0, TAG_ANSWER, x->name[x->rank], NULL, NAME, en_seconds() + limit_s()), EN_EPEER, "host %s cannot answer rank 0 on %.63s",
                    x->name[x->rank], call);
     }
     for (int k = 1; k < x->ranks; k++)
         if (x->rank == 0 || x->rank == k)
-            EN_REQUIRE(exchange(x->rank ? 0 : k, TAG_TABLE, x->rank ? NULL : x->name, x->rank ? x->name : NULL, NAME * (size_t)x->ranks, en_seconds() + limit_s()),
-                       EN_EPEER, "host %s: the list of hosts does not get through to rank %d in %g s", x->name[x->rank], k, limit_s());
+            EN_REQUIRE(exchange(x->rank ? 0 : k, TAG_TABLE, x->rank ? NULL : x->name, x->rank ? x->name : NULL, NAME * (size_t)x->ranks,
+                       en_seconds() + limit_s()), EN_EPEER, "host %s: the list of hosts does not get through to rank %d in %g s", x->name[x->rank],
+                       k, limit_s());
     return EN_OK;
 }
 
@@ -168,8 +171,8 @@ static void find_leads(roll *x)
 
 static en_status no_answer(const roll *x, int other, const char *what)
 {
-    return en_raise(EN_EPEER, __FILE__, __LINE__, __func__, "%s on host %s: no answer after %g s from host %s (rank %d), which rank 0 does reach; is the network "
-                    "between these two open?", what, x->name[x->rank], limit_s(), x->name[other], other);
+    return en_raise(EN_EPEER, __FILE__, __LINE__, __func__, "%s on host %s: no answer after %g s from host %s (rank %d), which rank 0 does reach; "
+                    "is the network between these two open?", what, x->name[x->rank], limit_s(), x->name[other], other);
 }
 
 /* One of rank 0's side and one of the other; what is measured belongs to the other. */
@@ -219,8 +222,8 @@ static en_status measure_pair(const roll *x, int other, char *buffer, double *by
         const double took = en_seconds() - began;
         if (k == 0 || took < best) best = took;
         for (size_t i = 0; i < LARGE; i++)
-            EN_REQUIRE(in[i] == (char)((other + k) & 127), EN_EPEER, "host %s: byte %zu of a message from host %s (rank %d) came wrong: bad memory, or a bad network card",
-                       x->name[x->rank], i, x->name[other], other);
+            EN_REQUIRE(in[i] == (char)((other + k) & 127), EN_EPEER, "host %s: byte %zu of a message from host %s (rank %d) came wrong: bad "
+                       "memory, or a bad network card", x->name[x->rank], i, x->name[other], other);
     }
     *bytes_per_s = best > 0 ? LARGE / best : 0;
     return EN_OK;
@@ -271,7 +274,8 @@ static bool same_address(const struct sockaddr *a, const struct sockaddr_storage
 {
     if (!a || a->sa_family != b->ss_family) return false;
     if (a->sa_family == AF_INET) return ((const struct sockaddr_in *)a)->sin_addr.s_addr == ((const struct sockaddr_in *)b)->sin_addr.s_addr;
-    return a->sa_family == AF_INET6 && memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr, &((const struct sockaddr_in6 *)b)->sin6_addr, sizeof(struct in6_addr)) == 0;
+    return a->sa_family == AF_INET6
+           && memcmp(&((const struct sockaddr_in6 *)a)->sin6_addr, &((const struct sockaddr_in6 *)b)->sin6_addr, sizeof(struct in6_addr)) == 0;
 }
 
 /* Connections over TCP that MPI opened for the messages above and the sums: of which interfaces?  None: it has another way. */
