@@ -211,12 +211,11 @@ static void nothing_is_left_behind(void **state)
 {
     (void)state;
     need("--net");
-    static const struct { int sig; const char *command; int code; } ends[] = { { 0, "sh -c 'exit 7'", 7 },         { SIGTERM, "sleep 1000", 143 }, { SIGINT, "sleep 1000", 130 },
-                                                                               { SIGKILL, "sleep 1000", 137 }, { -SIGKILL, "sleep 1000", 137 } };
+    static const struct { int sig, code; } ends[] = { { 0, 7 }, { SIGTERM, 143 }, { SIGINT, 130 }, { SIGKILL, 137 }, { -SIGKILL, 137 } };
     const int links = interfaces();
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
-        const char *dir = at("left-%zu", i), *command = textf("exec %s", cluster(textf("left-%zu", i), textf("--nodes 3 --net -- %s", ends[i].command)));
-        command = textf("%.*s", (int)strlen(command) - 3, command);               /* cluster()'s own " --" */
+        const char *dir = at("left-%zu", i), *ready = at("ready-%zu", i);
+        const char *command = textf("exec %s sh -c 'touch %s; %s'", cluster(textf("left-%zu", i), "--nodes 3 --net"), ready, ends[i].sig ? "exec sleep 1000" : "exit 7");
         const pid_t pid = fork();
         if (pid == 0) {
             setpgid(0, 0);
@@ -225,7 +224,7 @@ static void nothing_is_left_behind(void **state)
             _exit(127);
         }
         if (ends[i].sig) {
-            for (const double end = now_s() + 60; !exists(textf("%s/head", dir)); pause_s(0.02))
+            for (const double end = now_s() + 60; !exists(ready); pause_s(0.02))
                 if (now_s() > end) fail_msg("%s does not start", command);
             int child[4];
             const int n = ends[i].sig > 0 ? 0 : children_of(pid, child, 4);       /* < 0: to what it has started, not to itself */
