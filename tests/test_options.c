@@ -11,7 +11,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
 
-enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT };
+enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT | EN_CAM };
 
 /* Parses words, ended by NULL, into *o (static storage for argv: operands are borrowed from it). */
 static en_status parse(int command, en_options *o, const char *const *words)
@@ -278,7 +278,7 @@ static void every_default_is_a_legal_value(void **state)
         en_options o;
         const char *const two[] = { "x", "y", NULL }, *const *one = two + 1, *const *nothing = two + 2;
         const bool takes_two = command & (EN_EXPORT | EN_IMPORT);
-        assert_int_equal(parse(command, &o, takes_two ? two : command & (EN_SYNTH | EN_PREDICT | EN_BENCH | EN_PACK) ? one : nothing), EN_OK);
+        assert_int_equal(parse(command, &o, takes_two ? two : command & (EN_SYNTH | EN_PREDICT | EN_BENCH | EN_PACK | EN_CAM) ? one : nothing), EN_OK);
         char *text = en_options_text(&o), *rest = text;
         for (char *line; (line = strsep(&rest, "\n")) && *line;) {
             char arg[256];

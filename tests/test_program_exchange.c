@@ -2,6 +2,8 @@
  * weights is peer/exchange_torchvision.py's. */
 #include "program.h"
 
+#include <math.h>
+
 #define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1 --augment basic"
 
 static const char *data(void)
@@ -168,11 +170,58 @@ static void classes_are_named_by_a_text(void **state)
     if (!strstr(o->out, "%  a\n") || !strstr(o->out, "%  b b\n")) FAIL_RUN(o, "other names");
 }
 
+/* ---- cam ------------------------------------------------------------------------------------------------------------------ */
+
+/* The numbers of "map" in a JSON text */
+static size_t map_in(const char *json, double *map, size_t most)
+{
+    const char *p = strstr(json, "\"map\":[");
+    size_t n = 0;
+    assert_non_null(p);
+    for (p += 6; *p && *p != ']' && n < most; p = strpbrk(p, ",]")) map[n++] = strtod(p + 1, (char **)&p);
+    return n;
+}
+
+static void maps_average_to_their_logit(void **state)
+{
+    (void)state;
+    static const char *const classes[] = { "noise", "3", "9", NULL };
+    const char *file = textf("%s/val/rings/rings_00001.jpg", data()), *predicted = run(0, 0, "predict --checkpoint %s --threads 1 --eval-size 96 --top 1 --json %s", trained(), file)->out;
+    double other = 0;
+    for (int k = 0; k < 4; k++) {
+        const char *json = run(0, 0, "cam %s --checkpoint %s --threads 1 --eval-size 96 --out %s --json%s%s", file, trained(), at("cam%d.png", k), classes[k] ? " --class " : "",
+                               classes[k] ? classes[k] : "")->out;
+        double map[64], sum = 0, size = 0;
+        const size_t n = map_in(json, map, 64);
+        assert_int_equal(n, 9);
+        assert_int_equal(number_in(json, "height"), 3);
+        for (size_t i = 0; i < n; i++) sum += map[i], size += fabs(map[i]);
+        const double logit = number_in(json, "logit"), from_map = sum / (double)n + number_in(json, "bias");
+        /* 160 products and 9 places, summed in float32 on the one side: 2^-24 each of the size of the terms, and their number for safety */
+        if (!(fabs(logit - from_map) <= 2e-5 * (size / (double)n + fabs(logit)))) fail_msg("the map gives %.9g, the logit is %.9g: %s", from_map, logit, json);
+        if (k > 0 && logit == other) fail_msg("two classes have one logit: %s", json);
+        other = logit;
+        size_t bytes;
+        const char *png = read_file(at("cam%d.png", k), &bytes);
+        assert_true(bytes > 1000 && memcmp(png, "\x89PNG\r\n\x1a\n", 8) == 0);
+        if (classes[k]) continue;
+        assert_int_equal(number_in(json, "index"), number_in(predicted, "index"));
+        if (fabs(number_in(json, "probability") - number_in(predicted, "probability")) > 2e-6) fail_msg("%s instead of %s", json, predicted);
+    }
+    says_once(run(2, 0, "cam %s --checkpoint %s --threads 1 --class noice --out %s", file, trained(), at("no.png")), "there is no class 'noice'; did you mean 'noise'?");
+    says_once(run(2, 0, "cam %s --checkpoint %s --threads 1 --class 10 --out %s", file, trained(), at("no.png")), "there are classes 0 to 9");
+    says_once(run(2, 0, "cam %s --checkpoint %s --threads 1 --class -1 --out %s", file, trained(), at("no.png")), "there are classes 0 to 9");
+    says_once(run(1, 0, "cam %s --checkpoint %s --threads 1 --out %s", file, trained(), at("absent/no.png")), "cannot create");
+    says_once(run(3, 0, "cam %s --checkpoint %s --threads 1 --out %s", at("run/run.txt"), trained(), at("no.png")), "run.txt is not an image");
+    assert_false(exists(at("no.png")) || exists(at("no.png.tmp")));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(export_and_import_keep_every_bit), cmocka_unit_test(what_is_there_stays), cmocka_unit_test(what_does_not_fit_is_named),
         cmocka_unit_test(variants_are_carried), cmocka_unit_test(classes_are_named_by_a_text),
+        cmocka_unit_test(maps_average_to_their_logit),
     };
     return program_main("program_exchange", tests, sizeof tests / sizeof *tests);
 }

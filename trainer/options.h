@@ -11,13 +11,14 @@
 #include "trainer/span.h"
 
 enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128,
-       EN_EXPORT = 256, EN_IMPORT = 512 };
+       EN_EXPORT = 256, EN_IMPORT = 512, EN_CAM = 1024 };
 
 /* X(bit, name, fewest operands, most (-1: any), usage, summary) */
 #define EN_COMMANDS(X)                                                                                                              \
   X(EN_TRAIN,    train,    0,  0, "--data DIR --run DIR", "trains from scratch, or goes on from the newest whole checkpoint of --run") \
   X(EN_EVAL,     eval,     0,  0, "--checkpoint RUN --data DIR", "top-1, top-5 and loss of a checkpoint over a dataset, every image once") \
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
+  X(EN_CAM,      cam,      1,  1, "--checkpoint RUN FILE", "where in a picture the network sees a class: its class-activation map over it, as PNG") \
   X(EN_DESCRIBE, describe, 0,  1, "MODEL", "layers with shapes, parameters and multiply-adds; --list shows all models")               \
   X(EN_SYNTH,    synth,    1,  1, "DIR", "makes a small image folder of drawn shapes and textures, to try everything without a download") \
   X(EN_EXPORT,   export,   2,  2, "RUN FILE.safetensors", "weights of a checkpoint for other programs: timm's or torchvision's names, safetensors") \
@@ -55,9 +56,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "folder for everything the run writes; goes on from a checkpoint found there") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
-  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE, "name",    "auto|cuda|cpu",              \
+  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM, "name",    "auto|cuda|cpu",              \
     "auto (cuda where every rank has a GPU), cuda or cpu") \
-  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE, "type",    "auto|bf16|fp32",             \
+  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM, "type",    "auto|bf16|fp32",             \
     "storage of activations: auto (bf16 on cuda, fp32 on cpu), bf16 or fp32; weights and sums are fp32") \
   X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH,                        "name",    "auto|nccl|mpi",              \
     "who sums over GPUs: auto (nccl where it can), nccl, or mpi through host memory (ranks that share a GPU)") \
@@ -129,7 +130,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "mixup: alpha of its Beta distribution (0: off)") \
   X(cutmix,           F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
     "cutmix: alpha of its Beta distribution (0: off); with --mixup every other pair") \
-  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_IMPORT, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
+  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_IMPORT | EN_CAM, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
     "auto (the checkpoint's, else bicubic), bicubic (the reference's), bilinear (V2's); -aa: antialiased, as Pillow") \
   X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH,                        "name",    "exact|scaled",               \
     "JPEG: exact, or scaled (large crops at 1/2, 1/4, 1/8 size: faster, slightly other pixels)") \
@@ -153,13 +154,13 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "steps, epochs (2e) or time (15m) after which the ranks compare hashes of weights and optimizer; 0: when saving only") \
   X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
     "steps, epochs (2e) or time (45m) between evaluations; 0: only at the end") \
-  X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT,            "name",    "ema|raw",                    \
+  X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM,            "name",    "ema|raw",                    \
     "ema or raw") \
-  X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT,            "pixels",  "0|[32,4096]",                \
+  X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM,            "pixels",  "0|[32,4096]",                \
     "side of the evaluation images (0: the model's own, or the training size where that is not the model's own)") \
   X(eval_batch,       I64,  0,                 EN_TRAIN | EN_EVAL,                         "images",  "[0,65536]",                  \
     "images per rank and pass while evaluating (0: the micro-batch, or 32)") \
-  X(checkpoint,       STR,  "",                EN_EVAL | EN_PREDICT,                       "path",    "",                           \
+  X(checkpoint,       STR,  "",                EN_EVAL | EN_PREDICT | EN_CAM,                       "path",    "",                           \
     "a checkpoint, or a run's folder (its best.h5, else the newest)") \
   X(logits,           STR,  "",                EN_EVAL,                                    "path",    "",                           \
     "write /logits, /labels, /files to this HDF5 file") \
@@ -167,7 +168,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "how many classes to print for each image") \
   X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH,             "number",  "[0,inf)",                    \
     "seed of everything random") \
-  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH, "threads", "[0,1024]",                   \
+  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_CAM, "threads", "[0,1024]",                   \
     "compute threads per rank (0: OMP_NUM_THREADS, else this host's cores / its ranks)") \
   X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
@@ -175,7 +176,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "threads that read and decode, ahead of the step (0: as --threads; pack: one a core)") \
   X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK,               "share",   "[0,1]",                      \
     "end the run when more than this share of the files cannot be decoded") \
-  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH, "pixels",  "[1,inf)",                    \
+  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH | EN_CAM, "pixels",  "[1,inf)",                    \
     "refuse images that claim more") \
   X(dump,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
@@ -198,6 +199,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "epsilon of batch norm that the weights were trained with (0: what the file says, else that library's)") \
   X(class_names,      STR,  "",                EN_IMPORT,                                  "path",    "",                           \
     "names of the classes: a text with a name a line, or a dataset that has them (\"\": what the file says)") \
+  X(class,            STR,  "",                EN_CAM,                                     "name",    "",                           \
+    "name or number of the class that is looked for (\"\": the most probable one)") \
+  X(out,              STR,  "cam.png",         EN_CAM,                                     "path",    "",                           \
+    "the picture to write, a PNG") \
   X(train_per_class,  I64,  64,                EN_SYNTH,                                   "images",  "[1,1000000]",                \
     "training pictures a class") \
   X(val_per_class,    I64,  16,                EN_SYNTH,                                   "images",  "[0,1000000]",                \
@@ -224,7 +229,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "the memory plan for --micro-batch images") \
-  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK,"",        "",             \
+  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK | EN_CAM,"",        "",             \
     "print one JSON object and nothing else on stdout") \
   EN_OPTIONS_OF_FAULTS(X)
 

@@ -5,7 +5,8 @@
      file names) and by effnet;
   2. weights of torchvision's own network, random and calibrated, in float32, float16 and bfloat16, imported and evaluated by effnet, with
      torchvision's padding and eps;
-  3. networks whose names follow other patterns: every tensor of them comes back from import and export as it was.
+  3. activation maps of classes, for the same weights and picture;
+  4. networks whose names follow other patterns: every tensor of them comes back from import and export as it was.
 
 The pixels are the same by construction: for pictures of side S+32, effnet's evaluation crop is their middle, S x S, and resizing it to S
 changes nothing.  1e-4 between the logits: both sum 1000 products and more in float32 in another order, over some 50 layers; logits are of size
@@ -175,6 +176,25 @@ class Peers:
         print(f"{'same ' if apart > 0.01 else 'WRONG'} with the other padding they would differ by {apart:.2g}")
         self.failed |= apart <= 0.01
 
+    def maps(self):
+        """Where a network sees a class: the classifier's row over torchvision's last activations, place by place."""
+        model = self.calibrated("efficientnet_b0").eval()
+        save(self.path("cam.safetensors"), model.state_dict())
+        run([self.effnet, "import", self.path("cam.safetensors"), self.path("cam.h5"), "--model", "b0", "--class-names", self.data])
+        with torch.no_grad():
+            features = model.features(self.x[3:4])[0]
+            logits = model(self.x[3:4])[0]
+        for asked in (None, 0, 7):
+            c = int(logits.argmax()) if asked is None else asked
+            wanted = torch.einsum("k,kyx->yx", model.classifier[1].weight[c].detach(), features)
+            said = json.loads(run([self.effnet, "cam", f"{self.data}/val/class3/0.png", "--checkpoint", self.path("cam.h5"), "--device", "cpu", "--threads", "1",
+                                   "--eval-size", str(SIDE), "--out", self.path("cam.png"), "--json"] + ([] if asked is None else ["--class", f"class{c}"])))
+            ours = torch.tensor(said["map"]).view(said["height"], said["width"])
+            apart = float((ours - wanted).abs().max()) / float(wanted.std())
+            right = said["index"] == c and ours.shape == wanted.shape and apart <= TOLERANCE and Image.open(self.path("cam.png")).size == (224, 224)
+            print(f"{'same ' if right else 'WRONG'} activation map of class {c}: {said['height']} x {said['width']}, apart by {apart:.1e} of its deviation")
+            self.failed |= not right
+
     def names(self):
         for name, known in (("efficientnet_b1", "b1"), ("efficientnet_v2_s", "v2s"), ("mobilenet_v2", "mobilenetv2"), ("resnet50", "resnet50")):
             torch.manual_seed(2)
@@ -207,6 +227,7 @@ def main():
         p = Peers(args.effnet, folder)
         p.ours_in_torchvision()
         p.torchvisions_in_ours()
+        p.maps()
         p.names()
     sys.exit(1 if p.failed else 0)
 
