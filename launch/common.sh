@@ -11,7 +11,7 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 program_packages=(gcc libc6-dev cmake ninja-build libopenmpi-dev openmpi-bin libhdf5-dev libjpeg-dev libpng-dev zlib1g-dev)
-test_packages=(libcmocka-dev g++ python3)       # C++ and Python: CUDA sources are tested on the processor (tests/cudaemu)
+test_packages=(libcmocka-dev g++ python3 iproute2)      # C++ and Python: CUDA sources are tested on the processor (tests/cudaemu); ip: tests/cluster
 
 if [[ -t 1 && -z ${NO_COLOR:-} ]]; then bold=$'\e[1m' red=$'\e[31m' plain=$'\e[0m'; else bold='' red='' plain=''; fi
 say()  { printf '%s==>%s %s\n' "$bold" "$plain" "$*"; }
