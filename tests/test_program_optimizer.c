@@ -143,6 +143,27 @@ static void the_count_of_updates_does_not_hang_on_the_average(void **state)
     same_groups(checkpoint_of(halves, 6), checkpoint_of(whole, 6), (const char *[]){ "/model", "/optimizer", NULL });
 }
 
+/* Nor on steps that were skipped: what the device has counted on its own is what a resumed run is given from the file. */
+static void a_skipped_step_is_not_counted(void **state)
+{
+    (void)state;
+#ifdef EN_FAULTS
+    for (int loss = 0; loss < 2; loss++) {
+        const char *whole = at("skipped-%d", loss), *halves = at("skipped-halves-%d", loss), *fault = loss ? "nan@0:3" : "nan@0:3:backward";
+        run(0, 0, TRAIN " %s --steps 8 --data %s --run %s --inject %s", ways[4].options, data(), whole, fault);
+        run(75, 0, TRAIN " %s --steps 8 --data %s --run %s --stop-after 5 --inject %s", ways[4].options, data(), halves, fault);
+        run(0, 0, TRAIN " %s --steps 8 --data %s --run %s", ways[4].options, data(), halves);
+        same_bits(checkpoint_of(halves, 8), checkpoint_of(whole, 8));
+        en_checkpoint_info info;
+        assert_int_equal(en_checkpoint_inspect(checkpoint_of(whole, 8), true, &info), EN_OK);
+        assert_int_equal(info.state.ema_updates, 7);
+        en_checkpoint_info_free(&info);
+    }
+#else
+    skip();
+#endif
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------------------------- */
 
 static void another_optimizer_does_not_go_on(void **state)
@@ -194,6 +215,7 @@ int main(void)
         cmocka_unit_test(the_first_step_is_the_oracles),
         cmocka_unit_test(a_resumed_run_is_the_run_that_was_not_stopped),
         cmocka_unit_test(the_count_of_updates_does_not_hang_on_the_average),
+        cmocka_unit_test(a_skipped_step_is_not_counted),
         cmocka_unit_test(another_optimizer_does_not_go_on),
         cmocka_unit_test(options_of_another_optimizer_are_refused),
         cmocka_unit_test(the_header_says_which),
