@@ -91,6 +91,26 @@ static void augmented_and_mixed_steps_are_those_of_the_processor(void **state)
     losses_agree(at("cuda-mixed-2"), at("cuda-mixed"), 6, 1e-4);
 }
 
+/* Rates at which each learns as slowly as RMSProp does with its 0.0003.  AdamW is stopped between: the count of updates is the file's, and
+ * the step recorded anew. */
+static void every_optimizer_steps_as_on_the_processor(void **state)
+{
+    (void)state;
+    static const char *const ways[] = { "sgd --nesterov --lr 0.003", "lars --lr 0.1 --weight-decay 0.001", "adamw --lr 0.001 --weight-decay 0.01" };
+    for (int k = 0; k < 3; k++) {
+        const char *more = textf("--steps 8 --warmup-epochs 0 --optimizer %s", ways[k]), *there = at("cuda-optimizer-%d", k), *here = at("cpu-optimizer-%d", k);
+        run(0, 0, SMALL " --device cpu --data %s --run %s %s", data(), here, more);
+        train(0, there, more);
+        losses_agree(there, here, 8, 1e-3);
+    }
+    const char *halves = at("cuda-optimizer-halves"), *more = textf("--steps 8 --warmup-epochs 0 --optimizer %s", ways[2]);
+    make_folders(halves);
+    shell("cp -r %s/algorithms %s", at("cuda-optimizer-2"), halves);           /* the same products, or AdamW makes of their rounding what it likes */
+    run(75, 0, SMALL " --device cuda --precision fp32 --data %s --run %s %s --stop-after 4", data(), halves, more);
+    train(0, halves, more);
+    same_bits(checkpoint_of(halves, 8), checkpoint_of(at("cuda-optimizer-2"), 8));
+}
+
 static void two_gpus_train_as_one(void **state)
 {
     (void)state;
@@ -249,6 +269,7 @@ int main(void)
         TEST(fifty_steps_are_those_of_the_processor),
         TEST(accumulated_and_masked_steps_are_those_of_the_processor),
         TEST(augmented_and_mixed_steps_are_those_of_the_processor),
+        TEST(every_optimizer_steps_as_on_the_processor),
         TEST(two_gpus_train_as_one),
         TEST(ranks_that_share_a_gpu_sum_through_the_host),
         TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
