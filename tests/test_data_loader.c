@@ -3,6 +3,7 @@
 #include "data_stream.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -300,6 +301,38 @@ static void other_errors_reach_the_caller(void **state)
     en_loader_close(l);
 }
 
+/* A file system that does not answer for sample 20, until the test lets it */
+static atomic_int held;                        /* 0: let go, 1: hold it, 2: held */
+
+static en_status read_or_hang(const en_dataset *ds, int64_t i, uint8_t **buf, size_t *capacity, size_t *n)
+{
+    if (i == 20 && held) for (held = 2; held; usleep(1000)) continue;
+    return good->ops->read(ds, i, buf, capacity, n);
+}
+
+static void a_file_that_is_waited_for_has_a_name(void **state)
+{
+    (void)state;
+    const struct en_dataset_ops ops = { .read = read_or_hang };
+    en_dataset hanging = *good;
+    char words[600];
+    hanging.ops = &ops;
+    held = 1;
+    const en_loader_config c = stream_config(&hanging, false, 32, 1, 3);
+    en_loader *l;
+    OK(en_loader_open(&c, &l));
+    for (int i = 0; i < 30000; i++, usleep(1000)) {                /* the other workers run out of work: it is the one that is left */
+        en_loader_slowest(l, words, sizeof words);
+        if (held == 2 && strstr(words, good->files[20])) break;
+    }
+    assert_non_null(strstr(words, "at work on "));
+    assert_non_null(strstr(words, good->files[20]));
+    held = 0;
+    en_batch b;
+    OK(en_loader_next(l, &b));
+    en_loader_close(l);
+}
+
 static void it_may_be_closed_at_any_time(void **state)
 {
     (void)state;
@@ -353,6 +386,7 @@ int main(void)
         cmocka_unit_test(too_many_bad_files_end_the_run),
         cmocka_unit_test(one_bad_file_is_allowed_when_any_is),
         cmocka_unit_test(other_errors_reach_the_caller),
+        cmocka_unit_test(a_file_that_is_waited_for_has_a_name),
         cmocka_unit_test(it_may_be_closed_at_any_time),
         cmocka_unit_test(silly_configurations_are_refused),
     };
