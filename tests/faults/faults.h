@@ -21,13 +21,12 @@ extern const kind kinds[];
 extern const int  n_kinds;
 
 struct trial {
-    int number, turn;                          /* of all; of its kind, from 0                                              */
+    int number, turn, variant;                 /* of all; of its kind, from 0; by turns on each layout, another first on each  */
     const kind *kind;
     const layout *on;
     uint64_t random;                           /* state of draw()                                                          */
     char dir[600], inject[200], what[96];      /* its run folder; --inject, or ""; for the log                             */
     const char *more;                          /* further options of the first start, or NULL                              */
-    int64_t file_limit;                        /* of the first start: RLIMIT_FSIZE, 0: none                                */
     /* what came out */
     int    codes[MOST_CODES], n_codes, restarts;
     double fault_at, to_exit, to_checkpoint;   /* seconds since 1970; seconds, NAN: not measured                           */
@@ -61,6 +60,10 @@ void     must_say(const outcome *o, const char *what);
 /* Those below `root` whose name is one of `names` (parted by blanks). */
 int      processes(int root, const char *names, int *pids, int most);
 int      process_of_rank(int root, int rank);              /* 0: none                                                     */
+/* One below `root` of that name, whose arguments, parted by blanks, have `words` in them; 0: none. */
+int      process_with(int root, const char *name, const char *words);
+/* No file that `pid` writes may be longer from now on; -1: any may. */
+void     limit_files(int pid, int64_t bytes);
 
 /* A small file system of its own at `path`, where this machine lets us. */
 bool     small_disk(const char *path, int64_t bytes);

@@ -111,7 +111,7 @@ static void bit_flipped(trial *t)
 static void not_a_number(trial *t)
 {
     const int rank = some_rank(t), step = 4 + (int)draw(t, 2), other = (rank + 1) % t->on->ranks;
-    const char *where = t->turn % 2 ? ":backward" : "";
+    const char *where = t->variant % 2 ? ":backward" : "";
     snprintf(t->inject, sizeof t->inject, "nan@%d:%d%s", rank, step, where);
     const char *reference = textf("nan@%d:%d%s", other, step, where);
     if (t->turn % 3 != 1) {
@@ -129,7 +129,7 @@ static void not_a_number(trial *t)
 /* Two skipped steps in a row are too many here: the run ends, and goes on from before them. */
 static void diverged(trial *t)
 {
-    snprintf(t->inject, sizeof t->inject, "nan@%d:4,nan@%d:5%s", some_rank(t), some_rank(t), t->turn % 2 ? ":backward" : "");
+    snprintf(t->inject, sizeof t->inject, "nan@%d:4,nan@%d:5%s", some_rank(t), some_rank(t), t->variant % 2 ? ":backward" : "");
     t->more = "--max-skipped 1";
     describe(t, "--inject %s %s", t->inject, t->more);
     must_say(first_start(t, 4), "not finite in 2 steps in a row, up to step 5");
@@ -189,13 +189,15 @@ static void daemon_killed(trial *t)
  * code: 255 of ssh, its signal of the stand-in for ssh. */
 static void node_killed(trial *t)
 {
-    const int node = 1 + (int)draw(t, (uint64_t)t->on->nodes);
+    const int rank = some_rank(t);
     job *j = begin_and_hold(t, some_rank(t), "60s");
+    const int node = 1 + rank * t->on->nodes / t->on->ranks, first = process_with(process_of(j), "bash", textf("--init node%d ", node));
     describe(t, "node%d is gone", node);
-    t->fault_at = wall_clock();
-    const int status = system(textf("%s --dir %s kill node%d", EN_CLUSTER, at("cluster"), node));   /* the end of the job may be its end, too */
+    if (first) kill_now(t, first);             /* and everything on it with it */
+    else send(j, SIGKILL);
     const outcome *o = ended(t, j);
-    if (o->code != 205 && o->code != 255 && o->code != SIGKILL && o->code != 128 + SIGKILL) FAIL_RUN(o, "exit code %d; killing the node ended with status %d", o->code, status);
+    if (!first) FAIL_RUN(o, "there is no node%d", node);
+    if (o->code != 205 && o->code != 255 && o->code != SIGKILL && o->code != 128 + SIGKILL) FAIL_RUN(o, "exit code %d", o->code);
     until_done(t, 0);
     as_undisturbed(t, "");
 }
@@ -256,8 +258,31 @@ static void writes_fail(trial *t)
     describe(t, "--inject %s", t->inject);
     const outcome *o = first_start(t, n < 1000 ? 0 : 1);
     must_say(o, "No space left on device");
+    t->to_exit = NAN;                          /* it has tried until the end, and then some */
     if (n == 1000) until_done(t, 0);
     as_undisturbed(t, "");
+}
+
+/* Where no disk can be mounted: no file of rank 0 may grow beyond 1 MiB, once MPI has made its own. */
+static void file_too_large(trial *t, bool in_time)
+{
+    job *j = begin_and_hold(t, 0, "0.1s");
+    const int pid = process_of_rank(process_of(j), 0);
+    describe(t, "no file longer than 1 MiB%s", in_time ? ", until later" : "");
+    limit_files(pid, 1 << 20);
+    for (bool larger = !in_time; !larger && running(j); pause_s(0.01))
+        if ((larger = last_step(t->dir) == STEPS)) limit_files(pid, -1);
+    const outcome *o = ended(t, j);
+    t->to_exit = NAN;
+    expect_code(o, in_time ? 0 : 1);
+    must_say(o, "File too large");
+    if (!in_time) until_done(t, 0);
+    as_undisturbed(t, "");
+}
+
+static void make_room(const char *disk)
+{
+    if (!resize_disk(disk, 64 << 20)) fail_msg("%s cannot be made larger", disk);
 }
 
 /* A disk with room for one checkpoint: the second does not fit, the first stays whole.  When room is made while the run still tries, it is
@@ -265,23 +290,25 @@ static void writes_fail(trial *t)
 static void disk_full(trial *t)
 {
     const char *disk = textf("%s/checkpoints", t->dir);
-    const bool real = small_disk(disk, 5 << 20), in_time = real && t->turn % 2 == 0;
-    describe(t, real ? "a disk of 5 MiB for checkpoints of 3.5%s" : "no file longer than 1 MiB", in_time ? ", made larger in time" : "");
-    t->file_limit = real ? 0 : 1 << 20;
+    const bool in_time = t->variant % 2;
+    if (!small_disk(disk, 5 << 20)) {
+        file_too_large(t, in_time);
+        return;
+    }
+    describe(t, "a disk of 5 MiB for checkpoints of 3.5%s", in_time ? ", made larger in time" : "");
     job *j = begin(t, "");
-    bool larger = !in_time;
-    for (; !larger && running(j); pause_s(0.01))
-        if (last_step(t->dir) == STEPS) larger = resize_disk(disk, 64 << 20);
+    for (bool larger = !in_time; !larger && running(j); pause_s(0.01))
+        if ((larger = last_step(t->dir) == STEPS)) make_room(disk);
     const outcome *o = ended(t, j);
     expect_code(o, in_time ? 0 : 1);
-    must_say(o, real ? "No space left on device" : "File too large");
-    if (real) is_whole(checkpoint_of(t->dir, SAVE_EVERY), SAVE_EVERY);
+    must_say(o, "No space left on device");
+    is_whole(checkpoint_of(t->dir, SAVE_EVERY), SAVE_EVERY);
     if (!in_time) {
-        if (real && !resize_disk(disk, 64 << 20)) fail_msg("%s cannot be made larger", disk);
+        make_room(disk);
         until_done(t, 0);
     }
     as_undisturbed(t, "");
-    if (real) no_disk(disk);
+    no_disk(disk);
 }
 
 static void damage(const char *path, uint64_t how_, uint64_t where)
@@ -301,8 +328,8 @@ static void damage(const char *path, uint64_t how_, uint64_t where)
 static void checkpoint_damaged(trial *t)
 {
     static const char *const ways[] = { "removed", "cut short", "changed in one byte" };
-    const int way = t->turn % 4 == 3 ? 1 : t->turn % 4;
-    const bool all = t->turn % 4 == 3;
+    const int way = t->variant % 4 == 3 ? 1 : t->variant % 4;
+    const bool all = t->variant % 4 == 3;
     t->more = textf("--stop-after %d", 7 + (int)draw(t, 5));
     describe(t, "%s is %s", all ? "every checkpoint" : "the newest checkpoint", ways[way]);
     first_start(t, 75);

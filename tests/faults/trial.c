@@ -7,6 +7,7 @@
 #include <math.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -33,9 +34,9 @@ double wall_clock(void)
 
 /* ---- one start -------------------------------------------------------------------------------------------------------------- */
 
-static job *start_in(const layout *on, const char *dir, const char *inject, const char *script, const char *more, int64_t file_limit)
+static job *start_in(const layout *on, const char *dir, const char *inject, const char *script, const char *more)
 {
-    const how h = { .ranks = on->ranks, .script = script, .file_limit = file_limit, .seconds = 120,
+    const how h = { .ranks = on->ranks, .script = script, .seconds = 120,
                     .within = on->nodes ? textf("%s --nodes %d --per-node %d --dir %s --", EN_CLUSTER, on->nodes, on->ranks / on->nodes, at("cluster")) : NULL };
     return start(h, TRAIN " --steps %d --checkpoint-every %d --eval-every %d --data %s --run %s %s%s %s", STEPS, SAVE_EVERY, EVALUATE_EVERY, pictures(), dir,
                  *inject ? "--inject " : "", inject, more ? more : "");
@@ -44,7 +45,7 @@ static job *start_in(const layout *on, const char *dir, const char *inject, cons
 job *begin(trial *t, const char *script)
 {
     t->began = true;
-    return start_in(t->on, t->dir, t->inject, script, t->more, t->file_limit);
+    return start_in(t->on, t->dir, t->inject, script, t->more);
 }
 
 /* When the newest fault of injected.txt came, NAN: none did. */
@@ -77,7 +78,6 @@ outcome *first_start(trial *t, int code)
 void until_done(trial *t, int also)
 {
     t->more = NULL;
-    t->file_limit = 0;
     for (int i = 0; i < 4; i++) {
         outcome *o = finish(begin(t, ""));
         t->restarts++;
@@ -117,7 +117,7 @@ static const char *undisturbed(const layout *on, const char *inject)
 {
     const char *dir = at("undisturbed-%d-%d%s%s", on->ranks, on->nodes, *inject ? "-" : "", inject);
     if (exists(checkpoint_of(dir, STEPS))) return dir;
-    outcome *o = finish(start_in(on, dir, inject, "", NULL, 0));
+    outcome *o = finish(start_in(on, dir, inject, "", NULL));
     expect_code(o, 0);
     return dir;
 }
@@ -201,6 +201,29 @@ int process_of_rank(int root, int rank)
                 if (strncmp(p, names[k], strlen(names[k])) == 0 && p[strlen(names[k])] == '=' && atoi(p + strlen(names[k]) + 1) == rank) return pids[i];
     }
     return 0;
+}
+
+int process_with(int root, const char *name, const char *words)
+{
+    int pids[64];
+    const int n = processes(root, name, pids, 64);
+    for (int i = 0; i < n; i++) {
+        size_t bytes;
+        const char *path = textf("/proc/%d/cmdline", pids[i]);
+        char *text = access(path, R_OK) == 0 ? read_file(path, &bytes) : NULL;
+        for (size_t k = 0; text && k < bytes; k++)
+            if (!text[k]) text[k] = ' ';
+        if (text && strstr(text, words)) return pids[i];
+    }
+    return 0;
+}
+
+void limit_files(int pid, int64_t bytes)
+{
+    struct rlimit now;
+    if (pid <= 0 || prlimit(pid, RLIMIT_FSIZE, NULL, &now) != 0) return;
+    now.rlim_cur = bytes < 0 ? now.rlim_max : (rlim_t)bytes;
+    prlimit(pid, RLIMIT_FSIZE, &now, NULL);
 }
 
 /* ---- disks -------------------------------------------------------------------------------------------------------------------- */
