@@ -1,6 +1,8 @@
 /* kinds.c - what goes wrong, and what a job must make of it: the code it ends with, what it says, and that it goes on. */
 #include "faults.h"
 
+#include "comm/watch.h"
+
 #include <math.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -9,8 +11,9 @@
 enum { ANY = 1 << ONE | 1 << TWO | 1 << FOUR | 1 << NODES, SEVERAL = ANY & ~(1 << ONE), ON_NODES = 1 << NODES };
 
 /* Every section in turn; "" is the beginning of a step. */
-static const char *const sections[] = { "", "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "collective", "ending" };
+static const char *const sections[] = { "", "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "output", "collective", "ending" };
 enum { SECTIONS = sizeof sections / sizeof *sections };
+_Static_assert(SECTIONS == EN_SECTIONS + 1, "all sections of comm/watch.h");
 
 /* Saves come after steps 3, 6, 9, 12, 15, 16 and evaluations after 7, 14, 16: from step 4 to 10 there is one behind and one ahead. */
 static int some_step(trial *t) { return 4 + (int)draw(t, 7); }
@@ -25,10 +28,11 @@ static void __attribute__((format(printf, 2, 3))) describe(trial *t, const char 
     printf("             %s\n", t->what);
 }
 
-/* --inject KIND@rank:step:section, the section by turns; a single rank meets nobody. */
+/* --inject KIND@rank:step:section, the section by turns; a single rank meets nobody, and rank 0 alone has output. */
 static const char *inject_somewhere(trial *t, const char *what, int rank)
 {
     const char *section = sections[t->turn % SECTIONS];
+    if (rank > 0 && strcmp(section, "output") == 0) section = "data";
     if (t->on->ranks == 1 && strcmp(section, "collective") == 0) section = "forward";
     const bool early = strcmp(section, "start-up") == 0;
     snprintf(t->inject, sizeof t->inject, "%s@%d:%d%s%s", what, rank, early ? 0 : some_step(t), *section ? ":" : "", section);
