@@ -212,6 +212,25 @@ static void only_v1s_recipe_decays_biases(void **state)
     }
 }
 
+/* p_b = 1 - (1 - S)*b/B wherever something is added: in a ResNet everywhere, under a projected shortcut too. */
+static void stochastic_depth_is_where_something_is_added(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "v2b1", "mobilenetv1", "mobilenetv2", "resnet50" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        en_model_overrides o = own;
+        o.drop_path = 0.3f;
+        en_model *m = build(names[i], &o, 8);
+        for (int b = 0; b < m->n_blocks; b++) {
+            const en_block *k = &m->blocks[b];
+            const bool adds = k->skip || k->w_shortcut >= 0;
+            assert_int_equal(adds, strcmp(names[i], "resnet50") == 0 || (k->stride == 1 && k->ci == k->co && k->kind != EN_BLOCK_DSCONV));
+            assert_true(fabs(k->drop_path - (adds ? 0.3 * b / m->n_blocks : 0)) < 1e-7);
+        }
+        en_model_free(m);
+    }
+}
+
 /* ---- scaling ----------------------------------------------------------------------------------------------------------------- */
 
 static void any_base_scales_by_any_bases_of_phi(void **state)
@@ -226,8 +245,8 @@ static void any_base_scales_by_any_bases_of_phi(void **state)
     en_model_free(m);
     o = own;
     o.scale = 1.15;
-    m = build("b1", &o, 8);                                             /* 240 * 1.15 is 275.99999999999994 in binary */
-    assert_int_equal(m->resolution, 276);
+    m = build("b4", &o, 8);                                             /* 380 * 1.15 is 436.99999999999994 in binary */
+    assert_int_equal(m->resolution, 437);
     en_model_free(m);
     o = own;
     o.width = 0.5;
@@ -263,7 +282,8 @@ static void every_model_builds_at_every_scale(void **state)
 static void key_totals_equal_the_references(void **state)
 {
     (void)state;
-    static const struct { const char *name; int keys; } want[] = { { "v2s", 782 }, { "v2m", 1120 }, { "v2l", 1548 }, { "mobilenetv2", 314 }, { "resnet50", 320 } };
+    static const struct { const char *name; int keys; } want[] = { { "v2s", 782 },         { "v2m", 1120 },    { "v2l", 1548 },
+                                                                   { "mobilenetv2", 314 }, { "resnet50", 320 } };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         en_model *m = build(want[i].name, &own, 8);
         int bn = 0;
@@ -455,6 +475,7 @@ int main(void)
         cmocka_unit_test(conventions_are_those_of_the_references),
         cmocka_unit_test(eps_and_padding_can_be_anothers),
         cmocka_unit_test(only_v1s_recipe_decays_biases),
+        cmocka_unit_test(stochastic_depth_is_where_something_is_added),
         cmocka_unit_test(any_base_scales_by_any_bases_of_phi),
         cmocka_unit_test(every_model_builds_at_every_scale),
         cmocka_unit_test(key_totals_equal_the_references),

@@ -65,7 +65,9 @@ static const en_stage v2_xl_stages[] = { { FUSED,  3, 1, 1,  32,  4, 0 },    { F
 
 /* Momentum 0.9 in TensorFlow's sense, as the reference's code has it (the paper says 0.99).  No 90 % rule: 16 channels times
  * 1.2 stay 16 in V2-B3.  Biases are spared by weight decay. */
-#define V2(name_, stem_, stages_)                                                                                             { .name = name_, .stem_channels = stem_, .stem_kernel = 3, .stem_stride = 2, .head_channels = 1280, STAGES(stages_),        .act = EN_ACT_SILU, .same_padding = true, .bn_eps = 1e-3f, .bn_momentum = 0.1f }
+#define V2(name_, stem_, stages_)                                                                                         \
+    { .name = name_, .stem_channels = stem_, .stem_kernel = 3, .stem_stride = 2, .head_channels = 1280, STAGES(stages_),  \
+      .act = EN_ACT_SILU, .same_padding = true, .bn_eps = 1e-3f, .bn_momentum = 0.1f }
 static const en_arch v2_b = V2("efficientnetv2_b", 32, v2_b_stages), v2_s = V2("efficientnetv2_s", 24, v2_s_stages),
                      v2_m = V2("efficientnetv2_m", 24, v2_m_stages), v2_l = V2("efficientnetv2_l", 32, v2_l_stages),
                      v2_xl = V2("efficientnetv2_xl", 32, v2_xl_stages);
@@ -98,6 +100,7 @@ static const en_arch resnet50 = { .name = "resnet50", RESNET50 }, resnet50_v1 = 
 
 /* ---- coefficients -------------------------------------------------------------------------------------------------------- */
 
+/* Dropout of MobileNetV1 is Keras', of MobileNetV2 torchvision's; neither they nor ResNet-50 drop paths. */
 /*                                         name              alias     base        width depth train eval dropout drop path */
 static const en_model_row rows[] = { { "efficientnet_b0",   "b0",     &efficientnet, 1.0, 1.0,  224,  224,  0.2f,   0.2f },
                                      { "efficientnet_b1",   "b1",     &efficientnet, 1.0, 1.1,  240,  240,  0.2f,   0.2f },

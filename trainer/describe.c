@@ -114,9 +114,9 @@ static en_status print_layers(const en_model *m)
     char a[32], b[32], c[32];
     printf("%s: %d x %d x 3 in, %d classes out, width %.4g, depth %.4g, %d blocks, dropout %.4g, drop path %.4g\n", m->name,
            m->resolution, m->resolution, m->classes, m->width, m->depth, m->n_blocks, (double)m->dropout, (double)m->drop_path);
-    printf("padding %s, batch norm with epsilon %g and momentum %g%s; its authors train at %d px, evaluate at %d\n\n", m->same_padding ? "SAME" : "symmetric",
-           (double)m->bn_eps, (double)m->bn_momentum, m->bn_unbiased_running ? ", running variance n/(n-1)" : "", m->row->resolution,
-           m->row->eval_resolution);
+    printf("padding %s, batch norm with epsilon %g and momentum %g%s; its authors train at %d px, evaluate at %d\n\n",
+           m->same_padding ? "SAME" : "symmetric", (double)m->bn_eps, (double)m->bn_momentum,
+           m->bn_unbiased_running ? ", running variance n/(n-1)" : "", m->row->resolution, m->row->eval_resolution);
     printf("%-21s %-29s %-7s %14s    %-13s %13s %17s\n", "layer", "operation", "kernel", "in", "out", "parameters", "multiply-adds");
     stem_lines(&t);
     for (int i = 0; i < m->n_blocks; i++) block_lines(&t, &m->blocks[i]);
@@ -169,7 +169,8 @@ static en_status print_list(bool json)
         }
         en_model_free(m);
     }
-    printf(json ? "\n]}\n" : "\nMultiply-adds are those of one image at evaluation.  Any of them takes --width, --depth, --resolution, --phi, --image-size and --classes.\n");
+    printf(json ? "\n]}\n" : "\nMultiply-adds are those of one image at evaluation.  Any of them takes --width, --depth, --resolution, --phi,\n"
+                              "--image-size and --classes.\n");
     return EN_OK;
 }
 

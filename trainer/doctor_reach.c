@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NAME = 64, TRIPS = 40, LARGE = 4 << 20, LARGE_TIMES = 4, DEFAULT_LIMIT_S = 30, INIT_LIMIT_S = 120, LAST_WORDS_S = 5 };
+enum { NAME = 64, TRIPS = 40, LARGE = 4 << 20, LARGE_TIMES = 4, DEFAULT_LIMIT_S = 30, INIT_LIMIT_S = 120, LAST_WORDS_S = 5, LATE_S = 2 };
 enum { TAG_CALL = 1, TAG_ANSWER, TAG_TABLE, TAG_TRIP, TAG_RING };
 
 static bool begun;                             /* there is a launcher, and MPI             */
@@ -52,12 +52,15 @@ static double limit_s(void) { return at_most(DEFAULT_LIMIT_S); }
 
 /* ---- MPI_Init -------------------------------------------------------------------------------------------------------------- */
 
-static char last_words[400];
+static char last_words[400], excuse[200];
+static double start_until;
 
+/* A rank that was stopped comes to this late, and has no reason to complain of others. */
 static void give_up(int signal)
 {
     (void)signal;
-    if (write(2, last_words, strlen(last_words)) < 0) _exit(en_status_exit_code(EN_EPEER));
+    const char *text = en_seconds() > start_until + LATE_S ? excuse : last_words;
+    if (write(2, text, strlen(text)) < 0) _exit(en_status_exit_code(EN_EPEER));
     sleep(LAST_WORDS_S);
     _exit(en_status_exit_code(EN_EPEER));
 }
@@ -72,8 +75,11 @@ static en_status start_mpi(void)
     gethostname(host, sizeof host - 1);
     snprintf(last_words, sizeof last_words, "effnet: [rank %d/%d %s] %s: MPI waits for %.0f s for other ranks to start; ranks that do not say this "
              "are those to look at\n", rank, world_size, host, en_status_name(EN_EPEER), at_most(INIT_LIMIT_S));
+    snprintf(excuse, sizeof excuse, "effnet: [rank %d/%d %s] was stopped, or got no processor, while MPI started\n", rank, world_size, host);
+    const unsigned limit = (unsigned)at_most(INIT_LIMIT_S) + 1;
+    start_until = en_seconds() + limit;
     sigaction(SIGALRM, &act, &before);
-    alarm((unsigned)at_most(INIT_LIMIT_S) + 1);
+    alarm(limit);
     const en_status s = en_comm_begin(&begun);
     alarm(0);
     sigaction(SIGALRM, &before, NULL);

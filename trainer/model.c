@@ -223,7 +223,7 @@ static en_status scale(en_model *m, const en_model_overrides *o)
 
     const double width = o->width > 0 ? o->width : row->width, depth = o->depth > 0 ? o->depth : row->depth;
     double side = o->resolution > 0 ? o->resolution : own;
-    if (o->scale > 0) side = floor(side * o->scale + 1e-6);         /* 240 * 1.15 is 276, whatever binary fractions make of it */
+    if (o->scale > 0) side = floor(side * o->scale + 1e-6);         /* 380 * 1.15 is 437, whatever binary fractions make of it */
     m->width = o->phi > 0 ? width * pow(o->beta > 0 ? o->beta : BETA, o->phi) : width;
     m->depth = o->phi > 0 ? depth * pow(o->alpha > 0 ? o->alpha : ALPHA, o->phi) : depth;
     if (o->phi > 0) side = round(side * pow(o->gamma > 0 ? o->gamma : GAMMA, o->phi));

@@ -9,7 +9,8 @@ en_status en_model_from_options(const en_options *o, int classes, int channel_al
     const en_model_row *row;
     static const char *const bases[] = { "alpha", "beta", "gamma" };
     for (int i = 0; i < 3; i++)
-        EN_REQUIRE(o->phi > 0 || !en_option_given(o, bases[i]), EN_EUSAGE, "--%s is the base of a power of --phi; give --phi too, or leave it out", bases[i]);
+        EN_REQUIRE(o->phi > 0 || !en_option_given(o, bases[i]), EN_EUSAGE, "--%s is the base of a power of --phi; give --phi too, or leave it out",
+                   bases[i]);
     EN_REQUIRE(!o->image_size || !o->resolution, EN_EUSAGE, "--image-size %d and --resolution %g both say how large images are: leave one out",
                (int)o->image_size, o->resolution);
     EN_TRY(en_model_row_find(name, &row), "looking up the model");
