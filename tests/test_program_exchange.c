@@ -216,12 +216,77 @@ static void maps_average_to_their_logit(void **state)
     assert_false(exists(at("no.png")) || exists(at("no.png.tmp")));
 }
 
+/* ---- train --init ----------------------------------------------------------------------------------------------------------- */
+
+/* One step at a rate of 0 changes no weight, only running statistics. */
+#define TUNE SMALL " --global-batch 20 --warmup-epochs 0 --lr 0 --ema 0.9 --checkpoint-every 0 --eval-every 0"
+
+/* Are the trained tensors of /model what `group` of the other file has?  The classifier too, when `head`; else it must differ. */
+static void began_with(const char *run_dir, const char *file, const char *group, bool head)
+{
+    size_t n, m;
+    const tensor *x = tensors(checkpoint_of(run_dir, 1), "/model", &n), *y = tensors(file, group, &m);
+    assert_int_equal(n, m);
+    for (size_t i = 0; i < n; i++) {
+        const bool classifier = strstr(x[i].name, "classifier.") != NULL, same = x[i].n == y[i].n && memcmp(x[i].v, y[i].v, x[i].n * sizeof(float)) == 0;
+        if (!strstr(x[i].name, "running_") && same != (head || !classifier)) fail_msg("%s %s that of %s", x[i].name, same ? "is" : "is not", file);
+    }
+}
+
+static void a_training_begins_with_weights(void **state)
+{
+    (void)state;
+    trained();
+    const char *st = at("init.safetensors"), *best = at("run/checkpoints/best.h5");                      /* what a run's folder stands for */
+    run(0, 0, "export %s %s --to torchvision --weights raw", trained(), st);
+    outcome *o = run(0, 2, "train " TUNE " --steps 1 --data %s --run %s --init %s", data(), at("tuned"), trained());       /* two ranks: both receive them */
+    if (!strstr(o->out, "begins with") || !strstr(o->out, "averaged weights, with the classifier\n")) FAIL_RUN(o, "it does not say with what it begins");
+    began_with(at("tuned"), best, "/ema", true);
+    run(0, 0, "train " TUNE " --steps 1 --data %s --run %s --init %s", data(), at("tuned-st"), st);
+    began_with(at("tuned-st"), best, "/model", true);
+
+    run(0, 0, "synth %s --train-per-class 6 --val-per-class 2 --synth-size 48 --synth-classes 4", at("four"));
+    o = run(0, 0, "train " TUNE " --steps 1 --data %s --run %s --init %s", at("four"), at("tuned-four"), best);
+    if (!strstr(o->out, "without the classifier, which is new: 4 classes instead of 10\n")) FAIL_RUN(o, "it does not say that the classifier is new");
+    began_with(at("tuned-four"), best, "/ema", false);
+    shell("cp -r %s %s && mv %s/train/noise %s/train/snow && mv %s/val/noise %s/val/snow", data(), at("other"), at("other"), at("other"), at("other"), at("other"));
+    o = run(0, 0, "train " TUNE " --steps 1 --data %s --run %s --init %s", at("other"), at("tuned-other"), best);
+    if (!strstr(o->out, "which is new: 10 other classes\n")) FAIL_RUN(o, "it does not say that the classifier is new");
+    began_with(at("tuned-other"), best, "/ema", false);
+
+    says_once(run(2, 2, "train " TUNE " --steps 1 --model b1 --data %s --run %s --init %s", data(), at("no"), best), "holds efficientnet_b0 (width 0.25, depth 0.5), the options ask for efficientnet_b1");
+    says_once(run(2, 0, "train " TUNE " --steps 1 --model b1 --data %s --run %s --init %s", data(), at("no"), st), "says it is efficientnet_b0");
+    says_once(run(3, 0, "train " TUNE " --steps 1 --data %s --run %s --init %s", data(), at("no"), at("absent")), "cannot be opened");
+}
+
+/* What comes with the weights stays with them: in training, in its checkpoints, and when a run goes on without the file. */
+static void a_variant_stays_with_its_weights(void **state)
+{
+    (void)state;
+    const char *st = at("begin.safetensors"), *theirs = at("begin.h5");
+    run(0, 0, "export %s %s --to torchvision", trained(), st);
+    run(0, 0, "import %s %s --model b0 --width 0.25 --depth 0.5 --image-size 32", foreign(st), theirs);
+    outcome *o = run(0, 2, "train " TUNE " --steps 1 --data %s --run %s --init %s", data(), at("sym"), theirs);
+    if (!strstr(o->out, "they want symmetric padding and a batch-norm eps of 1e-05")) FAIL_RUN(o, "it does not say which padding");
+    shell("rm %s", theirs);
+    run(0, 2, "train " TUNE " --steps 2 --data %s --run %s --init %s", data(), at("sym"), theirs);
+    run(0, 0, "export %s %s", checkpoint_of(at("sym"), 2), at("sym.safetensors"));
+    const char *header = read_file(at("sym.safetensors"), NULL) + 8;
+    if (!strstr(header, "\"padding\":\"symmetric\"") || !strstr(header, "\"bn_eps\":\"9.9999") || !strstr(header, "\"step\":\"2\"")) fail_msg("%.900s", header);
+    size_t n;
+    const metric *during = metrics(at("sym"), "eval", &n);
+    const char *after = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", checkpoint_of(at("sym"), 2), data())->out;
+    assert_true(n > 0);
+    if (!(fabs(during[n - 1].loss - number_in(after, "loss")) <= 1e-5 * during[n - 1].loss)) fail_msg("training saw %s, eval %s", during[n - 1].text, after);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(export_and_import_keep_every_bit), cmocka_unit_test(what_is_there_stays), cmocka_unit_test(what_does_not_fit_is_named),
         cmocka_unit_test(variants_are_carried), cmocka_unit_test(classes_are_named_by_a_text),
-        cmocka_unit_test(maps_average_to_their_logit),
+        cmocka_unit_test(maps_average_to_their_logit), cmocka_unit_test(a_training_begins_with_weights),
+        cmocka_unit_test(a_variant_stays_with_its_weights),
     };
     return program_main("program_exchange", tests, sizeof tests / sizeof *tests);
 }

@@ -30,6 +30,7 @@ en_status en_eval_model_from_options(const en_options *o, const en_model *traine
 {
     const en_model_overrides overrides = {
         .width = trained->width, .depth = trained->depth, .classes = trained->classes, .dropout = trained->dropout, .drop_path = trained->drop_path,
+        .bn_eps = trained->bn_eps, .bn_momentum = trained->bn_momentum, .padding = trained->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC,
         .resolution = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(trained->row, trained->resolution) };
     return en_model_build(trained->row, &overrides, trained->channel_align, out);
 }

@@ -54,6 +54,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "validation images, when not DIR/val of --data") \
   X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR,                       "path",    "",                           \
     "folder for everything the run writes; goes on from a checkpoint found there") \
+  X(init,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+    "fine-tuning: begin with these weights, a checkpoint, a run or safetensors; a new classifier where classes differ") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
   X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM, "name",    "auto|cuda|cpu",              \

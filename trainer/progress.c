@@ -61,6 +61,7 @@ void en_print_header(const en_run *run, void *stream)
     fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
             (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
     if (run->resumed) fprintf(f, ", going on from step %" PRId64 "\n", t->state.step);
+    if (run->init_said[0]) fprintf(f, "  begins with %s\n", run->init_said);
     const bool accum_differs = run->accum_before > 0 && run->accum_before != t->shard.accum;
     if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))
         fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,

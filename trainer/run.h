@@ -30,6 +30,8 @@ typedef struct {
     const char *isa; char narrowed[128];     /* what all ranks' processors run, NULL: EN_ISA's; why not a faster one, or ""  */
     char   device_why[600];                  /* why this device, when auto chose it                                 */
     int64_t device_memory;                   /* that this rank may take of a device with memory of its own; 0: it has none */
+    float   bn_eps, bn_momentum; en_padding padding;   /* of the weights that it begins with; 0, EN_PADDING_OWN: the network's own */
+    char    init_said[3200];                 /* what --init gave, for the header, rank 0; "": nothing               */
     int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
     en_model *eval_model;                    /* owned; of --eval-size, with the tensors of t.model                  */
@@ -74,6 +76,11 @@ en_status en_run_announce(en_run *run);
 /* run_diverge.c: after a step that was skipped.  *back: the run stands at an earlier checkpoint now, or at its beginning, with a
  * lower rate.  EN_EDIVERGED, on all ranks: too many were skipped, and there is no going back, or it did not help. */
 en_status en_run_after_skip(en_run *run, bool *back);
+/* run_init.c: padding and batch-norm constants, of the checkpoint that is gone on from or of --init, on all ranks; a model with them;
+ * weights, averages and optimizer as the run begins, drawn or from --init.  Collective, agreed, all but the second. */
+en_status en_run_choose_variant(en_run *run, const en_checkpoint_info *info);
+en_status en_run_take_variant(const en_run *run, en_model **model);
+en_status en_run_begin(en_run *run);
 en_status en_run_start_fresh(en_trainer *t);            /* run_open.c: weights as initialised, averages and accumulators as they begin */
 
 #endif

@@ -40,7 +40,7 @@ static en_status read_back(en_run *run, bool *found)
     const en_run_state s = t->state;
     t->state = (en_run_state){ .seed = s.seed, .global_batch = s.global_batch, .samples = s.samples, .lanes = s.lanes, .accum = s.accum,
                                .world_size = s.world_size, .best_top1 = -1 };
-    EN_TRY(en_run_start_fresh(t), "going back to the beginning");
+    EN_TRY(en_run_begin(run), "going back to the beginning");
     return EN_OK;
 }
 

@@ -393,6 +393,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
     run->accum_before = info.state.accum;
     run->world_before = info.state.world_size;
+    EN_TRY_OUT(en_run_choose_variant(run, &info), "--init");
     EN_TRY_OUT(en_run_open_device(run, run->resumed ? &info : NULL), "opening the device");
     EN_TRY_OUT(en_run_open_cache(run), "opening the cache");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
@@ -406,7 +407,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
                                .best_top1 = -1, .lr_factor = 1 };
     EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
-    else EN_TRY_OUT(en_agree(comm, en_run_start_fresh(t)), "initialising");
+    else EN_TRY_OUT(en_run_begin(run), "initialising");
     t->state.lanes = t->be->lanes;
     t->state.accum = t->shard.accum;
     t->state.world_size = comm->world_size;
