@@ -63,7 +63,9 @@ en_operand operand_up(variant *v, const host_operand *x, en_bn *bn)
 
 host_grad grad_make(int64_t n, int64_t hw, int64_t c, int64_t logical, int kind)
 {
-    host_grad d = { .of = operand_make(n * hw, c, logical, true, kind == POOLED || (kind >= GATED && !now.exact) ? EN_ACT_SILU : EN_ACT_NONE), .n = n, .hw = hw };
+    static const en_act acts[] = { EN_ACT_SILU, EN_ACT_SILU, EN_ACT_RELU, EN_ACT_RELU6 };           /* by shape */
+    const en_act act = kind == POOLED || (kind >= GATED && !now.exact) ? acts[(n * hw + c / 8) % 4] : EN_ACT_NONE;
+    host_grad d = { .of = operand_make(n * hw, c, logical, true, act), .n = n, .hw = hw };
     d.gated = kind >= GATED;
     if (kind == GATED) d.gate = random_floats(n, c, logical), d.dgate = random_floats(n, c, logical);
     if (kind == POOLED) d.dpooled = random_floats(n, c, logical);

@@ -36,6 +36,17 @@ static float *weights(const en_conv_geom *g, const shape *s)
     return wt;
 }
 
+/* Multiply-adds, as many as a device makes of them that has tiles of 128 x 64 and takes 32 channels at a time. */
+static int64_t work_of(const en_conv_geom *g)
+{
+    const int64_t rows = g->n * g->oh * g->ow, taps = (int64_t)g->kernel * g->kernel;
+#ifdef EN_TEST_CUDA
+    return taps * ((rows + 127) / 128 * 128) * ((g->c + 31) / 32 * 32) * ((g->oc + 63) / 64 * 64) / 4;
+#else
+    return taps * rows * g->c * g->oc;
+#endif
+}
+
 /* What the products read: on cuda u goes through memory, in the type of activations. */
 static bounded input_of(const host_operand *x) { return x->bn ? stored(operand_value(x)) : operand_value(x); }
 
@@ -44,7 +55,7 @@ static void forward_case(shape s, bool exact, const en_conv_geom *given)
     s = as_exact(s, exact);
     s.add = s.kind = 0;
     const en_conv_geom g = geom_of(&s, given);
-    const int64_t taps = (int64_t)g.kernel * g.kernel, ny = g.n * g.oh * g.ow * g.oc, work = taps * ny * g.c, nw = taps * g.c * g.oc;
+    const int64_t taps = (int64_t)g.kernel * g.kernel, ny = g.n * g.oh * g.ow * g.oc, work = work_of(&g), nw = taps * g.c * g.oc;
     if (!named("forward", &s, exact, &g) || !affordable(work)) return;
     const host_operand x = operand_make(g.n * g.h * g.w, g.c, s.c, s.bn, s.act);
     const float *wt = weights(&g, &s);
@@ -72,7 +83,7 @@ static void backward_case(shape s, bool exact, const en_conv_geom *given)
     s = as_exact(s, exact);
     if (s.kind == POOLED && exact) s.kind = PLAIN;              /* a pooled gradient is divided by hw */
     const en_conv_geom g = geom_of(&s, given);
-    const int64_t taps = (int64_t)g.kernel * g.kernel, rows = g.n * g.oh * g.ow, nx = g.n * g.h * g.w * g.c, nw = taps * g.c * g.oc, work = 2 * taps * rows * g.c * g.oc;
+    const int64_t taps = (int64_t)g.kernel * g.kernel, rows = g.n * g.oh * g.ow, nx = g.n * g.h * g.w * g.c, nw = taps * g.c * g.oc, work = 2 * work_of(&g);
     if (!named("backward", &s, exact, &g) || !affordable(work)) return;
     const host_operand x = operand_make(g.n * g.h * g.w, g.c, s.c, s.bn, s.act);
     const float *wt = weights(&g, &s), *start = weights(&g, &s), *skip_grad = random_rows(g.n * g.h * g.w, g.c, s.c);

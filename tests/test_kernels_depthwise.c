@@ -7,12 +7,12 @@ static bool named(const char *pass, const shape *s, bool exact, const en_conv_ge
 {
     return problem(exact, "depthwise %s n%dh%dw%dc%dk%ds%dp%doh%dow%d%s%s%s", pass, (int)s->n, (int)s->h, (int)s->w, (int)s->c, s->kernel, s->stride,
                    g->pad, (int)g->oh, (int)g->ow,
-                   s->bn ? "" : " no bn", s->act == EN_ACT_SILU ? "" : " no act", s->add ? " add" : "");
+                   s->bn ? "" : " no bn", (const char *[]){ " no act", "", " relu", " relu6" }[s->act], s->add ? " add" : "");
 }
 
 static void forward_case(shape s, bool exact, const en_conv_geom *geom)
 {
-    if (exact) s.act = EN_ACT_NONE;
+    if (exact && s.act == EN_ACT_SILU) s.act = EN_ACT_NONE;
     const int64_t cp = phys(s.c);
     const en_conv_geom g = geom ? *geom : oracle_same(s.n, s.h, s.w, cp, cp, s.kernel, s.stride);
     if (!named("forward", &s, exact, &g) || !affordable(s.kernel * s.kernel * s.n * g.oh * g.ow * cp)) return;
@@ -39,7 +39,7 @@ static void forward_case(shape s, bool exact, const en_conv_geom *geom)
 
 static void backward_of_kind(shape s, bool exact, const en_conv_geom *geom, int kind)
 {
-    if (exact) s.act = EN_ACT_NONE;
+    if (exact && s.act == EN_ACT_SILU) s.act = EN_ACT_NONE;
     const int64_t cp = phys(s.c);
     const en_conv_geom g = geom ? *geom : oracle_same(s.n, s.h, s.w, cp, cp, s.kernel, s.stride);
     if (!named(kind == GATED ? "gated backward" : kind == UNGATED ? "ungated backward" : "backward", &s, exact, &g) || !affordable(2 * s.kernel * s.kernel * s.n * g.oh * g.ow * cp)) return;
@@ -104,7 +104,7 @@ static void each_odd_case(void (*run)(shape, bool, const en_conv_geom *))
         for (int stride = 1; stride <= 2; stride++)
             for (size_t k = 0; k < sizeof sides / sizeof *sides; k++) {
                 const shape s = { .n = k % 4 ? 1 : 3, .h = sides[k][0], .w = sides[k][1], .c = (int[]){ 16, 8, 40, 24 }[k % 4], .kernel = kernel,
-                                  .stride = stride, .bn = k % 3 != 1, .act = k % 3 == 1 || k % 5 == 4 ? EN_ACT_NONE : EN_ACT_SILU, .add = k % 3 == 1 };
+                                  .stride = stride, .bn = k % 3 != 1, .act = k % 3 == 1 || k % 5 == 4 ? EN_ACT_NONE : k % 4 == 2 ? EN_ACT_RELU : k % 4 == 3 ? EN_ACT_RELU6 : EN_ACT_SILU, .add = k % 3 == 1 };
                 run(s, false, NULL);
                 run(s, true, NULL);
             }

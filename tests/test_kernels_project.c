@@ -11,7 +11,7 @@ typedef struct { float *wr, *br, *we, *be, *dwr, *dbr, *dwe, *dbe, *pooled, *hid
 static bool named(const char *pass, const shape *s, bool exact)
 {
     return problem(exact, "project %s n%dhw%d ci%d co%d q%d%s%s", pass, (int)s->n, (int)s->hw, (int)s->ci, (int)s->co, (int)s->q,
-                   s->act == EN_ACT_SILU ? "" : " no act", s->kind == DROP ? " drop" : "");
+                   (const char *[]){ " no act", "", " relu", " relu6" }[s->act], s->kind == DROP ? " drop" : "");
 }
 
 /* Weights of a size that keeps the gate away from its flat ends: sums of c terms of size 1/sqrt(c). */
@@ -201,11 +201,12 @@ static void each_odd_case(void (*run)(shape, bool))
     for (size_t c = 0; c < sizeof channels / sizeof *channels; c++)
         for (size_t k = 0; k < sizeof hw / sizeof *hw; k++) {
             const shape s = { .n = (int[]){ 1, 3, 2, 7 }[(k + c) % 4], .hw = hw[k], .ci = channels[c][0], .co = channels[c][1], .q = channels[c][2],
-                              .act = k % 4 == 3 ? EN_ACT_NONE : EN_ACT_SILU, .kind = (k + c) % 4 && (k + c) % 3 ? DROP : PLAIN };
+                              .act = k % 4 == 3 ? EN_ACT_NONE : k % 4 == 2 ? EN_ACT_RELU6 : EN_ACT_SILU, .kind = (k + c) % 4 && (k + c) % 3 ? DROP : PLAIN };
             run(s, false);
             run(s, true);
         }
     run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_SILU }, false);       /* no squeeze-and-excitation */
+    run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_RELU }, false);
     run((shape){ .n = 1, .hw = 49, .ci = 96, .co = 24, .q = 4, .act = EN_ACT_SILU, .kind = DROP }, false);   /* the only image is dropped */
     /* more images than the small layers take at once */
     for (int n = 8; n <= 17; n += 3) run((shape){ .n = n, .hw = 5, .ci = 40, .co = 24, .q = 9, .act = EN_ACT_SILU, .kind = DROP }, false);

@@ -416,13 +416,13 @@ static en_status grow(en_backend *be, void **buffer, size_t *have, size_t need)
 en_status cuda_reserve(en_backend *be, const en_conv_geom *g)
 {
     cuda_engine *e = engine(be);
-    const size_t sizes[] = { scratch_of_norm(e, g), scratch_of_pointwise(e, g), scratch_of_depthwise(e, g), scratch_of_stem(e, g),
+    const size_t sizes[] = { scratch_of_norm(e, g), scratch_of_pointwise(e, g), scratch_of_depthwise(e, g), scratch_of_conv(e, g), scratch_of_stem(e, g),
                              scratch_of_project(e, g), scratch_of_head(e, g), scratch_of_optimizer(e) };
     size_t need = 4096, cast = e->cast_elems * sizeof(bf16);
     for (size_t s : sizes)
         if (s > need) need = s;
     EN_TRY(grow(be, (void **)&e->scratch, &e->scratch_bytes, need), "scratch");
-    const size_t matrix = g->kernel == 0 ? (size_t)(g->c * g->oc) * sizeof(bf16) : 0;
+    const size_t matrix = (g->kernel == 0 ? 1 : g->dense ? (size_t)(g->kernel * g->kernel) : 0) * (size_t)(g->c * g->oc) * sizeof(bf16);
     if (be->dtype == EN_BF16) EN_TRY(grow(be, (void **)&e->cast, &cast, matrix), "scratch");
     e->cast_elems = cast / sizeof(bf16);
     be->scratch_bytes = e->scratch_bytes + cast + e->lt_workspace_bytes;

@@ -80,6 +80,7 @@ static inline scratch_carver carver_of(en_backend *be) { return { engine(be)->sc
 size_t scratch_of_norm(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_pointwise(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_depthwise(const cuda_engine *e, const en_conv_geom *g);
+size_t scratch_of_conv(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_stem(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_project(const cuda_engine *e, const en_conv_geom *g);
 size_t scratch_of_head(const cuda_engine *e, const en_conv_geom *g);
@@ -187,11 +188,18 @@ EN_DEVICE float approx_reciprocal(float v) { float r; asm("rcp.approx.ftz.f32 %0
 template <typename T> EN_DEVICE float sigmoid(float v);
 template <> __device__ __forceinline__ float sigmoid<float>(float v) { return 1.f / (1.f + expf(-v)); }
 template <> __device__ __forceinline__ float sigmoid<bf16>(float v)  { return approx_reciprocal(1.f + approx_exp2(-1.4426950408889634f * v)); }
-template <typename T> EN_DEVICE float act_value(en_act act, float z) { return act == EN_ACT_SILU ? z * sigmoid<T>(z) : z; }
-/* d act / dz = s * (1 + z * (1 - s)) */
+/* ReLU and ReLU6; a NaN stays one */
+EN_DEVICE float rectified(en_act act, float z)       { return z < 0.f ? 0.f : act == EN_ACT_RELU6 && z > 6.f ? 6.f : z; }
+EN_DEVICE float rectified_slope(en_act act, float z) { return z > 0.f && (act != EN_ACT_RELU6 || z < 6.f) ? 1.f : 0.f; }
+template <typename T> EN_DEVICE float act_value(en_act act, float z) 
+{
+    if (act == EN_ACT_SILU) return z * sigmoid<T>(z);
+    return act == EN_ACT_NONE ? z : rectified(act, z);
+}
+/* d act / dz = s * (1 + z * (1 - s)), or 0 and 1 */
 template <typename T> EN_DEVICE float act_slope(en_act act, float z)
 {
-    if (act != EN_ACT_SILU) return 1.f;
+    if (act != EN_ACT_SILU) return act == EN_ACT_NONE ? 1.f : rectified_slope(act, z);
     const float s = sigmoid<T>(z);
     return s * fmaf(z, 1.f - s, 1.f);
 }

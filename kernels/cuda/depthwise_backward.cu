@@ -38,12 +38,20 @@ enum { COEF_GA, COEF_GB, COEF_GC, COEF_DY_SCALE, COEF_DY_SHIFT, COEF_SCALE, COEF
 
 struct backward_pointers {
     const void *x; const float *scale, *shift, *mean, *wt;
-    const void *dz, *y; const float *ga, *gb, *gc, *dy_scale, *dy_shift, *gate, *dgate; int how;
+    const void *dz, *y; const float *ga, *gb, *gc, *dy_scale, *dy_shift, *gate, *dgate; int how; en_act act;
     const void *add; void *dx; float *weight_partials; double *sum_partials;
 };
 
 /* How dz comes: as it is stored, or times gate plus dgate, and times the slope of the activation. */
-enum { STORED, GATED, GATED_SILU };
+enum { STORED, GATED, GATED_SILU, GATED_RELU, GATED_RELU6 };
+static int how_of(const en_grad *dy)
+{
+    if (!dy->gated) return STORED;
+    return dy->act == EN_ACT_SILU ? GATED_SILU : dy->act == EN_ACT_RELU ? GATED_RELU : dy->act == EN_ACT_RELU6 ? GATED_RELU6 : GATED;
+}
+
+EN_DEVICE float2 rectified_pair(en_act act, float2 z)        { return make_float2(rectified(act, z.x), rectified(act, z.y)); }
+EN_DEVICE float2 rectified_slope_pair(en_act act, float2 z)  { return make_float2(rectified_slope(act, z.x), rectified_slope(act, z.y)); }
 
 template <typename T, int HOW> EN_DEVICE float2 formed(raw_pair<T> raw_dz, raw_pair<T> raw_y, const float2 *coef, float2 gate, float2 dgate)
 {
@@ -53,6 +61,10 @@ template <typename T, int HOW> EN_DEVICE float2 formed(raw_pair<T> raw_dz, raw_p
     if (HOW == GATED_SILU) {
         const float2 z = pair_fma(y, coef[COEF_DY_SCALE * MAX_PAIRS], coef[COEF_DY_SHIFT * MAX_PAIRS]);
         dz = pair_mul(dz, silu_slope(z, pair_sigmoid<T>(z)));
+    }
+    if (HOW == GATED_RELU || HOW == GATED_RELU6) {
+        const float2 z = pair_fma(y, coef[COEF_DY_SCALE * MAX_PAIRS], coef[COEF_DY_SHIFT * MAX_PAIRS]);
+        dz = pair_mul(dz, rectified_slope_pair(HOW == GATED_RELU ? EN_ACT_RELU : EN_ACT_RELU6, z));
     }
     return pair_fma(coef[COEF_GA * MAX_PAIRS], dz, pair_fma(coef[COEF_GB * MAX_PAIRS], y, coef[COEF_GC * MAX_PAIRS]));
 }
@@ -77,6 +89,8 @@ EN_DEVICE void form_columns(int how, const raw_pair<T> dz[COUNT], const raw_pair
 {
     if (how == GATED_SILU) form_columns<T, GATED_SILU, COUNT>(dz, y, coef, gate, dgate, inside, to);
     else if (how == STORED) form_columns<T, STORED, COUNT>(dz, y, coef, gate, dgate, inside, to);
+    else if (how == GATED_RELU) form_columns<T, GATED_RELU, COUNT>(dz, y, coef, gate, dgate, inside, to);
+    else if (how == GATED_RELU6) form_columns<T, GATED_RELU6, COUNT>(dz, y, coef, gate, dgate, inside, to);
     else form_columns<T, GATED, COUNT>(dz, y, coef, gate, dgate, inside, to);
 }
 
@@ -235,7 +249,7 @@ walk_backward(const backward_pointers of, const backward_shape g)
                         if (SILU) {
                             const float2 s = pair_sigmoid<T>(z);
                             u[j] = pair_mul(z, s), slope[j] = silu_slope(z, s);
-                        }
+                        } else if (of.act != EN_ACT_NONE) u[j] = rectified_pair(of.act, z), slope[j] = rectified_slope_pair(of.act, z);
                         if (j >= x_columns) u[j] = make_float2(0.f, 0.f);
                     }
 #pragma unroll
@@ -261,6 +275,7 @@ walk_backward(const backward_pointers of, const backward_shape g)
                     T *const out = dx + at;
                     KEEP_IN_SHARED();
                     const float2 mean = coef[COEF_MEAN * MAX_PAIRS];
+                    const bool bends = SILU || of.act != EN_ACT_NONE;
                     if (add)
 #pragma unroll
                         for (int j = 0; j < X; j++)
@@ -268,11 +283,11 @@ walk_backward(const backward_pointers of, const backward_shape g)
                     if (x_columns == X) {
 #pragma unroll
                         for (int j = 0; j < X; j++)
-                            take_gradient(out + (int64_t)j * c, SILU ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
+                            take_gradient(out + (int64_t)j * c, bends ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
                     } else {
 #pragma unroll
                         for (int j = 0; j < X; j++)
-                            if (j < x_columns) take_gradient(out + (int64_t)j * c, SILU ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
+                            if (j < x_columns) take_gradient(out + (int64_t)j * c, bends ? pair_mul(du[j], slope[j]) : du[j], next_x[ii][j], mean, &sum, &sum2);
                     }
                 }
                 if (m + 1 >= first && i + S < g.h && m + 1 < end) fetch_columns<T, X>(x + x_at + (int64_t)ii * g.w * c, c, x_columns, next_x[ii]);
@@ -396,7 +411,7 @@ en_status cuda_depthwise_backward(en_backend *be, const en_conv_geom *g, const e
     if (g->n == 0 || !folds(be, FOLD_DEPTHWISE)) return plain_depthwise_backward(be, g, x, wt, dy, add, dx, dwt, xbn);
     const en_bn *bn = x->bn, *dbn = dy->bn;
     const backward_pointers of = { x->y, bn ? bn->scale : nullptr, bn ? bn->shift : nullptr, bn ? bn->mean : nullptr, wt, dy->stored, dy->y, dbn->ga, dbn->gb,
-                                   dbn->gc, dbn->scale, dbn->shift, dy->gate, dy->dgate, !dy->gated ? STORED : dy->act == EN_ACT_SILU ? GATED_SILU : GATED, add, dx, nullptr, nullptr };
+                                   dbn->gc, dbn->scale, dbn->shift, dy->gate, dy->dgate, how_of(dy), x->act, add, dx, nullptr, nullptr };
     const bool silu = x->act == EN_ACT_SILU;
 #define BACKWARD(K, S, PP)                                                                                             \
     if (g->kernel == K && g->stride == S && g->pad % S == PP)                                                          \

@@ -12,6 +12,23 @@
 
 #include "cuda.h"
 
+/* Four 8x8 matrices of bf16: lane l names row l % 8 of matrix l / 8 (16 bytes, 16-byte aligned); r[i] becomes elements [g][2t],
+ * [g][2t+1] of matrix i. */
+EN_DEVICE void load_matrices(unsigned r[4], const bf16 *row)
+{
+#ifdef CUDAEMU
+    const int lane = (int)(threadIdx.x % 32), g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        const bf16 *its = __shfl_sync(0xffffffffu, row, 8 * i + g);
+        r[i] = (unsigned)__bfloat16_as_ushort(its[2 * t]) | (unsigned)__bfloat16_as_ushort(its[2 * t + 1]) << 16;
+    }
+#else
+    const unsigned address = (unsigned)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+#endif
+}
+
 /* Four 8x8 matrices of bf16, transposed: lane l names row l % 8 of matrix l / 8 (16 bytes, 16-byte aligned); r[i] becomes
  * elements [2t][g], [2t+1][g] of matrix i. */
 EN_DEVICE void load_matrices_transposed(unsigned r[4], const bf16 *row)

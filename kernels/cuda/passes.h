@@ -78,6 +78,11 @@ en_status cuda_depthwise_forward(en_backend *be, const en_conv_geom *g, const en
 en_status cuda_depthwise_backward(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, const en_grad *dy,
     const void *add, void *dx, float *dwt, en_bn *xbn);
 
+/* conv.cu */
+en_status cuda_conv_forward(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, void *y, en_bn *bn);
+en_status cuda_conv_backward(en_backend *be, const en_conv_geom *g, const en_operand *x, const float *wt, const en_grad *dy,
+    const void *add, void *dx, float *dwt, en_bn *xbn);
+
 /* pointwise.cu */
 en_status cuda_pointwise_forward(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt, void *y, en_bn *bn);
 en_status cuda_pointwise_backward(en_backend *be, int64_t rows, int64_t ci, int64_t co, const void *x, const float *wt,

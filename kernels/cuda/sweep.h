@@ -100,7 +100,8 @@ template <typename T> EN_DEVICE void act_both(en_act act, float z, float *u, flo
         const float s = sigmoid<T>(z), v = z * s;
         *u = v;
         *slope = fmaf(v, 1.f - s, s);
-    } else *u = z, *slope = 1.f;
+    } else if (act == EN_ACT_NONE) *u = z, *slope = 1.f;
+    else *u = rectified(act, z), *slope = rectified_slope(act, z);
 }
 
 /* Image of a row that a thread reaches in steps: one division, then additions. */
