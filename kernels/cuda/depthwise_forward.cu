@@ -33,24 +33,27 @@ template <typename T, int P> EN_DEVICE void fetch_row(const T *row, int c, unsig
         if (mask >> p & 1) raw[p] = load_raw(row + (int64_t)p * c);
 }
 
-template <typename T, bool SILU> EN_DEVICE float2 activated(raw_pair<T> raw, float2 scale, float2 shift, en_act act)
+/* Within the bounds that ReLU, ReLU6 or no activation sets; a NaN stays one.  A select, because a branch costs registers here. */
+EN_DEVICE float between(float z, float2 bounds) { return z < bounds.x ? bounds.x : z > bounds.y ? bounds.y : z; }
+
+template <typename T, bool SILU> EN_DEVICE float2 activated(raw_pair<T> raw, float2 scale, float2 shift, float2 bounds)
 {
     const float2 z = pair_fma(as_pair(raw), scale, shift);
-    return SILU ? pair_mul(z, pair_sigmoid<T>(z)) : act == EN_ACT_NONE ? z : make_float2(rectified(act, z.x), rectified(act, z.y));
+    return SILU ? pair_mul(z, pair_sigmoid<T>(z)) : make_float2(between(z.x, bounds), between(z.y, bounds));
 }
 
 /* The q-th input row of a step, in `raw`, joins the rows that wait for it; the first of a step also moves them up, so that
  * moving costs nothing: pending[j] = pending[j+1] + ...  In its place comes `next`, as far as `next_mask` goes.  WHOLE: all
  * columns are inside.  `w`: this lane's weights in shared memory. */
 template <typename T, int K, int S, int TW, bool SILU, bool WHOLE>
-EN_DEVICE void scatter_row(raw_pair<T> raw[], const T *next, int c, unsigned mask, unsigned next_mask, float2 scale, float2 shift, en_act act, const float2 *w,
+EN_DEVICE void scatter_row(raw_pair<T> raw[], const T *next, int c, unsigned mask, unsigned next_mask, float2 scale, float2 shift, float2 bounds, const float2 *w,
                            int q, float2 pending[][TW])
 {
     constexpr int P = (TW - 1) * S + K, M = (K - 1) / S;
     float2 u[P];
 #pragma unroll
     for (int p = 0; p < P; p++) {
-        u[p] = activated<T, SILU>(raw[p], scale, shift, act);
+        u[p] = activated<T, SILU>(raw[p], scale, shift, bounds);
         if (!WHOLE && !(mask >> p & 1)) u[p] = make_float2(0.f, 0.f);
     }
     if (!WHOLE) fetch_row<T, P>(next, c, next_mask, raw);
@@ -82,7 +85,7 @@ template <typename T> EN_DEVICE void take_output(T *out, float2 v, float2 centre
 /* grid (parts, slices), block vecs*4*strips.  Bytes: x (TW*s + k - s)/(TW*s) times, once of them from memory, y once.
  * Edge: columns and rows outside are zeros; lanes without a strip load and store nothing and take part in the barriers. */
 template <typename T, int K, int S, int TW, bool SILU> static __global__ void __launch_bounds__(forward_threads<T, K>, 1)
-walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const float *__restrict__ shift_of, en_act act, const float *__restrict__ wt,
+walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const float *__restrict__ shift_of, float2 bounds, const float *__restrict__ wt,
              T *__restrict__ y, const float *__restrict__ centre_of, double *__restrict__ partials, const forward_shape g)
 {
     constexpr int P = (TW - 1) * S + K, M = (K - 1) / S;
@@ -130,8 +133,8 @@ walk_forward(const T *__restrict__ x, const float *__restrict__ scale_of, const 
             for (int q = 0; q < S; q++, r++) {
                 row += pitch;
                 const unsigned next = r + 1 >= 0 && r + 1 < g.h && !(q + 1 == S && last) ? mask : 0;
-                if (fast) scatter_row<T, K, S, TW, SILU, true>(raw, row, c, mask, next, scale, shift, act, w, q, pending);
-                else scatter_row<T, K, S, TW, SILU, false>(raw, row, c, r >= 0 && r < g.h ? mask : 0, next, scale, shift, act, w, q, pending);
+                if (fast) scatter_row<T, K, S, TW, SILU, true>(raw, row, c, mask, next, scale, shift, bounds, w, q, pending);
+                else scatter_row<T, K, S, TW, SILU, false>(raw, row, c, r >= 0 && r < g.h ? mask : 0, next, scale, shift, bounds, w, q, pending);
             }
             if (i < first) continue;
             if (columns == TW) {
@@ -191,8 +194,9 @@ static forward_launch cut_forward(const cuda_engine *e, const en_conv_geom *g)
 template <typename T, int K, int S> static en_status launch_forward(cuda_engine *e, const forward_launch *l, const en_operand *x, const float *wt, void *y,
                                                                     const en_bn *bn, double *partials)
 {
+    const float2 bounds = make_float2(x->act == EN_ACT_NONE ? -INFINITY : 0.f, x->act == EN_ACT_RELU6 ? 6.f : INFINITY);
     auto *kernel = x->act == EN_ACT_SILU ? walk_forward<T, K, S, forward_columns<K>, true> : walk_forward<T, K, S, forward_columns<K>, false>;
-    kernel<<<dim3((unsigned)l->parts, (unsigned)l->slices), l->threads, l->shared, e->compute>>>((const T *)x->y, x->bn ? x->bn->scale : nullptr, x->bn ? x->bn->shift : nullptr, x->act, wt, (T *)y,
+    kernel<<<dim3((unsigned)l->parts, (unsigned)l->slices), l->threads, l->shared, e->compute>>>((const T *)x->y, x->bn ? x->bn->scale : nullptr, x->bn ? x->bn->shift : nullptr, bounds, wt, (T *)y,
                                                            bn ? bn->running_mean : nullptr, partials, l->shape);
     CU_LAUNCHED("depthwise forward");
     return EN_OK;
