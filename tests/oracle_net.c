@@ -94,7 +94,8 @@ static double *backward(run *r, layer *l, const double *du)
     return dx;
 }
 
-/* One MBConv block (arXiv:1905.11946 after arXiv:1801.04381): expand, depthwise, gate, project, drop, add. */
+/* One block: MBConv (arXiv:1905.11946 after arXiv:1801.04381) expands, convolves by depth, gates, projects; fused (arXiv:2104.00298)
+ * convolves densely and projects, or, without expansion, convolves only.  Then drop, and add. */
 typedef struct { layer expand, dw, project; double *we, *pooled, *hidden, *gate, *gated; const double *x, *drop; } block;
 
 static const double *block_forward(run *r, const en_block *k, block *s, const double *x, int64_t n, const double *drop)
@@ -103,8 +104,10 @@ static const double *block_forward(run *r, const en_block *k, block *s, const do
     en_conv_geom in = oracle_same(n, k->h, k->w, k->ci, k->mid, 1, 1), out = oracle_same(n, k->oh, k->ow, k->mid, k->co, 1, 1);
     s->x = x, s->drop = drop;
     s->expand = (layer){ .g = in, .weight = k->w_expand, .bn = k->bn_expand, .act = r->m->act };
-    s->dw = (layer){ .g = oracle_same(n, k->h, k->w, k->mid, k->mid, k->kernel, k->stride), .depthwise = true, .weight = k->w_spatial, .bn = k->bn_spatial, .act = r->m->act };
-    s->project = (layer){ .g = out, .weight = k->w_project, .bn = k->bn_project, .act = EN_ACT_NONE };
+    const bool depthwise = k->kind == EN_BLOCK_MBCONV, projects = k->w_project >= 0;
+    assert(depthwise || k->kind == EN_BLOCK_FUSED);
+    s->dw = (layer){ .g = oracle_same(n, k->h, k->w, depthwise ? k->mid : k->ci, k->mid, k->kernel, k->stride), .depthwise = depthwise, .weight = k->w_spatial, .bn = k->bn_spatial, .act = r->m->act };
+    if (projects) s->project = (layer){ .g = out, .weight = k->w_project, .bn = k->bn_project, .act = EN_ACT_NONE };
     assert(s->dw.g.oh == k->oh && s->dw.g.ow == k->ow);
     const double *u = forward(r, &s->dw, k->expand ? forward(r, &s->expand, x) : x);
     if (k->q > 0) {
@@ -114,7 +117,7 @@ static const double *block_forward(run *r, const en_block *k, block *s, const do
                   s->pooled, s->hidden, s->gate, s->gated);
         u = s->gated;
     }
-    const double *z = forward(r, &s->project, u);
+    const double *z = projects ? forward(r, &s->project, u) : u;
     double *o = take(r, size);
     for (int64_t i = 0; i < size; i++) o[i] = z[i] * (drop ? drop[i / (hw * k->co)] : 1) + (k->skip ? x[i] : 0);
     return o;
@@ -125,7 +128,7 @@ static double *block_backward(run *r, const en_block *k, block *s, const double 
     const int64_t hw = k->oh * k->ow, size = n * hw * k->co;
     double *dz = take(r, size);
     for (int64_t i = 0; i < size; i++) dz[i] = g[i] * (s->drop ? s->drop[i / (hw * k->co)] : 1);
-    double *du = backward(r, &s->project, dz);
+    double *du = k->w_project >= 0 ? backward(r, &s->project, dz) : dz;
     if (k->q > 0) {
         double *du_before = take(r, n * hw * k->mid), *dwe = take(r, k->q * k->mid);
         oracle_se_backward(n, hw, k->mid, k->q, s->dw.u, r->tensors[k->w_se_reduce], s->we, s->pooled, s->hidden, s->gate, du, du_before,

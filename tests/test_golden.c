@@ -1,4 +1,4 @@
-/* test_golden.c - B0's training step against PyTorch's answers in float64 (golden/make_golden.py wrote them).
+/* test_golden.c - a training step of B0, and one of V2-S, against PyTorch's answers in float64 (golden/make_golden.py wrote them).
  *
  * First the reference network of oracle_net.c, in double: it must agree to rounding in double.  Then the program's own
  * net, in float, on every instruction set that runs here.
@@ -7,8 +7,8 @@
  * and by less than a tenth of it with probability 2e-6 (make_golden.py).  Errors are taken relative to the tensor's norm,
  * those of gamma and beta to the norm of both (partner(), net_help.h): the betas of B0's projections have the gradient 0.
  *
- * Double tolerance: 1e-8.  The model's eps and momentum are the floats 1e-3 and 0.01, which PyTorch is given exactly: that
- * is 5e-8 of eps, some 1e-9 of the answers.
+ * Double tolerance: 3e-8.  The model's eps and momentum are the floats nearest to 1e-3, 0.01 and 0.1, which PyTorch is given
+ * exactly: that is 5e-8 of eps, some 1e-9 of the answers, and 1.5e-8 of what momentum takes from the batch.
  *
  * Float tolerance: 1e-4.  PyTorch's own float32 is off by 1e-5 (median), 16 values a channel in the last batch norms
  * amplifying what 80 layers round; its errors are in the file, and a test below says how ours compare.
@@ -30,6 +30,14 @@
 #include "net_help.h"
 
 enum { SAMPLES = 32, PROJECTIONS = 16, BATCH = 4, CLASSES = 10, SEED = 2024 };
+
+/* A file of answers, the model it is of, at which sizes, and whether its names are timm's. */
+typedef struct { const char *file, *row; int sizes[3]; bool timm; } golden;
+static const golden b0 = { "b0.h5", "efficientnet_b0", { 64, 75 }, true };
+#ifndef EN_TEST_CUDA
+static const golden v2s = { "v2s.h5", "efficientnetv2_s", { 96 }, false };
+#endif
+static const golden *of;                                        /* that the test at hand is about */
 
 typedef struct { double *norm, *sum, *samples, *projections, *float32, *logits, *loss; } answers_file;
 
@@ -75,7 +83,7 @@ typedef struct { en_model *m; double **tensors, *images; int32_t labels[BATCH]; 
 
 static inputs inputs_make(int size, int align, bool bytes)
 {
-    inputs in = { .m = model_make("efficientnet_b0", &(en_model_overrides){ .resolution = size, .classes = CLASSES }, align) };      /* no dropout, no drop path */
+    inputs in = { .m = model_make(of->row, &(en_model_overrides){ .resolution = size, .classes = CLASSES }, align) };      /* no dropout, no drop path */
     assert_int_equal(in.m->n_tensors, n_names);
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, SEED, in.tensors);
@@ -94,10 +102,10 @@ static void inputs_free(inputs *in)
 static void weights_and_names_are_those_of_the_golden_file(void **state)
 {
     (void)state;
-    inputs in = inputs_make(64, 16, false);
+    inputs in = inputs_make(of->sizes[0], 16, false);
     double *sums = numbers("/weight_sum", (hsize_t)n_names);
     for (int i = 0; i < n_names; i++) {
-        assert_string_equal(in.m->tensors[i].name, names[i]);
+        if (of->timm) assert_string_equal(in.m->tensors[i].name, names[i]);
         double sum = 0, size = 0;
         for (int64_t e = 0, n = en_tensor_count(&in.m->tensors[i]); e < n; e++) sum += in.tensors[i][e], size += fabs(in.tensors[i][e]);
         if (!(fabs(sum - sums[i]) <= 1e-12 * size)) fail_msg("%s: weights sum to %.12g, golden %.12g", names[i], sum, sums[i]);
@@ -154,7 +162,10 @@ static outcome compare(const en_model *m, const answers_file *want, double *cons
     o = (outcome){ errors[n_names - 1], errors[n_names / 2], ratios[n_names / 2] };
     free(errors), free(ratios);
     if (bad) fail_msg("%s: %d of %d tensors beyond %g", who, bad, n_names, tolerance);
-    assert_int_equal(zeros, m->n_blocks);                       /* the betas of the projections, and nothing else */
+    /* The betas of the projections, and nothing else; of those that a dense convolution reads, its zero padding makes something. */
+    for (int b = 0; b < m->n_blocks; b++)
+        zeros -= m->blocks[b].w_project >= 0 && !(b + 1 < m->n_blocks && m->blocks[b + 1].kind == EN_BLOCK_FUSED);
+    assert_int_equal(zeros, 0);
     return o;
 }
 
@@ -184,13 +195,14 @@ static void compare_loss(const answers_file *want, double loss, const double *lo
 static void the_reference_network_is_pytorchs_in_double(void **state)
 {
     (void)state;
-    for (int size = 64; size <= 75; size += 11) {
+    for (const int *at = of->sizes; *at; at++) {
+        const int size = *at;
         answers_file want = answers_at(size);
         inputs in = inputs_make(size, 16, false);
         double **got = oracle_tensors(in.m), logits[BATCH * CLASSES];
         const double loss = oracle_net(in.m, in.tensors, &(oracle_batch){ .n = BATCH, .images = in.images, .labels = in.labels, .smoothing = 0.1 }, logits, got);
-        compare_loss(&want, loss, logits, 1e-9, "reference");
-        const outcome o = compare(in.m, &want, got, 1e-8, "reference");
+        compare_loss(&want, loss, logits, 1e-8, "reference");
+        const outcome o = compare(in.m, &want, got, 3e-8, "reference");
         print_message("# %d px, reference in double: worst %.2g, median %.2g\n", size, o.worst, o.median);
         oracle_tensors_free(in.m, got);
         inputs_free(&in);
@@ -201,7 +213,8 @@ static void the_reference_network_is_pytorchs_in_double(void **state)
 static void the_net_is_pytorchs_within_1e_4(void **state)
 {
     (void)state;
-    for (int size = 64; size <= 75; size += 11) {
+    for (const int *at = of->sizes; *at; at++) {
+        const int size = *at;
         answers_file want = answers_at(size);
         inputs in = inputs_make(size, net_align, false);
         net_way device = { 0 };
@@ -249,7 +262,8 @@ static narrow_outcome compare_narrow(const en_model *m, en_arena arena, double *
 static void answers_in_bf16_are_nearer_to_float64_than_pytorchs(void **state)
 {
     (void)state;
-    for (int size = 64; size <= 75; size += 11) {
+    for (const int *at = of->sizes; *at; at++) {
+        const int size = *at;
         inputs in = inputs_make(size, net_align, true);
         double **want = oracle_tensors(in.m), logits[BATCH * CLASSES];
         const double loss = oracle_net(in.m, in.tensors, &(oracle_batch){ .n = BATCH, .images = in.images, .labels = in.labels, .smoothing = 0.1 }, logits, want);
@@ -284,8 +298,10 @@ static void answers_in_bf16_are_nearer_to_float64_than_pytorchs(void **state)
 
 static int open_file(void **state)
 {
-    (void)state;
-    file = H5Fopen(EN_GOLDEN_DIR "/b0.h5", H5F_ACC_RDONLY, H5P_DEFAULT);
+    of = *state;
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", EN_GOLDEN_DIR, of->file);
+    file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     if (file < 0) return -1;
     const hid_t d = H5Dopen2(file, "/names", H5P_DEFAULT), type = H5Dget_type(d), space = H5Dget_space(d);
     n_names = (int)H5Sget_simple_extent_npoints(space);
@@ -302,16 +318,24 @@ static int close_file(void **state)
     for (int i = 0; signs && i < n_names; i++) free(signs[i]);
     free(signs);
     free(names);
+    signs = NULL;
     return H5Fclose(file) < 0 ? -1 : 0;
 }
+
+#define OF(golden, test) { .name = #golden ": " #test, .test_func = test, .setup_func = open_file, .teardown_func = close_file, .initial_state = (void *)&golden }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(weights_and_names_are_those_of_the_golden_file),
-        cmocka_unit_test(the_reference_network_is_pytorchs_in_double),
-        cmocka_unit_test(the_net_is_pytorchs_within_1e_4),
-        cmocka_unit_test(answers_in_bf16_are_nearer_to_float64_than_pytorchs),
+        OF(b0, weights_and_names_are_those_of_the_golden_file),
+        OF(b0, the_reference_network_is_pytorchs_in_double),
+        OF(b0, the_net_is_pytorchs_within_1e_4),
+        OF(b0, answers_in_bf16_are_nearer_to_float64_than_pytorchs),
+#ifndef EN_TEST_CUDA    /* sixteen times the work of B0, which is too much for a fiber a thread; test_net has fused blocks there */
+        OF(v2s, weights_and_names_are_those_of_the_golden_file),
+        OF(v2s, the_reference_network_is_pytorchs_in_double),
+        OF(v2s, the_net_is_pytorchs_within_1e_4),
+#endif
     };
-    return cmocka_run_group_tests(tests, open_file, close_file);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

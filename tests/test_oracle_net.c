@@ -42,9 +42,9 @@ static void difference_holds(const en_model *m, double **tensors, double **answe
         fail_msg("%s: gradient %.10g, difference quotient %.10g", m->tensors[i].name, gradient, quotient);
 }
 
-static void check_model(const en_model_overrides *o, bool masks)
+static void check_model(const char *row, const en_model_overrides *o, bool masks)
 {
-    en_model *m = model_make("efficientnet_b0", o, 16);
+    en_model *m = model_make(row, o, 16);
     const int64_t n = 3, size = m->resolution;
     double **tensors = oracle_tensors(m), **answers = oracle_tensors(m), **drop = calloc((size_t)m->n_blocks, sizeof *drop);
     double *images = malloc((size_t)(n * size * size * 3) * sizeof *images), *dropout = malloc((size_t)(n * m->head.co) * sizeof *dropout);
@@ -92,14 +92,21 @@ static void check_model(const en_model_overrides *o, bool masks)
 static void gradients_of_a_narrow_net_are_difference_quotients(void **state)
 {
     (void)state;
-    check_model(&(en_model_overrides){ .width = 0.25, .depth = 0.3, .resolution = 32, .classes = 3, .dropout = -1, .drop_path = -1 }, false);
+    check_model("efficientnet_b0", &(en_model_overrides){ .width = 0.25, .depth = 0.3, .resolution = 32, .classes = 3, .dropout = -1, .drop_path = -1 }, false);
 }
 
 /* Two blocks a stage, so most have skips; odd sides; dropout and stochastic depth. */
 static void gradients_with_dropout_and_stochastic_depth_are_difference_quotients(void **state)
 {
     (void)state;
-    check_model(&(en_model_overrides){ .width = 0.2, .depth = 0.5, .resolution = 35, .classes = 3, .dropout = -1, .drop_path = -1 }, true);
+    check_model("efficientnet_b0", &(en_model_overrides){ .width = 0.2, .depth = 0.5, .resolution = 35, .classes = 3, .dropout = -1, .drop_path = -1 }, true);
+}
+
+/* V2-S begins with a fused block without expansion and a skip, then fused ones with it: here one of each stride. */
+static void gradients_of_fused_blocks_are_difference_quotients(void **state)
+{
+    (void)state;
+    check_model("efficientnetv2_s", &(en_model_overrides){ .width = 0.34, .depth = 0.13, .resolution = 33, .classes = 3, .dropout = -1, .drop_path = -1 }, true);
 }
 
 int main(void)
@@ -107,6 +114,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_of_a_narrow_net_are_difference_quotients),
         cmocka_unit_test(gradients_with_dropout_and_stochastic_depth_are_difference_quotients),
+        cmocka_unit_test(gradients_of_fused_blocks_are_difference_quotients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -4,8 +4,11 @@
  *     x ─expand▶ y1 [=] ─depthwise▶ y2 [=] ─se+project▶ y3 [=] ─residual▶ o
  * Backward, with g = dloss/do:
  *     g, y3 ▶ sums of bn3 [=] ─se+project▶ dz2 [=] ─depthwise▶ dz1 [=] ─expand▶ dx (+ g over the skip)
+ * A fused block has one dense convolution for expand and depthwise together:
+ *     x ─convolve▶ y2 [=] ─project▶ y3 [=] ─residual▶ o          or, without expansion,   x ─convolve▶ y2 [=] ─residual▶ o
+ * The latter ends in its activation, so that its way back begins with storing dz2 (activation_backward).
  * A block without expansion reads x through `operand`: for the first block that is the stem's raw output with its batch
- * norm on load, for later ones the plain output of the block before; in backward its depthwise pass takes the skip. */
+ * norm on load, for later ones the plain output of the block before; in backward its convolution takes the skip. */
 #include "comm/watch.h"
 #include "trainer/net_state.h"
 
@@ -55,7 +58,7 @@ en_status en_net_freeze(en_net *net)
         block_state *s = &net->blocks[b];
         if (net->m->blocks[b].expand) EN_TRY(freeze(net->be, &s->bn_expand), "running statistics of block %d", b);
         EN_TRY(freeze(net->be, &s->bn_dw), "running statistics of block %d", b);
-        EN_TRY(freeze(net->be, &s->bn_project), "running statistics of block %d", b);
+        if (net->m->blocks[b].w_project >= 0) EN_TRY(freeze(net->be, &s->bn_project), "running statistics of block %d", b);
     }
     return EN_OK;
 }
@@ -129,7 +132,7 @@ static en_operand input_of(const en_net *net, int b)
     return (en_operand){ net->blocks[b - 1].o, NULL, EN_ACT_NONE };
 }
 
-static en_operand depthwise_input(const en_net *net, int b)
+static en_operand spatial_input(const en_net *net, int b)
 {
     if (net->m->blocks[b].expand) return (en_operand){ net->blocks[b].y1, &net->blocks[b].bn_expand, net->m->act };
     return input_of(net, b);
@@ -146,23 +149,27 @@ static en_status block_forward(en_net *net, int b, int64_t n)
     const struct en_backend_ops *ops = net->be->ops;
     const en_block *k = &net->m->blocks[b];
     block_state *s = &net->blocks[b];
-    const en_operand x = input_of(net, b), u1 = depthwise_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act },
+    const en_operand x = input_of(net, b), u1 = spatial_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act },
                      y3 = { s->y3, &s->bn_project, EN_ACT_NONE };
-    const en_conv_geom g = dw_geom(k, n);
+    const en_conv_geom g = spatial_geom(k, n);
     const bool train = net->cfg.training;
     if (k->expand) {
         EN_REQUIRE(!x.bn, EN_EINVAL, "%s expands a raw tensor", k->name);
         EN_TRY(ops->pointwise_forward(net->be, n * k->h * k->w, k->ci_p, k->mid_p, x.y, s->w_expand, s->y1, train ? &s->bn_expand : NULL), "expand");
         EN_TRY(settle(net, &s->bn_expand), "expand");
     }
-    EN_TRY(ops->depthwise_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "depthwise");
-    EN_TRY(settle(net, &s->bn_dw), "depthwise");
-    net->be->workspace = s->work_forward;
-    EN_TRY(ops->se_project_forward(net->be, n, k->oh * k->ow, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, s->y3,
-                                   train ? &s->bn_project : NULL), "project");
-    EN_TRY(settle(net, &s->bn_project), "project");
-    EN_TRY(ops->residual_forward(net->be, n, k->oh * k->ow, k->co_p, &y3, net->cfg.training ? drop_of(net, b) : NULL, k->skip ? &x : NULL, s->o),
-           "residual");
+    net->be->workspace = s->work_spatial;
+    if (en_block_is_depthwise(k)) EN_TRY(ops->depthwise_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "depthwise");
+    else EN_TRY(ops->conv_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "convolution");
+    EN_TRY(settle(net, &s->bn_dw), "convolution");
+    if (k->w_project >= 0) {
+        net->be->workspace = s->work_forward;
+        EN_TRY(ops->se_project_forward(net->be, n, k->oh * k->ow, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, s->y3,
+                                       train ? &s->bn_project : NULL), "project");
+        EN_TRY(settle(net, &s->bn_project), "project");
+    }
+    EN_TRY(ops->residual_forward(net->be, n, k->oh * k->ow, k->co_p, k->w_project >= 0 ? &y3 : &u2, net->cfg.training ? drop_of(net, b) : NULL,
+                                 k->skip ? &x : NULL, s->o), "residual");
     return EN_OK;
 }
 
@@ -204,6 +211,24 @@ en_status en_net_loss(en_net *net, float smoothing, float grad_scale, double *ta
 
 /* ---- backward ------------------------------------------------------------------------------------------------------------- */
 
+/* From g to what the convolution over space reads: dz2, and the sums of its batch norm. */
+static en_status narrow_end_backward(en_net *net, int b, const en_operand *u2)
+{
+    const struct en_backend_ops *ops = net->be->ops;
+    const en_block *k = &net->m->blocks[b];
+    block_state *s = &net->blocks[b];
+    const int64_t n = net->in->n, hw = k->oh * k->ow;
+    const float *drop = drop_of(net, b);
+    const en_grad dy3 = { .stored = s->g, .drop = drop, .y = s->y3, .bn = &s->bn_project, .hw = hw };
+    if (k->w_project < 0) return ops->activation_backward(net->be, n, hw, k->co_p, s->g, drop, u2, s->dz2, &s->bn_dw);
+    EN_TRY(ops->residual_backward(net->be, n, hw, k->co_p, s->g, drop, s->y3, &s->bn_project), "residual");
+    EN_TRY(settle_backward(net, &s->bn_project), "project");
+    net->be->workspace = s->work_project;
+    EN_TRY(ops->se_project_backward(net->be, n, hw, k->mid_p, k->co_p, u2, k->q > 0 ? &s->se : NULL, s->w_project, &dy3, s->dz2, s->dw_project,
+                                    &s->bn_dw), "project");
+    return EN_OK;
+}
+
 static en_status block_backward(en_net *net, int b)
 {
     const struct en_backend_ops *ops = net->be->ops;
@@ -211,33 +236,28 @@ static en_status block_backward(en_net *net, int b)
     const en_block *k = &m->blocks[b];
     block_state *s = &net->blocks[b];
     const int64_t n = net->in->n, hw = k->oh * k->ow;
-    const float *drop = drop_of(net, b);
-    const en_operand x = input_of(net, b), u1 = depthwise_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act };
-    const en_conv_geom g = dw_geom(k, n);
-    const en_grad dy3 = { .stored = s->g, .drop = drop, .y = s->y3, .bn = &s->bn_project, .hw = hw },
-                  dy2 = { .stored = s->dz2, .gated = net->be->gated, .act = m->act, .gate = k->q > 0 ? s->se.gate : NULL,
+    const en_operand x = input_of(net, b), u1 = spatial_input(net, b), u2 = { s->y2, &s->bn_dw, m->act };
+    const en_conv_geom g = spatial_geom(k, n);
+    const en_grad dy2 = { .stored = s->dz2, .gated = net->be->gated && k->w_project >= 0, .act = m->act, .gate = k->q > 0 ? s->se.gate : NULL,
                           .dgate = k->q > 0 ? s->se.dgate : NULL, .y = s->y2, .bn = &s->bn_dw, .hw = hw },
                   dy1 = { .stored = s->dz1, .y = s->y1, .bn = &s->bn_expand, .hw = k->h * k->w };
     const void *skip = k->skip ? s->g : NULL;
     void *dx = b == 0 ? net->dz_stem : net->blocks[b - 1].g;
     en_bn *x_bn = b == 0 ? &net->bn_stem : NULL;
 
-    EN_TRY(ops->residual_backward(net->be, n, hw, k->co_p, s->g, drop, s->y3, &s->bn_project), "residual");
-    EN_TRY(settle_backward(net, &s->bn_project), "project");
-    net->be->workspace = s->work_project;
-    EN_TRY(ops->se_project_backward(net->be, n, hw, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, &dy3, s->dz2, s->dw_project,
-                                    &s->bn_dw), "project");
-    EN_TRY(settle_backward(net, &s->bn_dw), "depthwise");
-    net->be->workspace = s->work_depthwise;
+    EN_TRY(narrow_end_backward(net, b, &u2), "the narrow end");
+    EN_TRY(settle_backward(net, &s->bn_dw), "convolution");
+    net->be->workspace = s->work_back;
     if (k->expand) {
         EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, NULL, s->dz1, s->dw_dw, &s->bn_expand), "depthwise");
         EN_TRY(settle_backward(net, &s->bn_expand), "expand");
         net->be->workspace = s->work_expand;
         EN_TRY(ops->pointwise_backward(net->be, n * k->h * k->w, k->ci_p, k->mid_p, x.y, s->w_expand, &dy1, skip, dx, s->dw_expand), "expand");
-    } else {
-        EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "depthwise");
-        if (x_bn) EN_TRY(settle_backward(net, x_bn), "stem");
+        return EN_OK;
     }
+    if (en_block_is_depthwise(k)) EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "depthwise");
+    else EN_TRY(ops->conv_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "convolution");
+    if (x_bn) EN_TRY(settle_backward(net, x_bn), "stem");
     return EN_OK;
 }
 

@@ -9,7 +9,7 @@
 
 /* Indices of the buffers of a plan: the four of stem and head, then block b's at base[b] + field. */
 enum { Y_STEM, Y_HEAD, DZ_STEM, WORK_HEAD, FIRST_BLOCK };
-enum { Y1, Y2, Y3, O, DZ1, DZ2, G, WORK_FORWARD, WORK_PROJECT, WORK_DEPTHWISE, WORK_EXPAND, PER_BLOCK };
+enum { Y1, Y2, Y3, O, DZ1, DZ2, G, WORK_SPATIAL, WORK_FORWARD, WORK_PROJECT, WORK_BACK, WORK_EXPAND, PER_BLOCK };
 
 static size_t tensor_bytes(const en_net_config *c, int64_t h, int64_t w, int64_t channels)
 {
@@ -19,7 +19,7 @@ static size_t tensor_bytes(const en_net_config *c, int64_t h, int64_t w, int64_t
 static size_t work_bytes(const en_net_config *c, en_work kind, en_conv_geom g) { return c->be->ops->workspace_bytes(c->be, kind, &g); }
 
 /* Times, three a block each way: stem 0, block b from 1+3b, head H = 1+3B; back: head H+1, then block b, from the last one:
- * project t, depthwise t+1, expand t+2; the stem at the end. */
+ * project t, convolution over space t+1, expand t+2; the stem at the end. */
 static en_status plan_activations(const en_net_config *c, en_plan *p)
 {
     const en_model *m = c->model;
@@ -37,17 +37,20 @@ static en_status plan_activations(const en_net_config *c, en_plan *p)
         const int fwd = 1 + 3 * b, bwd = back_head + 1 + 3 * (B - 1 - b), end = bwd + 2;
         const size_t in = tensor_bytes(c, k->h, k->w, k->mid_p), mid = tensor_bytes(c, k->oh, k->ow, k->mid_p),
                      out = tensor_bytes(c, k->oh, k->ow, k->co_p);
-        const en_conv_geom expand = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p), project = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p), dw = dw_geom(k, n);
+        const en_conv_geom expand = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p), project = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p),
+                           spatial = spatial_geom(k, n);
         en_plan_add(p, k->expand ? in : 0, fwd, train ? end : fwd + 1, "%s y1", k->name);
         en_plan_add(p, mid, fwd + 1, train ? bwd + 1 : fwd + 2, "%s y2", k->name);
-        en_plan_add(p, out, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
+        en_plan_add(p, k->w_project >= 0 ? out : 0, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
         en_plan_add(p, out, fwd + 2, train ? bwd - 1 : fwd + 5, "%s o", k->name);           /* read by the next block, both ways */
         en_plan_add(p, train && k->expand ? in : 0, bwd + 1, end, "%s dz1", k->name);
         en_plan_add(p, train ? mid : 0, bwd, bwd + 1, "%s dz2", k->name);
         en_plan_add(p, train ? out : 0, b == B - 1 ? back_head : bwd - 2, k->skip ? end : bwd, "%s g", k->name);
-        en_plan_add(p, work_bytes(c, EN_WORK_PROJECT, project), fwd + 2, fwd + 2, "%s work", k->name);
-        en_plan_add(p, train ? work_bytes(c, EN_WORK_PROJECT, project) : 0, bwd, bwd, "%s work project", k->name);
-        en_plan_add(p, train ? work_bytes(c, EN_WORK_DEPTHWISE_BACKWARD, dw) : 0, bwd + 1, bwd + 1, "%s work depthwise", k->name);
+        en_plan_add(p, en_block_is_depthwise(k) ? 0 : work_bytes(c, EN_WORK_CONV, spatial), fwd + 1, fwd + 1, "%s work convolution", k->name);
+        en_plan_add(p, k->w_project >= 0 ? work_bytes(c, EN_WORK_PROJECT, project) : 0, fwd + 2, fwd + 2, "%s work", k->name);
+        en_plan_add(p, train && k->w_project >= 0 ? work_bytes(c, EN_WORK_PROJECT, project) : 0, bwd, bwd, "%s work project", k->name);
+        en_plan_add(p, train ? work_bytes(c, en_block_is_depthwise(k) ? EN_WORK_DEPTHWISE_BACKWARD : EN_WORK_CONV, spatial) : 0, bwd + 1, bwd + 1,
+                    "%s work back", k->name);
         en_plan_add(p, train && k->expand ? work_bytes(c, EN_WORK_POINTWISE_BACKWARD, expand) : 0, end, end, "%s work expand", k->name);
     }
     return en_plan_place(p);
@@ -101,7 +104,7 @@ static void carve_small(en_net *net, carver *c)
             s->bn_expand.fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
         }
         carve_bn(c, &s->bn_dw, k->mid_p, one);
-        carve_bn(c, &s->bn_project, k->co_p, one);
+        if (k->w_project >= 0) carve_bn(c, &s->bn_project, k->co_p, one);
         if (k->q > 0) {
             s->se.q = k->q;
             s->se.pooled = carve(c, n * (size_t)k->mid_p * sizeof(float));
@@ -117,7 +120,7 @@ static void carve_small(en_net *net, carver *c)
 en_status en_net_knows(const en_model *m)
 {
     bool knows = m->act == EN_ACT_SILU && !m->pool.kernel && m->head.weight >= 0;
-    for (int b = 0; b < m->n_blocks; b++) knows = knows && m->blocks[b].kind == EN_BLOCK_MBCONV;
+    for (int b = 0; b < m->n_blocks; b++) knows = knows && (m->blocks[b].kind == EN_BLOCK_MBCONV || m->blocks[b].kind == EN_BLOCK_FUSED);
     EN_REQUIRE(knows, EN_EUSAGE, "this build describes %s but cannot train or evaluate it yet", m->row->name);
     return EN_OK;
 }
@@ -151,8 +154,9 @@ static en_status reserve_all(en_net *net)
             g = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p);
             EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
         }
-        g = dw_geom(k, n);
+        g = spatial_geom(k, n);
         EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
+        if (k->w_project < 0) continue;
         g = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p);
         EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
     }
@@ -223,8 +227,8 @@ en_status en_net_open(const en_net_config *c, en_net **out)
         const int at = FIRST_BLOCK + b * PER_BLOCK;
         s->y1 = AT(at + Y1), s->y2 = AT(at + Y2), s->y3 = AT(at + Y3), s->o = AT(at + O);
         s->dz1 = AT(at + DZ1), s->dz2 = AT(at + DZ2), s->g = AT(at + G);
-        s->work_forward = AT(at + WORK_FORWARD), s->work_project = AT(at + WORK_PROJECT);
-        s->work_depthwise = AT(at + WORK_DEPTHWISE), s->work_expand = AT(at + WORK_EXPAND);
+        s->work_spatial = AT(at + WORK_SPATIAL), s->work_forward = AT(at + WORK_FORWARD), s->work_project = AT(at + WORK_PROJECT);
+        s->work_back = AT(at + WORK_BACK), s->work_expand = AT(at + WORK_EXPAND);
     }
 #undef AT
     EN_TRY_OUT(upload_keep(net), "stochastic depth");
@@ -295,7 +299,7 @@ void en_net_bind(en_net *net, float *params, float *grads, float *stats)
         block_state *s = &net->blocks[b];
         if (k->expand) bind_bn(net, &s->bn_expand, &k->bn_expand);
         bind_bn(net, &s->bn_dw, &k->bn_spatial);
-        bind_bn(net, &s->bn_project, &k->bn_project);
+        if (k->w_project >= 0) bind_bn(net, &s->bn_project, &k->bn_project);
         s->w_expand = param(net, k->w_expand);
         s->dw_expand = grad(net, k->w_expand);
         s->w_dw = param(net, k->w_spatial);

@@ -9,7 +9,7 @@ typedef struct {
     en_se  se;
     float *w_expand, *w_dw, *w_project, *dw_expand, *dw_dw, *dw_project;
     void  *y1, *y2, *y3, *o, *dz1, *dz2, *g;             /* g: the gradient of o */
-    void  *work_forward, *work_project, *work_depthwise, *work_expand;   /* be->workspace of this block's passes */
+    void  *work_spatial, *work_forward, *work_project, *work_back, *work_expand;   /* be->workspace of this block's passes */
     size_t grads_done;                                   /* elements of the arena that are final after this block */
 } block_state;
 
@@ -44,9 +44,11 @@ static inline en_conv_geom stem_geom(const en_model *m, int64_t n)
                            .kernel = m->stem.kernel, .stride = m->stem.stride, .pad = m->stem.pad_h };
 }
 
-static inline en_conv_geom dw_geom(const en_block *k, int64_t n)
+/* The convolution over space: depthwise, or dense from the block's input. */
+static inline en_conv_geom spatial_geom(const en_block *k, int64_t n)
 {
-    return (en_conv_geom){ .n = n, .h = k->h, .w = k->w, .c = k->mid_p, .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel,
+    const bool depthwise = en_block_is_depthwise(k);
+    return (en_conv_geom){ .dense = !depthwise, .n = n, .h = k->h, .w = k->w, .c = depthwise ? k->mid_p : k->ci_p, .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel,
                            .stride = k->stride, .pad = k->pad_h };
 }
 

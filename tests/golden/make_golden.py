@@ -1,12 +1,12 @@
 #!/usr/bin/python3
-"""Golden answers of EfficientNet-B0's training step, from PyTorch in float64.
+"""Golden answers of a training step of EfficientNet-B0 or EfficientNetV2-S, from PyTorch in float64.
 
-    /usr/bin/python3 make_golden.py                        writes b0.h5 beside this file
+    /usr/bin/python3 make_golden.py                        writes b0.h5 and v2s.h5 beside this file
     /usr/bin/python3 make_golden.py --full FILE.h5         writes inputs and answers in full as well (100 MB)
     /usr/bin/python3 make_golden.py --compare DUMP.h5      takes weights and batch from `effnet train --dump DUMP.h5`
                                                            and compares logits, gradients and running statistics
 
-torchvision's efficientnet_b0 with what distinguishes the reference: TensorFlow SAME padding, lopsided, by explicit F.pad;
+torchvision's network with what distinguishes the reference: TensorFlow SAME padding, lopsided, by explicit F.pad;
 batch-norm eps 1e-3; running_var takes the population variance.  Dropout and stochastic depth are off, label smoothing 0.1.
 
 The inputs follow a formula (net_help.h states it) that C repeats to the last bit, so none of them is stored.  Of the
@@ -69,7 +69,7 @@ def as_bytes(images):
 def weight(layer, name, shape):
     one = name.endswith(".running_var") or (len(shape) == 1 and name.endswith(".weight"))
     if len(shape) == 4:
-        fan_out = shape[2] * shape[3] * (1 if name.endswith("conv_dw.weight") else shape[0])
+        fan_out = shape[2] * shape[3] * (1 if shape[1] == 1 else shape[0])        # depthwise: 1
         return formula(layer, shape, 0.0, np.sqrt(6.0 / fan_out))
     if len(shape) == 2:
         return formula(layer, shape, 0.0, 1.0 / np.sqrt(float(shape[0])))
@@ -109,8 +109,12 @@ class BatchNorm(torch.nn.Module):
         return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, 1e-3)
 
 
-def network(classes, momentum=0.01):
-    m = torchvision.models.efficientnet_b0(weights=None, num_classes=classes, stochastic_depth_prob=0.0)
+# file, torchvision's name, momentum of the batch norms, sizes, whether bfloat16 is measured too
+NETWORKS = (("b0", "efficientnet_b0", 0.01, (64, 75), True), ("v2s", "efficientnet_v2_s", 0.1, (96,), False))
+
+
+def network(classes, name="efficientnet_b0", momentum=0.01):
+    m = getattr(torchvision.models, name)(weights=None, num_classes=classes, stochastic_depth_prob=0.0)
 
     def replace(parent):
         for name, child in list(parent.named_children()):
@@ -175,9 +179,9 @@ def bf16_group(g, model, given, images, labels, size):
         size, loss, np.median(bf16 / norm), np.linalg.norm(bf16) / np.linalg.norm(norm), g["bf16_logits"][()] / np.linalg.norm(logits)))
 
 
-def write(path, full, classes=10, batch=4):
-    names = timm_names()
-    model = network(classes)
+def write(path, full, name, momentum, sizes, narrow, classes=10, batch=4):
+    model = network(classes, name, momentum)
+    names = timm_names() if name == "efficientnet_b0" else list(model.state_dict())
     shapes = [tuple(v.shape) for v in model.state_dict().values()]
     given = [weight(i, name, shape) for i, (name, shape) in enumerate(zip(names, shapes))]
     labels = (np.arange(batch) % classes).astype(np.int32)
@@ -186,7 +190,7 @@ def write(path, full, classes=10, batch=4):
         f.attrs.update(seed=np.uint64(SEED), batch=batch, classes=classes, smoothing=0.1, torch=str(torch.__version__))
         f["names"] = np.array(names, "S80")
         f["weight_sum"] = np.array([g.sum() for g in given])
-        for size in (64, 75):
+        for size in sizes:
             images = formula(65535, (batch, size, size, 3), 0.0, 1.5)
             loss, logits, exact = step(model, given, images, labels, torch.float64)
             _, _, single = step(model, given, images, labels, torch.float32)
@@ -200,9 +204,10 @@ def write(path, full, classes=10, batch=4):
                 o["images"], o["labels"], o["logits"], o["loss"] = images.astype(np.float32), labels, logits, loss
                 for name, value, answer in zip(names, given, exact):
                     o["given/" + name], o["answers/" + name] = value.astype(np.float32), answer
-            print("%d px: loss %.12f; float32 is off by %.2g (median over tensors), %.2g at worst" % (
-                size, loss, *(q([r[4] / r[0] for r in rows]) for q in (np.median, np.max))))
-            bf16_group(f.create_group("b%d" % size), model, given, as_bytes(images), labels, size)
+            print("%s, %d px: loss %.12f; float32 is off by %.2g (median over tensors), %.2g at worst" % (
+                name, size, loss, *(q([r[4] / r[0] for r in rows]) for q in (np.median, np.max))))
+            if narrow:
+                bf16_group(f.create_group("b%d" % size), model, given, as_bytes(images), labels, size)
 
 
 def compare(path):
@@ -231,15 +236,16 @@ def compare(path):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--out", default=os.path.join(HERE, "b0.h5"))
-    p.add_argument("--full", metavar="FILE.h5")
+    p.add_argument("--out", default=HERE, metavar="DIR")
+    p.add_argument("--full", metavar="FILE.h5", help="of B0")
     p.add_argument("--compare", metavar="DUMP.h5")
     a = p.parse_args()
     torch.use_deterministic_algorithms(True)
     if a.compare:
         compare(a.compare)
     else:
-        write(a.out, a.full)
+        for file, name, momentum, sizes, narrow in NETWORKS:
+            write(os.path.join(a.out, file + ".h5"), a.full if file == "b0" else None, name, momentum, sizes, narrow)
 
 
 main()
