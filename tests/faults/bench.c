@@ -27,7 +27,13 @@ static double median(double *v, int n)
 }
 
 typedef struct { double from, to; } stretch;
-typedef struct { stretch step[MOST], write[MOST]; int steps, writes; bool writing; int64_t written_step; double wait_s[MOST], snapshot_s[MOST]; } record;
+typedef struct {
+    stretch step[MOST], write[MOST];
+    int steps, writes;
+    bool writing;
+    int64_t written_step;
+    double wait_s[MOST], snapshot_s[MOST];
+} record;
 
 /* A new line of the metrics; they come right after what they tell of. */
 static void take_line(record *r, const char *line)
@@ -81,7 +87,8 @@ static void steps_beside_writes(const char *dir)
     static double alone[MOST], beside[MOST], lasted[MOST];
     int a = 0, b = 0, l = 0;
     struct stat st = { 0 };
-    job *j = start((how){ .ranks = 1, .script = "", .seconds = 600 }, TRAIN_B0 " --steps %d --checkpoint-every %d --data %s --run %s", LAST, EVERY, pictures(), dir);
+    const how h = { .ranks = 1, .script = "", .seconds = 600 };
+    job *j = start(h, TRAIN_B0 " --steps %d --checkpoint-every %d --data %s --run %s", LAST, EVERY, pictures(), dir);
     watch(j, dir, &r);
     expect_code(finish(j), 0);
     stat(checkpoint_of(dir, LAST), &st);
@@ -96,7 +103,8 @@ static void steps_beside_writes(const char *dir)
     printf("B0 at 64 px, 16 images a step, 1 rank, 1 thread, %ld cores; checkpoints of %.0f MB\n"
            "  step, alone             %8.1f ms   (median of %d)\n  step, beside a write    %8.1f ms   (median of %d): %+.1f %%\n"
            "  a write                 %8.1f ms   (median of %d)\n  the step waits: for the snapshot %.1f ms, for the write before %.1f ms (medians)\n",
-           sysconf(_SC_NPROCESSORS_ONLN), (double)st.st_size / 1e6, 1e3 * x, a, 1e3 * y, b, 100 * (y / x - 1), 1e3 * median(lasted, l), l,
+           sysconf(_SC_NPROCESSORS_ONLN), (double)st.st_size / 1e6, 1e3 * x, a, 1e3 * y, b, 100 * (y / x - 1),
+           1e3 * median(lasted, l), l,
            1e3 * median(r.snapshot_s, r.writes), 1e3 * median(r.wait_s, r.writes));
     if (!a || !b) fail_msg("%d steps alone, %d beside a write: nothing is measured", a, b);
 }
@@ -107,7 +115,8 @@ static void stops(const char *dir)
     for (int i = 0; i < STOPS; i++) {
         const int64_t from = newest_checkpoint(dir);
         struct stat st;
-        job *j = start((how){ .ranks = 1, .script = "", .seconds = 300 }, TRAIN_B0 " --steps 100000 --checkpoint-every 0 --data %s --run %s", pictures(), dir);
+        const how h = { .ranks = 1, .script = "", .seconds = 300 };
+        job *j = start(h, TRAIN_B0 " --steps 100000 --checkpoint-every 0 --data %s --run %s", pictures(), dir);
         while (running(j)) {                   /* a few steps of its own */
             size_t n;
             const metric *m = metrics(dir, "train", &n);
@@ -122,8 +131,8 @@ static void stops(const char *dir)
         to_file[i] = (double)st.st_ctim.tv_sec + 1e-9 * (double)st.st_ctim.tv_nsec - asked;
     }
     const double file = median(to_file, STOPS), end = median(to_exit, STOPS);
-    printf("  from SIGTERM to the checkpoint %.2f s (worst %.2f), to the exit of launch/run %.2f s (worst %.2f), of %d\n", file, to_file[STOPS - 1], end,
-           to_exit[STOPS - 1], STOPS);
+    printf("  from SIGTERM to the checkpoint %.2f s (worst %.2f), to the exit of launch/run %.2f s (worst %.2f), of %d\n",
+           file, to_file[STOPS - 1], end, to_exit[STOPS - 1], STOPS);
 }
 
 void figures(void **state)

@@ -11,7 +11,8 @@
 enum { ANY = 1 << ONE | 1 << TWO | 1 << FOUR | 1 << NODES, SEVERAL = ANY & ~(1 << ONE), ON_NODES = 1 << NODES };
 
 /* Every section in turn; "" is the beginning of a step. */
-static const char *const sections[] = { "", "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "output", "collective", "ending" };
+static const char *const sections[] = { "", "start-up", "data", "forward", "backward", "update", "device", "checkpoint", "evaluation", "output",
+                                        "collective", "ending" };
 enum { SECTIONS = sizeof sections / sizeof *sections };
 _Static_assert(SECTIONS == EN_SECTIONS + 1, "all sections of comm/watch.h");
 

@@ -36,10 +36,10 @@ double wall_clock(void)
 
 static job *start_in(const layout *on, const char *dir, const char *inject, const char *script, const char *more)
 {
-    const how h = { .ranks = on->ranks, .script = script, .seconds = 120,
-                    .within = on->nodes ? textf("%s --nodes %d --per-node %d --dir %s --", EN_CLUSTER, on->nodes, on->ranks / on->nodes, at("cluster")) : NULL };
-    return start(h, TRAIN " --steps %d --checkpoint-every %d --eval-every %d --data %s --run %s %s%s %s", STEPS, SAVE_EVERY, EVALUATE_EVERY, pictures(), dir,
-                 *inject ? "--inject " : "", inject, more ? more : "");
+    how h = { .ranks = on->ranks, .script = script, .seconds = 120 };
+    if (on->nodes) h.within = textf("%s --nodes %d --per-node %d --dir %s --", EN_CLUSTER, on->nodes, on->ranks / on->nodes, at("cluster"));
+    return start(h, TRAIN " --steps %d --checkpoint-every %d --eval-every %d --data %s --run %s %s%s %s", STEPS, SAVE_EVERY, EVALUATE_EVERY,
+                 pictures(), dir, *inject ? "--inject " : "", inject, more ? more : "");
 }
 
 job *begin(trial *t, const char *script)
@@ -156,7 +156,8 @@ void as_undisturbed(trial *t, const char *inject)
     t->same_bits = true;
     char **x = losses(t->dir), **y = losses(dir);
     for (int i = 0; i < STEPS; i++)
-        if (!x[i] || !y[i] || strcmp(x[i], y[i]) != 0) fail_msg("the metrics of step %d: loss %s; undisturbed: %s", i + 1, x[i] ? x[i] : "-", y[i] ? y[i] : "-");
+        if (!x[i] || !y[i] || strcmp(x[i], y[i]) != 0)
+            fail_msg("the metrics of step %d: loss %s; undisturbed: %s", i + 1, x[i] ? x[i] : "-", y[i] ? y[i] : "-");
     if (x[STEPS]) fail_msg("%s", x[STEPS]);
 }
 
@@ -198,7 +199,8 @@ int process_of_rank(int root, int rank)
         const char *text = read_file(path, &bytes);
         for (const char *p = text; p < text + bytes; p += strlen(p) + 1)
             for (int k = 0; k < 2; k++)
-                if (strncmp(p, names[k], strlen(names[k])) == 0 && p[strlen(names[k])] == '=' && atoi(p + strlen(names[k]) + 1) == rank) return pids[i];
+                if (strncmp(p, names[k], strlen(names[k])) == 0 && p[strlen(names[k])] == '=' && atoi(p + strlen(names[k]) + 1) == rank)
+                    return pids[i];
     }
     return 0;
 }
