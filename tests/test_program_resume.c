@@ -342,6 +342,23 @@ static void a_second_job_is_refused(void **state)
     for (size_t i = 0; i < n; i++) assert_int_equal(m[i].step, (int64_t)i + 1);
 }
 
+/* As after a restart, when a rank of the job before has not yet heard that it is over. */
+static void a_job_waits_for_one_that_is_ending(void **state)
+{
+    (void)state;
+    const char *dir = at("ending");
+    job *first = start((how){ 0 }, TRAIN " --threads 1 --steps 1000000 --checkpoint-every 0 --eval-every 0 --data %s --run %s", data(), dir);
+    wait_for_lines(first, at("ending/metrics.jsonl"), 2);
+    job *second = start((how){ 0 }, TRAIN " --threads 1 --steps 4 --data %s --run %s", data(), dir);
+    pause_s(1);
+    send(first, SIGTERM);
+    expect_code(finish(first), 75);
+    outcome *o = finish(second);
+    expect_code(o, 0);
+    says_once(o, "waiting 10 s for it to end");
+    if (!strstr(o->out, "going on from step ")) FAIL_RUN(o, "it does not go on from the other's checkpoint");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -367,6 +384,7 @@ int main(void)
         cmocka_unit_test(kills_of_ranks_or_mpirun),
         cmocka_unit_test(fresh_refuses_a_run_with_a_checkpoint),
         cmocka_unit_test(a_second_job_is_refused),
+        cmocka_unit_test(a_job_waits_for_one_that_is_ending),
     };
     return program_main("program_resume", tests, sizeof tests / sizeof *tests);
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { DEFAULT_BATCH_PER_RANK = 32 };
@@ -36,6 +37,18 @@ static en_status make_dir(const char *path)
     return EN_OK;
 }
 
+/* A job that was killed may leave a rank that has not heard of it yet, for some seconds: its successor waits for it. */
+static bool take_lock(const en_run *run)
+{
+    const double patience_s = 10, until = en_seconds() + patience_s;
+    for (bool told = false; flock(run->lock_fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; told = true) {
+        if (!told) fprintf(stderr, "effnet: another job is in %s; waiting %g s for it to end\n", run->dir, patience_s);
+        if (en_seconds() > until) return false;
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    }
+    return true;
+}
+
 /* RUN/run.lock keeps a second job out of the same folder.  A file system without locks is no reason to refuse. */
 static en_status open_folder(en_run *run)
 {
@@ -46,7 +59,7 @@ static en_status open_folder(en_run *run)
     snprintf(path, sizeof path, "%s/run.lock", run->dir);
     run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     EN_REQUIRE(run->lock_fd >= 0, EN_EIO, "%s cannot be written: %s; choose another --run", path, strerror(errno));
-    EN_REQUIRE(flock(run->lock_fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, EN_EUSAGE,
+    EN_REQUIRE(take_lock(run), EN_EUSAGE,
                "another job is training in %s; choose another --run, or wait for it", run->dir);
     return EN_OK;
 }
