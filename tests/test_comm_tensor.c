@@ -248,7 +248,7 @@ bool en_nccl_probe(char *why, size_t size)
 
 en_status en_nccl_open(en_comm *c, en_backend *be, const struct en_waits *w, en_comm **out)
 {
-    check(w->enter && w->leave && w->alive && w->limit_s > 0);
+    check(w->enter && w->leave && w->alive && w->limit_s);
     nccl.opened++;
     *out = NULL;
     EN_REQUIRE(c->rank != nccl.fails_on, EN_EPEER, "rank %d does not start", c->rank);

@@ -12,7 +12,6 @@
 
 #include "kernels/host.h"
 #include "trainer/checkpoint_internal.h"
-#include "trainer/inject.h"
 
 static void folder_of(const char *path, char folder[EN_PATH])
 {

@@ -41,6 +41,12 @@ bool en_h5_strings(hid_t file, const char *path, int64_t n, char *const *strings
 
 /* Writes the image to `tmp` and fsyncs it; on failure `tmp` is gone.  EN_EIO, with what is needed and what is free. */
 en_status en_h5_save_image(hid_t file, const char *tmp);
+/* The errno that a write is to fail with now, 0: none; by the thread that writes.  inject.c has it, in builds with EN_FAULTS. */
+#ifdef EN_FAULTS
+int en_inject_write_error(void);
+#else
+static inline int en_inject_write_error(void) { return 0; }
+#endif
 /* Renames tmp to path and fsyncs the folder: afterwards the name stands, also if the machine goes down. */
 en_status en_file_commit(const char *tmp, const char *path);
 /* The same for a file that exists already: `path` becomes a second name of `from`.  False: this file system cannot. */

@@ -8,6 +8,7 @@
  * Only free and the caller's filling are the caller's time to touch the buffer, only begun and writing the thread's: one
  * of them owns it at any moment, handed over under the lock.  A write that fails leaves its error for the next acquire or
  * wait, once; the buffer is free again and the files of before are there, so training may go on. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,9 +57,17 @@ static en_status write_one(en_checkpoint_writer *w, bool best)
     return en_checkpoint_prune(w->dir, w->keep);
 }
 
+/* Where all cores train, the file can wait and the step cannot.  Linux keeps a nice value for each thread. */
+static void give_way(void)
+{
+    enum { NICE = 10 };
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE);
+}
+
 static void *write_when_begun(void *arg)
 {
     en_checkpoint_writer *w = arg;
+    give_way();
     pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->begun && !w->stop) pthread_cond_wait(&w->changed, &w->lock);

@@ -27,13 +27,10 @@ en_status en_inject_step_begins(en_trainer *t);
 /* The step is over on the device: what was changed for it alone is put back.  Not earlier: an upload waits for the device, whose sums wait
  * for the other ranks, which on the emulated device get on only while their hosts do. */
 en_status en_inject_step_ended(en_trainer *t);
-/* The errno that a write of a checkpoint is to fail with now, 0: none.  By the thread that writes. */
-int       en_inject_write_error(void);
 #else
 static inline en_status en_inject_open(const en_options *o, const en_comm *comm) { (void)o, (void)comm; return EN_OK; }
 static inline en_status en_inject_step_begins(en_trainer *t) { (void)t; return EN_OK; }
 static inline en_status en_inject_step_ended(en_trainer *t) { (void)t; return EN_OK; }
-static inline int       en_inject_write_error(void) { return 0; }
 #endif
 
 #endif
