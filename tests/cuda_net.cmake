@@ -4,7 +4,7 @@ if(NOT EN_CUDAEMU_MODES)
   return()
 endif()
 add_library(en_reference_cuda STATIC oracle_net.c net_help.c oracle.c)
-target_compile_definitions(en_reference_cuda PUBLIC EN_TEST_CUDA)
+target_compile_definitions(en_reference_cuda PUBLIC EN_TEST_CUDA EN_TEST_EMULATED)
 target_include_directories(en_reference_cuda PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
 target_link_libraries(en_reference_cuda PUBLIC en_trainer PRIVATE en_warnings)
 

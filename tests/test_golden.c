@@ -34,7 +34,7 @@ enum { SAMPLES = 32, PROJECTIONS = 16, BATCH = 4, CLASSES = 10, SEED = 2024 };
 /* A file of answers, the model it is of, at which sizes, and whether its names are timm's. */
 typedef struct { const char *file, *row; int sizes[3]; bool timm; } golden;
 static const golden b0 = { "b0.h5", "efficientnet_b0", { 64, 75 }, true };
-#ifndef EN_TEST_CUDA
+#ifndef EN_TEST_EMULATED
 static const golden v2s = { "v2s.h5", "efficientnetv2_s", { 96 }, false };
 #endif
 static const golden *of;                                        /* that the test at hand is about */
@@ -331,7 +331,7 @@ int main(void)
         OF(b0, the_reference_network_is_pytorchs_in_double),
         OF(b0, the_net_is_pytorchs_within_1e_4),
         OF(b0, answers_in_bf16_are_nearer_to_float64_than_pytorchs),
-#ifndef EN_TEST_CUDA    /* sixteen times the work of B0, which is too much for a fiber a thread; test_net has fused blocks there */
+#ifndef EN_TEST_EMULATED    /* sixteen times the work of B0, which is too much for a fiber a thread; test_net has fused blocks there */
         OF(v2s, weights_and_names_are_those_of_the_golden_file),
         OF(v2s, the_reference_network_is_pytorchs_in_double),
         OF(v2s, the_net_is_pytorchs_within_1e_4),
