@@ -162,6 +162,7 @@ static void another_program_on_one_rank(void **state)
 {
     (void)state;
     shell("cp '%s' '%s' && printf x >> '%s'", EN_PROGRAM, at("other"), at("other"));
+    shell("plugin=$(dirname '%s')/libeffnet_cuda.so; test ! -e $plugin || cp $plugin '%s'", EN_PROGRAM, at("libeffnet_cuda.so"));     /* it is looked for beside the program */
     const char *text = second_runs(1, at("other"), "doctor");
     says(text, "\n! program ");
     says(text, "(rank 1): not the same program as on ");

@@ -50,8 +50,9 @@ template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, size
 struct unit { const float *scale, *shift, *mean, *gate; en_act act; };
 
 /* z2 = u*gate and partials[image, part][kind][c]: all FIVE_SUMS (squeeze.h), or the first alone.  Bytes: y, ds, z2 once.
- * Registers hold 4 parameters and up to 5 sums of 8 channels, so two blocks fill an SM; a thread has 64 bytes in flight. */
-template <typename T, bool FIVE> static __global__ void __launch_bounds__(SWEEP_BLOCK, 2)
+ * Registers hold 4 parameters and up to 5 sums of 8 channels, so two blocks fill an SM; a thread has 64 bytes in flight.  SILU: known
+ * when it is compiled, because the choice among activations costs registers that are not there. */
+template <typename T, bool FIVE, bool SILU> static __global__ void __launch_bounds__(SWEEP_BLOCK, 2)
     sum_gradient(sweep s, unit x, const T *__restrict__ y, const T *__restrict__ ds, T *__restrict__ z2, float *partials)
 {
     enum { BATCH = sizeof(T) == 2 ? 2 : 1, KINDS = FIVE ? (int)FIVE_SUMS : 1 };
@@ -80,7 +81,7 @@ template <typename T, bool FIVE> static __global__ void __launch_bounds__(SWEEP_
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
                     float u, slope;
-                    act_both<T>(x.act, fmaf(v[i], a[i], b[i]), &u, &slope);
+                    act_both<T>(SILU ? EN_ACT_SILU : x.act, fmaf(v[i], a[i], b[i]), &u, &slope);
                     z[i] = u * gate[i];
                     sums[Q_DGATE][i] = fmaf(d[i], u, sums[Q_DGATE][i]);
                     if constexpr (FIVE) {
@@ -96,6 +97,14 @@ template <typename T, bool FIVE> static __global__ void __launch_bounds__(SWEEP_
     }
     float *const out = partials + (p.image * s.parts + p.part) * KINDS * s.c;
     block_sums<KINDS>(s, sums, held, [&](int k, int64_t channel, double sum) { out[k * s.c + channel] = (float)sum; });
+}
+
+template <bool FIVE> static void sum_gradients(en_backend *be, const sweep &s, const unit &x, const void *y, const void *ds, void *z2, float *partials)
+{
+    const unsigned grid = sweep_grid(s);
+    const cudaStream_t stream = engine(be)->compute;
+    if (x.act == EN_ACT_SILU) BY_TYPE(be, T, (sum_gradient<T, FIVE, true><<<grid, SWEEP_BLOCK, 0, stream>>>(s, x, (const T *)y, (const T *)ds, (T *)z2, partials)));
+    else BY_TYPE(be, T, (sum_gradient<T, FIVE, false><<<grid, SWEEP_BLOCK, 0, stream>>>(s, x, (const T *)y, (const T *)ds, (T *)z2, partials)));
 }
 
 /* dz = (ds*gate + dp)*act'(bn(y)) in place of ds, and partials[image, part] = { sum dz, sum dz*(y-mean) }; dp (n, c), NULL: 0.
@@ -233,7 +242,7 @@ static en_status back_through_gate(en_backend *be, int64_t n, int64_t hw, int64_
     SCRATCH_FITS(be, k);
     if (five) {
         EN_REQUIRE(!se || se->dgate, EN_EINVAL, "no room for the gradient of the gate");
-        BY_TYPE(be, T, (sum_gradient<T, true><<<grid, SWEEP_BLOCK, 0, stream>>>(s, of, (const T *)x->y, (const T *)dz, (T *)z2, scratch.partials)));
+        sum_gradients<true>(be, s, of, x->y, dz, z2, scratch.partials);
         CU_LAUNCHED("five sums of %lld images of %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
         EN_TRY(by_image(be, s, scratch, kinds, &sums), "five sums");
         double *const norm = groups == 1 ? xbn->local : scratch.norm;
@@ -242,7 +251,7 @@ static en_status back_through_gate(en_backend *be, int64_t n, int64_t hw, int64_
         return EN_OK;
     }
     if (se) {
-        BY_TYPE(be, T, (sum_gradient<T, false><<<grid, SWEEP_BLOCK, 0, stream>>>(s, of, (const T *)x->y, (const T *)dz, (T *)z2, scratch.partials)));
+        sum_gradients<false>(be, s, of, x->y, dz, z2, scratch.partials);
         CU_LAUNCHED("gate's gradient of %lld images of %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
         EN_TRY(by_image(be, s, scratch, kinds, &sums), "gate");
         EN_TRY(squeeze_backward(be, se, n, hw, c, sums, kinds, &scratch.squeeze, scratch.squeeze.dp, NULL), "gate");
