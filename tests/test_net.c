@@ -32,8 +32,8 @@ static const net_case cases[] = {
     { "b0", { .width = 0.25, .depth = 1, .resolution = 64, .classes = 17, .dropout = 0.3f, .drop_path = 0.5f },  5, true,  "dropout, stochastic depth" },
     { "b1", { .width = 0.3, .resolution = 48, .classes = 5, .drop_path = 0.4f },                                 4, false, "two blocks in stage 0" },
     { "b3", { .width = 0.6, .depth = 0.4, .resolution = 50, .classes = 100, .dropout = 0.5f },                   4, true,  "other widths" },
-    { "v2s", { .width = 0.34, .depth = 0.13, .resolution = 65, .classes = 7, .dropout = 0.2f, .drop_path = 0.4f }, 5, false, "fused blocks, the first without expansion" },
-    { "v2b0", { .width = 0.3, .depth = 0.7, .resolution = 64, .classes = 6, .drop_path = 0.3f },                 4, true,  "fused blocks with skips" },
+    { "v2s", { .width = 0.34, .depth = 0.13, .resolution = 41, .classes = 7, .dropout = 0.2f, .drop_path = 0.4f }, 5, false, "fused blocks, the first without expansion" },
+    { "v2b0", { .width = 0.25, .depth = 0.51, .resolution = 40, .classes = 6, .drop_path = 0.3f },                 4, true,  "fused blocks with skips" },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
