@@ -156,6 +156,7 @@ bounded activated(en_act act, bounded z);
 bounded slope(en_act act, bounded z);
 bounded sigmoid(bounded z);
 bounded scaled_rows(bounded x, int64_t rows_per, int64_t c, bounded by); /* x[r,i] * by[r/rows_per, i]                */
+bounded dropped(bounded x, const float *drop, int64_t n, int64_t hw, int64_t c);       /* x[r,i] * drop[r/hw]; drop NULL: x */
 bounded spread_rows(bounded x, int64_t rows_per, int64_t c);             /* x[r/rows_per, i]                          */
 bounded pooled_rows(bounded x, int64_t n, int64_t hw, int64_t c);        /* mean over hw                              */
 
@@ -178,6 +179,8 @@ bounded    operand_value(const host_operand *x);               /* act(bn(y))    
 bounded    operand_slope(const host_operand *x);               /* act'(bn(y))                                        */
 en_operand operand_up(variant *v, const host_operand *x, en_bn *bn);   /* *bn must live as long as the operand       */
 
+/* Factors of stochastic depth for n images: 0, 1.25 (exact problems: 2), 0, ...; NULL unless wanted */
+float *drops(int64_t n, bool wanted);
 typedef struct { float *stored, *drop, *dpooled, *gate, *dgate; bool gated; host_operand of; int64_t n, hw; } host_grad;
 enum { PLAIN = 0, DROP = 1, POOLED = 2, GATED = 3, UNGATED = 4 };       /* the last two for variants that are be->gated alone */
 host_grad grad_make(int64_t n, int64_t hw, int64_t c, int64_t logical, int kind);

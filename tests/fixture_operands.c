@@ -61,6 +61,13 @@ en_operand operand_up(variant *v, const host_operand *x, en_bn *bn)
     return (en_operand){ .y = up_a(v, x->y, x->rows * x->c), .bn = x->bn ? bn : NULL, .act = x->act };
 }
 
+float *drops(int64_t n, bool wanted)
+{
+    float *drop = wanted ? mem_f(n) : NULL;
+    for (int64_t b = 0; wanted && b < n; b++) drop[b] = b % 2 ? (is_exact() ? 2.f : 1.25f) : 0.f;
+    return drop;
+}
+
 host_grad grad_make(int64_t n, int64_t hw, int64_t c, int64_t logical, int kind)
 {
     static const en_act acts[] = { EN_ACT_SILU, EN_ACT_SILU, EN_ACT_RELU, EN_ACT_RELU6 };           /* by shape */
@@ -75,6 +82,14 @@ host_grad grad_make(int64_t n, int64_t hw, int64_t c, int64_t logical, int kind)
         for (int64_t b = 1; b < n; b++) d.drop[b] = b == 1 || below(2) ? 2.f : 0.f;
     }
     return d;
+}
+
+bounded dropped(bounded x, const float *drop, int64_t n, int64_t hw, int64_t c)
+{
+    if (!drop) return x;
+    float *wide = mem_f(n * c);
+    for (int64_t i = 0; i < n * c; i++) wide[i] = drop[i / c];
+    return scaled_rows(x, hw, c, exactly(wide, n * c));
 }
 
 bounded spread_rows(bounded x, int64_t rows_per, int64_t c)
@@ -96,10 +111,7 @@ bounded grad_dz(const host_grad *d)
         bounded dz = exactly(d->stored, d->n * d->hw * c);
         if (d->gate) dz = plus(scaled_rows(dz, d->hw, c, exactly(d->gate, d->n * c)), spread_rows(exactly(d->dgate, d->n * c), d->hw, c));
         if (d->gated) return d->of.act == EN_ACT_NONE ? dz : times(dz, operand_slope(&d->of));
-        if (!d->drop) return dz;
-        float *wide = mem_f(d->n * c);
-        for (int64_t i = 0; i < d->n * c; i++) wide[i] = d->drop[i / c];
-        return scaled_rows(dz, d->hw, c, exactly(wide, d->n * c));
+        return dropped(dz, d->drop, d->n, d->hw, c);
     }
     bounded dp = exactly(d->dpooled, d->n * c);
     for (int64_t i = 0; i < dp.n; i++) dp.v[i] /= (double)d->hw, dp.e[i] = 2 * UNIT * fabs(dp.v[i]);

@@ -1,22 +1,6 @@
 /* test_kernels_activation.c - a block that ends in an activation: o = act(bn(y)) * drop + x, and the way back through it. */
 #include "fixture.h"
 
-/* The second image of two is kept, the first is dropped. */
-static float *drops(int64_t n, bool wanted)
-{
-    float *drop = wanted ? mem_f(n) : NULL;
-    for (int64_t b = 0; wanted && b < n; b++) drop[b] = b % 2 ? (is_exact() ? 2.f : 1.25f) : 0.f;
-    return drop;
-}
-
-static bounded dropped(bounded x, const float *drop, int64_t n, int64_t hw, int64_t c)
-{
-    if (!drop) return x;
-    float *wide = mem_f(n * c);
-    for (int64_t i = 0; i < n * c; i++) wide[i] = drop[i / c];
-    return scaled_rows(x, hw, c, exactly(wide, n * c));
-}
-
 static void forward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with_drop, bool with_skip)
 {
     if (!problem(exact, "activation forward n%dhw%dc%d%s%s", (int)n, (int)hw, (int)c, with_drop ? " drop" : "", with_skip ? " skip" : "")) return;

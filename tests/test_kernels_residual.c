@@ -4,21 +4,6 @@
 #include <float.h>
 #include <stdlib.h>
 
-static bounded dropped(bounded x, const float *drop, int64_t n, int64_t hw, int64_t c)
-{
-    if (!drop) return x;
-    float *wide = mem_f(n * c);
-    for (int64_t i = 0; i < n * c; i++) wide[i] = drop[i / c];
-    return scaled_rows(x, hw, c, exactly(wide, n * c));
-}
-
-static float *drops(int64_t n, bool wanted)
-{
-    float *drop = wanted ? mem_f(n) : NULL;
-    for (int64_t b = 0; wanted && b < n; b++) drop[b] = b % 2 ? (is_exact() ? 2.f : 1.25f) : 0.f;
-    return drop;
-}
-
 /* drop, a skip, the skip's batch norm and activation (a bit each); y always comes from a convolution with batch norm, and
  * what has no batch norm is a block's output, which has no activation either */
 enum { DROPS = 1, SKIP = 2, SKIP_BN = 4, SKIP_ACT = 8, EVERYTHING = 16 };

@@ -119,10 +119,11 @@ en_status cpu_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c,
     return EN_OK;
 }
 
-en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
+/* bn->local = {sum dz, sum dz*(y-mean)};  dz = g*keep, or, where there is a place for it, g*keep*act'(bn(y)), which is stored.  Inlined into
+ * either, so that neither pays for the other. */
+INLINE void sum_dz(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *g, const float *drop, const float *y, const en_bn *of, en_act act,
+                   float *dz, en_bn *bn)
 {
-    CPU_ALIGNED(c);
-    CPU_FITS(be, stats, 2 * c);
     FOR_EACH_LANE(be, l) {
         double *stats = engine(be)->lane[l].stats;
         memset(stats, 0, (size_t)(2 * c) * sizeof *stats);
@@ -130,13 +131,18 @@ en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c
         for (int64_t i0 = r.first; i0 < r.last; i0 += 64) {          /* 64 rows in float, then double */
             const int64_t i1 = min64(i0 + 64, r.last);
             for (int64_t j = 0; j < c; j += VW) {
-                const vf mean = ld(bn->mean + j);
-                vf s0 = { 0 }, s1 = { 0 };
+                const vf mean = ld(bn->mean + j), scale = dz ? ld(of->scale + j) : mean, shift = dz ? ld(of->shift + j) : mean;
+                vf s0 = { 0 }, s1 = { 0 }, u;
                 for (int64_t i = i0; i < i1; i++) {
-                    vf dz = ld((const float *)g + i * c + j);
-                    if (drop) dz *= drop[i / hw];
-                    s0 += dz;
-                    s1 += dz * (ld((const float *)y + i * c + j) - mean);
+                    const vf v = ld(y + i * c + j);
+                    vf d = ld(g + i * c + j);
+                    if (drop) d *= drop[i / hw];
+                    if (dz) {
+                        d *= act_slope(v * scale + shift, &u, act);
+                        st(dz + i * c + j, d);
+                    }
+                    s0 += d;
+                    s1 += d * (v - mean);
                 }
                 add_f64(stats + j, s0);
                 add_f64(stats + c + j, s1);
@@ -144,5 +150,22 @@ en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c
         }
     }
     collect_stats(be, bn);
+}
+
+en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
+{
+    CPU_ALIGNED(c);
+    CPU_FITS(be, stats, 2 * c);
+    sum_dz(be, n, hw, c, g, drop, y, NULL, EN_ACT_NONE, NULL, bn);
+    return EN_OK;
+}
+
+en_status cpu_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y, void *dz,
+                                  en_bn *bn)
+{
+    CPU_ALIGNED(c);
+    CPU_FITS(be, stats, 2 * c);
+    EN_REQUIRE(y->bn, EN_EINVAL, "an activation without batch norm is not gone back through");
+    sum_dz(be, n, hw, c, g, drop, y->y, y->bn, y->act, dz, bn);
     return EN_OK;
 }

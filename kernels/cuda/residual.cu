@@ -1,5 +1,6 @@
 /* residual.cu - the end of a block: batch norm, stochastic depth (arXiv:1603.09382), the skip; and its way back, which only
- * sums: the gradient of the sum is the gradient of each summand, and whoever reads it scales it on load (en_grad.drop). */
+ * sums: the gradient of the sum is the gradient of each summand, and whoever reads it scales it on load (en_grad.drop).  Where the branch
+ * ends in an activation, what comes back through it is stored. */
 #include "passes.h"
 #include "sweep.h"
 
@@ -68,17 +69,22 @@ en_status cuda_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c
     return EN_OK;
 }
 
-/* sweep (1, rows, c): partials[part] = { sum dz, sum dz*(y - mean) } with dz = g*keep[image].  Bytes: g and y once. */
-template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 ? 3 : 2)
-    sum_dz(sweep s, int64_t hw, const T *__restrict__ g, const float *drop, const T *__restrict__ y, const float *mean, double *partials)
+struct way_back { const void *g, *y; void *dz; const float *drop, *scale, *shift, *mean; en_act act; int64_t hw; };
+
+/* sweep (1, rows, c): partials[part] = { sum dz, sum dz*(y - mean) } with dz = g*keep[image]; THROUGH: dz = g*keep[image]*act'(bn(y)), stored,
+ * and the sums are of what was stored.  Bytes: g and y read once; THROUGH: dz written once.  dz may be g: a thread has read what it
+ * overwrites. */
+template <typename T, bool THROUGH> static __global__ void __launch_bounds__(SWEEP_BLOCK, sizeof(T) == 2 && !THROUGH ? 3 : 2)
+    sum_dz(sweep s, way_back e, double *partials)
 {
     __shared__ __align__(16) float held[SWEEP_SHARED(2)];
     const sweep_place p = place_in(s);
-    float about[8], sums[2][8];
-    load8(mean + p.channel, about);
+    float a[8], b[8], about[8], sums[2][8];
+    load8(e.mean + p.channel, about);
+    if (THROUGH) load8(e.scale + p.channel, a), load8(e.shift + p.channel, b);
     fill8(sums[0], 0.f), fill8(sums[1], 0.f);
     image_walk at = { 0, 0 };
-    if (drop) at = walk_from(p.first, hw);
+    if (e.drop) at = walk_from(p.first, e.hw);
     for (int64_t r = p.first; r < p.end; r += BATCH * s.stride) {
         raw8<T> raw_g[BATCH], raw_y[BATCH];
         float keep[BATCH];
@@ -87,8 +93,8 @@ template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, size
             keep[k] = 1.f;
             if (r + k * s.stride < p.end) {
                 const int64_t i = at_row(s, p, r + k * s.stride);
-                raw_g[k] = fetch8(g + i), raw_y[k] = fetch8(y + i);
-                if (drop) keep[k] = drop[at.image], walk_on(&at, s.stride, hw);
+                raw_g[k] = fetch8((const T *)e.g + i), raw_y[k] = fetch8((const T *)e.y + i);
+                if (e.drop) keep[k] = e.drop[at.image], walk_on(&at, s.stride, e.hw);
             }
         }
 #pragma unroll
@@ -97,10 +103,12 @@ template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, size
                 float dz[8], v[8];
                 open8(raw_g[k], dz), open8(raw_y[k], v);
 #pragma unroll
+                for (int i = 0; i < 8; i++) dz[i] *= THROUGH ? keep[k] * act_slope<T>(e.act, fmaf(v[i], a[i], b[i])) : keep[k];
+                if (THROUGH) store8((T *)e.dz + at_row(s, p, r + k * s.stride), dz);
+#pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    const float z = dz[i] * keep[k];
-                    sums[0][i] += z;
-                    sums[1][i] = fmaf(z, v[i] - about[i], sums[1][i]);
+                    sums[0][i] += dz[i];
+                    sums[1][i] = fmaf(dz[i], v[i] - about[i], sums[1][i]);
                 }
             }
     }
@@ -108,7 +116,7 @@ template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK, size
     block_sums<2>(s, sums, held, [&](int k, int64_t channel, double sum) { out[k * s.c + channel] = sum; });
 }
 
-en_status cuda_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
+template <bool THROUGH> static en_status queue_sums(en_backend *be, int64_t n, int64_t hw, int64_t c, const way_back &e, en_bn *bn)
 {
     CU_CHANNELS(c);
     if (n * hw == 0) return collect(be, NULL, 0, 2 * c, bn->local);
@@ -116,7 +124,19 @@ en_status cuda_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t 
     scratch_carver scratch = carver_of(be);
     double *partials = scratch.take<double>(sweep_parts(s) * 2 * c);
     SCRATCH_FITS(be, scratch);
-    BY_TYPE(be, T, (sum_dz<T><<<sweep_grid(s), SWEEP_BLOCK, 0, engine(be)->compute>>>(s, hw, (const T *)g, drop, (const T *)y, bn->mean, partials)));
+    BY_TYPE(be, T, (sum_dz<T, THROUGH><<<sweep_grid(s), SWEEP_BLOCK, 0, engine(be)->compute>>>(s, e, partials)));
     CU_LAUNCHED("sums of a gradient, %lld images of %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
     return collect(be, partials, sweep_parts(s), 2 * c, bn->local);
+}
+
+en_status cuda_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
+{
+    return queue_sums<false>(be, n, hw, c, { g, y, NULL, drop, NULL, NULL, bn->mean, EN_ACT_NONE, hw }, bn);
+}
+
+en_status cuda_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y, void *dz,
+                                   en_bn *bn)
+{
+    EN_REQUIRE(y->bn, EN_EINVAL, "an activation without batch norm is not gone back through");
+    return queue_sums<true>(be, n, hw, c, { g, y->y, dz, drop, y->bn->scale, y->bn->shift, bn->mean, y->act, hw }, bn);
 }

@@ -28,6 +28,8 @@ try:
     import torchvision
     from PIL import Image
     from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    from load_checkpoint import pad_same
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
@@ -56,19 +58,6 @@ def load(path):
     end = max(t["data_offsets"][1] for t in header.values())
     assert end == len(raw) and (8 + n) % 8 == 0, "values without a gap, aligned"
     return {key: torch.from_numpy(np.frombuffer(raw[slice(*t["data_offsets"])], "<f4").reshape(t["shape"]).copy()) for key, t in header.items()}, meta
-
-
-def pad_same(conv):
-    """TensorFlow's SAME: the odd row and column go below and to the right."""
-    k, s = conv.kernel_size[0], conv.stride[0]
-    conv.padding = (0, 0)
-
-    def pad(_, inputs):
-        h, w = inputs[0].shape[-2:]
-        ph, pw = (max((-(-n // s) - 1) * s + k - n, 0) for n in (h, w))
-        return torch.nn.functional.pad(inputs[0], (pw // 2, pw - pw // 2, ph // 2, ph - ph // 2))
-
-    conv.register_forward_pre_hook(pad)
 
 
 def set_variant(model, meta):
