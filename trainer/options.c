@@ -35,7 +35,7 @@ static const option options[] = {
 #undef ROW
 };
 enum { N_OPTIONS = sizeof options / sizeof *options, SPELLING = 40 };
-_Static_assert(N_OPTIONS <= 128, "en_options.given has 128 bits");
+_Static_assert(N_OPTIONS <= 64 * EN_GIVEN_WORDS, "en_options.given has a bit for each option");
 
 static const struct { int command; const char *name; int fewest, most; const char *usage, *summary; } commands[] = {
 #define ROW(bit_, name_, fewest_, most_, usage_, summary_) { bit_, #name_, fewest_, most_, usage_, summary_ },
@@ -292,7 +292,7 @@ static en_status refuse_unknown(int command, const char *typed, size_t n)
     return en_raise(EN_EUSAGE, __FILE__, __LINE__, __func__, "there is no option --%s; `effnet help %s` lists what it takes", name, self);
 }
 
-static void mark_given(en_options *o, int i) { *(i < 64 ? &o->given_lo : &o->given_hi) |= (uint64_t)1 << (i % 64); }
+static void mark_given(en_options *o, int i) { o->given[i / 64] |= (uint64_t)1 << (i % 64); }
 
 /* argv[*at] begins with "--": takes the option, and the next argument where that is its value. */
 static en_status take_option(int argc, char **argv, int *at, en_options *o, bool *wants_help)
@@ -362,7 +362,7 @@ en_status en_options_parse(int command, int argc, char **argv, int first, en_opt
 bool en_option_given(const en_options *o, const char *field)
 {
     for (int i = 0; i < N_OPTIONS; i++)
-        if (strcmp(options[i].field, field) == 0) return (i < 64 ? o->given_lo : o->given_hi) >> (i % 64) & 1;
+        if (strcmp(options[i].field, field) == 0) return o->given[i / 64] >> (i % 64) & 1;
     return false;
 }
 

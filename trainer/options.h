@@ -249,11 +249,13 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
 #define EN_OPTION_CTYPE_FLAG bool
 #define EN_OPTION_CTYPE_SPAN en_span
 
+enum { EN_GIVEN_WORDS = 4 };                   /* of 64 options each                                     */
+
 typedef struct {
     int command;                               /* EN_TRAIN, ...                                          */
 #define EN_OPTION_FIELD(field, type, ...) EN_OPTION_CTYPE_##type field;
     EN_OPTIONS(EN_OPTION_FIELD)
-    uint64_t given_lo, given_hi;               /* bit i: option i of the table stood on the command line */
+    uint64_t given[EN_GIVEN_WORDS];            /* bit i: option i of the table stood on the command line */
     int operands; char **operand;              /* what is left: FILE..., MODEL, DIR; borrowed from argv  */
 } en_options;
 
