@@ -10,14 +10,15 @@
 
 #include "comm/internal.h"
 
-enum { SMALL_ELEMS = (1 << 20) / sizeof(float), MAX_BUCKETS = EN_SUMS_IN_FLIGHT / 2, LINE = 16 };
+enum { SMALL_ELEMS = (1 << 20) / sizeof(float), LINE = 16 };
+_Static_assert(EN_BUCKETS_MOST <= EN_SUMS_IN_FLIGHT / 2, "batch norm and other sums need room beside the buckets");
 
 struct en_buckets {
     en_comm *comm;                             /* borrowed                                        */
     float   *grads;                            /* borrowed; the communicator's memory, not read here */
     int      buckets, begun, waited;           /* buckets [waited, begun) are in flight           */
-    size_t   cut[MAX_BUCKETS + 1];             /* bucket i is grads[cut[i] .. cut[i+1])           */
-    en_request *request[MAX_BUCKETS];          /* owned by comm                                   */
+    size_t   cut[EN_BUCKETS_MOST + 1];             /* bucket i is grads[cut[i] .. cut[i+1])           */
+    en_request *request[EN_BUCKETS_MOST];          /* owned by comm                                   */
     double   exposed_s;
 };
 
@@ -30,6 +31,23 @@ static double now_s(void)
 
 static size_t min_size(size_t a, size_t b) { return a < b ? a : b; }
 
+int en_buckets_cut(size_t elems, size_t bucket_bytes, size_t cut[EN_BUCKETS_MOST + 1])
+{
+    int buckets = 0;
+    size_t most = bucket_bytes / sizeof(float) / LINE * LINE;
+    if (most < LINE) most = LINE;
+    const size_t small = min_size(most, SMALL_ELEMS), first = min_size(elems, small), last = min_size(elems - first, small);
+    const size_t middle = elems - first - last;
+    size_t parts = middle / most + (middle % most != 0);
+    if (parts > EN_BUCKETS_MOST - 2) parts = EN_BUCKETS_MOST - 2;
+    cut[0] = 0;
+    if (first) cut[++buckets] = first;
+    for (size_t i = 1; i <= parts; i++)
+        cut[++buckets] = first + (i == parts ? middle : (size_t)((__uint128_t)middle * i / parts) / LINE * LINE);
+    if (last) cut[++buckets] = elems;
+    return buckets;
+}
+
 en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_bytes, en_buckets **out)
 {
     *out = NULL;
@@ -38,16 +56,7 @@ en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_
     EN_REQUIRE(b, EN_ENOMEM, "no memory for gradient buckets");
     b->comm = c;
     b->grads = grads;
-    size_t most = bucket_bytes / sizeof(float) / LINE * LINE;
-    if (most < LINE) most = LINE;
-    const size_t small = min_size(most, SMALL_ELEMS), first = min_size(elems, small), last = min_size(elems - first, small);
-    const size_t middle = elems - first - last;
-    size_t parts = middle / most + (middle % most != 0);
-    if (parts > MAX_BUCKETS - 2) parts = MAX_BUCKETS - 2;
-    if (first) b->cut[++b->buckets] = first;
-    for (size_t i = 1; i <= parts; i++)
-        b->cut[++b->buckets] = first + (i == parts ? middle : (size_t)((__uint128_t)middle * i / parts) / LINE * LINE);
-    if (last) b->cut[++b->buckets] = elems;
+    b->buckets = en_buckets_cut(elems, bucket_bytes, b->cut);
     *out = b;
     return EN_OK;
 }

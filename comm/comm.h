@@ -95,5 +95,8 @@ en_status en_buckets_wait(en_buckets *b);                       /* begins what i
 double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait; 0 where the
                                                                  * sums are queued (c->captures): marks tell there        */
 void      en_buckets_close(en_buckets *b);
+/* The cuts of such an arena, of the sizes alone: bucket i is [cut[i], cut[i + 1]).  Returns how many buckets there are. */
+enum { EN_BUCKETS_MOST = 64 };
+int       en_buckets_cut(size_t elems, size_t bucket_bytes, size_t cut[EN_BUCKETS_MOST + 1]);
 
 #endif

@@ -279,6 +279,13 @@ static int first_block(const en_model *m, int index)
     return -1;
 }
 
+int bench_layer_of_block(const en_model *m, int b)
+{
+    int index = 0;
+    while (!same_block(m, first_block(m, index), b)) index++;
+    return 1 + index;
+}
+
 static int kinds(const en_model *m)
 {
     int k = 0;

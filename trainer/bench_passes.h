@@ -50,6 +50,8 @@ struct bench_side { en_backend *be; const bench_layer *l; void *p[BENCH_TENSORS]
 /* Layer `index` of the model for n images stored as `dtype`, u8: images as bytes; false after the last.  Equal blocks are one
  * layer.  most: parameters that the update takes, 0: all. */
 bool      bench_layer_at(const en_model *m, int index, int64_t n, en_dtype dtype, bool u8, int64_t most, bench_layer *out);
+/* The index of that layer in which block b is counted. */
+int       bench_layer_of_block(const en_model *m, int b);
 /* Images of which the largest activation of the layer has no more than `elems` elements, 1 at least. */
 int64_t   bench_layer_images(const en_model *m, int index, int64_t elems);
 /* Uniform numbers, rounded to bf16 whatever their type, the same on every backend. */
