@@ -10,4 +10,4 @@ target_compile_definitions(test_program_cluster PRIVATE EN_PROGRAM="$<TARGET_FIL
                            EN_RUN_SCRIPT="${CMAKE_SOURCE_DIR}/launch/run" EN_MPIEXEC_NUMPROC="${MPIEXEC_NUMPROC_FLAG}"
                            EN_CLUSTER="${CMAKE_SOURCE_DIR}/tests/cluster/cluster" EN_WIRE="$<TARGET_FILE:cluster_wire>" EN_RANK="$<TARGET_FILE:cluster_rank>")
 add_dependencies(test_program_cluster effnet cluster_wire cluster_rank)
-set_tests_properties(test_program_cluster PROPERTIES PROCESSORS 2 DISABLED $<BOOL:${EN_SANITIZE}>)      # launchers and links: nothing for sanitizers
+set_tests_properties(test_program_cluster PROPERTIES ${EN_WAITS} DISABLED $<BOOL:${EN_SANITIZE}>)      # launchers and links: nothing for sanitizers

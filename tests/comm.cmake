@@ -7,7 +7,7 @@ set(EN_MPI_TEST_ENV OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OM
 # en_mpi_test(name ranks command...): the command under mpirun
 function(en_mpi_test name ranks)
   add_test(NAME ${name} COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} ${ARGN})
-  set_tests_properties(${name} PROPERTIES TIMEOUT 180 PROCESSORS 2 ENVIRONMENT "${EN_MPI_TEST_ENV};EN_TEST_RANKS=${ranks}")
+  set_tests_properties(${name} PROPERTIES TIMEOUT 180 ${EN_RANKS} ENVIRONMENT "${EN_MPI_TEST_ENV};EN_TEST_RANKS=${ranks}")
 endfunction()
 
 en_test(test_comm test_comm.c LIBS en_comm TIMEOUT 180)

@@ -17,7 +17,7 @@ target_compile_definitions(test_program_cuda PRIVATE EN_PROGRAM="$<TARGET_FILE:e
                            EN_RUN_SCRIPT="${CMAKE_SOURCE_DIR}/launch/run" EN_MPIEXEC_NUMPROC="${MPIEXEC_NUMPROC_FLAG}" EN_TEST_DATA="${EN_TEST_DATA}"
                            EN_CUDA_EMU="$<TARGET_FILE:effnet_cuda_emu>")
 add_dependencies(test_program_cuda effnet effnet_cuda_emu)
-set_tests_properties(test_program_cuda PROPERTIES PROCESSORS 2)
+set_tests_properties(test_program_cuda PROPERTIES ${EN_RANKS})
 
 if(TARGET test_program_doctor)
   target_compile_definitions(test_program_doctor PRIVATE EN_CUDA_EMU="$<TARGET_FILE:effnet_cuda_emu>")

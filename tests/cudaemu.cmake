@@ -141,7 +141,7 @@ foreach(mode ${EN_CUDAEMU_MODES})
   target_link_libraries(cudaemu_bugs_${mode} PRIVATE cudaemu_bugs_lib_${mode})
   add_test(NAME cudaemu_bugs_${mode}
     COMMAND Python3::Interpreter ${EN_CUDAEMU_DIR}/find_bugs.py $<TARGET_FILE:cudaemu_bugs_${mode}> ${mode})
-  set_tests_properties(cudaemu_bugs_${mode} PROPERTIES TIMEOUT 120)
+  set_tests_properties(cudaemu_bugs_${mode} PROPERTIES TIMEOUT 180 ${EN_COMPUTES})
 endforeach()
 
 set(EN_CUDAEMU_MPI_ENV OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_rmaps_base_oversubscribe=1

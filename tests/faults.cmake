@@ -8,7 +8,7 @@ endfunction()
 
 en_test(test_program_inject test_program_inject.c program.c program_files.c LIBS en_trainer ${HDF5_C_LIBRARIES} TIMEOUT 600)
 en_fault_program(test_program_inject)
-set_tests_properties(test_program_inject PROPERTIES PROCESSORS 2)
+set_tests_properties(test_program_inject PROPERTIES ${EN_WAITS})
 
 # The harness: a short form here, the long one by hand (tests/faults --count 200).
 add_executable(faults faults/faults.c faults/kinds.c faults/trial.c faults/bench.c program.c program_files.c)
@@ -18,5 +18,5 @@ target_compile_definitions(faults PRIVATE EN_CLUSTER="${CMAKE_SOURCE_DIR}/tests/
 en_fault_program(faults)
 if(NOT EN_SANITIZE)            # what the program does with a fault is in test_program_inject and _diverge, which the sanitizers see
   add_test(NAME faults COMMAND faults)
-  set_tests_properties(faults PROPERTIES TIMEOUT 900 PROCESSORS 2)
+  set_tests_properties(faults PROPERTIES TIMEOUT 900 ${EN_WAITS})
 endif()

@@ -8,7 +8,7 @@ foreach(target ${fuzz_targets})
   add_executable(replay_${target} fuzz/fuzz_${target}.c fuzz/replay.c)
   target_link_libraries(replay_${target} PRIVATE en_warnings en_data)
   add_test(NAME test_fuzz_${target}_corpus COMMAND replay_${target} ${fuzz}/corpus/${target})
-  set_tests_properties(test_fuzz_${target}_corpus PROPERTIES TIMEOUT 300)
+  set_tests_properties(test_fuzz_${target}_corpus PROPERTIES TIMEOUT 300 ${EN_COMPUTES})
 endforeach()
 foreach(target packed checkpoint)              # their files are HDF5's
   target_sources(replay_${target} PRIVATE fuzz/hostile_h5.c fuzz/hostile_${target}.c)
@@ -60,6 +60,6 @@ if(EN_LIBFUZZER AND NOT EN_SANITIZE)
     add_test(NAME test_fuzz_${target} WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/fuzz
       COMMAND ${CMAKE_CURRENT_BINARY_DIR}/fuzz/fuzz_${target} -max_total_time=${seconds} -seed=1 -timeout=20 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=4096
               -print_final_stats=1 -artifact_prefix=${CMAKE_CURRENT_BINARY_DIR}/fuzz/${target}- ${found} ${fuzz}/corpus/${target})
-    set_tests_properties(test_fuzz_${target} PROPERTIES TIMEOUT 300 LABELS slow ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=32")
+    set_tests_properties(test_fuzz_${target} PROPERTIES TIMEOUT 300 ${EN_COMPUTES} LABELS slow ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=32")
   endforeach()
 endif()
