@@ -14,7 +14,8 @@ static en_train_record record(int64_t step)
 {
     return (en_train_record){ .step = step, .epoch = (double)step / 4, .loss = 2.5, .lr = 0.016, .images_per_s = 1234.5, .data_s = 0.25,
                               .forward_s = 1e-9, .backward_s = 0.5, .bn_comm_s = 0, .grad_comm_exposed_s = 1, .optimizer_s = 2, .grad_norm = 3,
-                              .read_s = 0.5, .decode_s = 4, .resize_s = 0.125, .augment_s = 1, .rss_bytes = 123456789012, .straggler_s = 0.5, .slowest_rank = 3 };
+                              .read_s = 0.5, .decode_s = 4, .resize_s = 0.125, .augment_s = 1, .rss_bytes = 123456789012, .straggler_s = 0.5, .slowest_rank = 3,
+                              .stage = { .size = 171, .magnitude = 6.5, .mixup = -1, .cutmix = -1, .dropout = 0 } };
 }
 
 static const char *line(int64_t step)
@@ -24,7 +25,8 @@ static const char *line(int64_t step)
     char *text = texts[next++ % 32];
     snprintf(text, sizeof texts[0], "{\"kind\":\"train\",\"step\":%" PRId64 ",\"epoch\":%g,\"loss\":2.5,\"lr\":0.016,\"images_per_s\":1234.5,"
              "\"data_s\":0.25,\"forward_s\":1e-09,\"backward_s\":0.5,\"bn_comm_s\":0,\"grad_comm_exposed_s\":1,\"optimizer_s\":2,"
-             "\"grad_norm\":3,\"read_s\":0.5,\"decode_s\":4,\"resize_s\":0.125,\"augment_s\":1,\"rss_bytes\":123456789012,\"skipped\":0,\"straggler_s\":0.5,\"slowest_rank\":3}\n", step, (double)step / 4);
+             "\"grad_norm\":3,\"read_s\":0.5,\"decode_s\":4,\"resize_s\":0.125,\"augment_s\":1,\"rss_bytes\":123456789012,\"skipped\":0,\"straggler_s\":0.5,\"slowest_rank\":3,\"image_size\":171,"
+             "\"magnitude\":6.5,\"dropout\":0}\n", step, (double)step / 4);
     return text;
 }
 

@@ -18,6 +18,9 @@ EN_COMMANDS(EN_COMMAND_DECLARED)
  * and EN_EUSAGE when this build cannot (en_net_knows). */
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out);
 
+/* The same tensors for images of another size, with another dropout. */
+en_status en_model_resized(const en_model *m, int side, float dropout, en_model **out);
+
 /* The same tensors at the size of evaluation: --eval-size, else the model's own (en_model_eval_side). */
 en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out);
 

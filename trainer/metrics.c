@@ -191,6 +191,11 @@ en_status en_metrics_train(en_metrics *m, const en_train_record *r)
     put_integer(&l, "skipped", r->skipped);
     put_number(&l, "straggler_s", r->straggler_s);
     put_integer(&l, "slowest_rank", r->slowest_rank);
+    put_integer(&l, "image_size", r->stage.size);
+    const struct { const char *name; double value; } scheduled[] = { { "magnitude", r->stage.magnitude }, { "mixup", r->stage.mixup },
+                                                                     { "cutmix", r->stage.cutmix }, { "dropout", r->stage.dropout } };
+    for (size_t i = 0; i < sizeof scheduled / sizeof *scheduled; i++)
+        if (scheduled[i].value >= 0) put_number(&l, scheduled[i].name, scheduled[i].value);
     return append(m, &l);
 }
 

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/status.h"
+#include "trainer/stages.h"
 
 typedef struct {
     int64_t step;                            /* optimizer updates done, this one included: the first is 1              */
@@ -21,6 +22,7 @@ typedef struct {
     int64_t rss_bytes;                       /* memory that this process holds now, as the kernel counts it            */
     bool    skipped;                         /* loss or gradients were not finite: nothing was updated                  */
     double  straggler_s; int slowest_rank;   /* own work of the slowest rank - the median's: what the others wait for   */
+    en_stage_values stage;                   /* size, and what is scheduled                                             */
 } en_train_record;
 
 typedef struct {

@@ -26,11 +26,16 @@ en_status en_model_from_options(const en_options *o, int classes, int channel_al
     return known;
 }
 
-en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out)
+en_status en_model_resized(const en_model *m, int side, float dropout, en_model **out)
 {
     const en_model_overrides overrides = {
-        .width = trained->width, .depth = trained->depth, .classes = trained->classes, .dropout = trained->dropout, .drop_path = trained->drop_path,
-        .bn_eps = trained->bn_eps, .bn_momentum = trained->bn_momentum, .padding = trained->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC,
-        .resolution = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(trained->row, trained->resolution) };
-    return en_model_build(trained->row, &overrides, trained->channel_align, out);
+        .width = m->width, .depth = m->depth, .classes = m->classes, .dropout = dropout, .drop_path = m->drop_path, .bn_eps = m->bn_eps,
+        .bn_momentum = m->bn_momentum, .padding = m->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC, .resolution = side };
+    return en_model_build(m->row, &overrides, m->channel_align, out);
+}
+
+en_status en_eval_model_from_options(const en_options *o, const en_model *trained, en_model **out)
+{
+    const int side = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(trained->row, trained->resolution);
+    return en_model_resized(trained, side, trained->dropout, out);
 }

@@ -120,6 +120,18 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
   X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
     "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
+  X(stages,           I64,  1,                 EN_TRAIN,                                   "number",  "[1,64]",                     \
+    "progressive training: equal parts of the run in which images and regularisation grow (1: off)") \
+  X(size_from,        I64,  128,               EN_TRAIN,                                   "pixels",  "[32,4096]",                  \
+    "stages: the size that images grow from, to --image-size") \
+  X(stage_ramp,       STR,  "reference",       EN_TRAIN,                                   "name",    "reference|paper",            \
+    "stages: sides of the reference's code, the first one above --size-from, or of the paper, beginning with it") \
+  X(magnitude_from,   F64,  5,                 EN_TRAIN,                                   "level",   "[0,30]",                     \
+    "stages: the level that randaugment grows from, to --magnitude") \
+  X(mix_from,         F64,  0,                 EN_TRAIN,                                   "alpha",   "[0,100]",                    \
+    "stages: the alpha that --mixup and --cutmix grow from") \
+  X(dropout_from,     F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
+    "stages: the dropout that --dropout grows from (-1: the same in all, as in the reference's code)") \
   X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH,                        "number",  "[1,16]",                     \
     "randaugment: operations a picture") \
   X(magnitude,        F64,  10,                EN_TRAIN | EN_BENCH,                        "level",   "[0,30]",                     \

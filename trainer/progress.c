@@ -24,11 +24,12 @@ static void print_input(const en_run *run, FILE *f)
 {
     const en_options *o = run->t.o;
     const int workers = en_workers_of(o, run->t.be);
+    const char *grows = run->t.stages.count > 1 ? "up to " : "";
     fprintf(f, "  input       %s", o->augment);
-    if (strcmp(o->augment, "randaugment") == 0) fprintf(f, " (%" PRId64 " at %g)", o->rand_ops, o->magnitude);
+    if (strcmp(o->augment, "randaugment") == 0) fprintf(f, " (%" PRId64 " at %s%g)", o->rand_ops, grows, o->magnitude);
     if (o->erase > 0) fprintf(f, ", %g erased (%s)", o->erase, o->erase_fill);
-    if (o->mixup > 0) fprintf(f, ", mixup %g", o->mixup);
-    if (o->cutmix > 0) fprintf(f, ", cutmix %g", o->cutmix);
+    if (o->mixup > 0) fprintf(f, ", mixup %s%g", grows, o->mixup);
+    if (o->cutmix > 0) fprintf(f, ", cutmix %s%g", grows, o->cutmix);
     if (strcmp(o->decode, "scaled") == 0) fprintf(f, ", JPEGs decoded at scale");
     fprintf(f, "; %s; %d thread%s decode%s ahead of the step%s\n", run->resize.name, workers, workers == 1 ? "" : "s", workers == 1 ? "s" : "",
             run->cache ? ", pictures are kept" : "");
@@ -67,6 +68,7 @@ void en_print_header(const en_run *run, void *stream)
         fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,
                 run->world_before == 1 ? "" : "s", accum_differs ? "batch norm is over another number of images" : "sums are rounded differently");
     print_input(run, f);
+    en_stages_print(&t->stages, t->o->augment, f);
     fprintf(f, "  optimizer   %s\n", en_optimizer_text(&t->optimizer, optimizer, sizeof optimizer));
     fprintf(f, "  rate        %g (%s), warm-up %g epochs; batch norm over %d rank%s\n", t->schedule.base, t->o->lr_schedule, t->o->warmup_epochs,
             t->bn_comm->world_size, t->bn_comm->world_size == 1 ? "" : "s");

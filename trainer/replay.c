@@ -43,6 +43,8 @@ en_status en_replay(en_trainer *t, en_work_fn *work)
 
 void en_replay_close(en_trainer *t)
 {
-    for (int i = 0; i < EN_RECORDINGS; i++)
+    for (int i = 0; i < EN_RECORDINGS; i++) {
         if (t->recordings[i].graph) t->be->ops->graph_free(t->be, t->recordings[i].graph);
+        t->recordings[i] = (en_recording){ 0 };
+    }
 }

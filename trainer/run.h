@@ -52,6 +52,15 @@ en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed /* N
 void      en_run_close_device(en_run *run);
 int64_t   en_run_eval_batch(const en_run *run, int64_t micro_batch);   /* images of one pass of the evaluation            */
 
+en_net_config en_run_net_config(const en_run *run, const en_model *m, int64_t images);   /* a net to train m with         */
+
+/* run_stage.c: net and loader of the stage that a step is in. */
+en_status en_run_reserve(en_run *run);                  /* the scratch of every net that the run will have       */
+en_status en_run_open_net(en_run *run, int64_t step);   /* and t.stage_model, after closing what there was       */
+en_status en_run_open_stage(en_run *run);               /* the loader anew from state.step; the net where that is of another stage */
+/* Before a step: *entered, where it is the first of another stage; net and loader are its own now.  Collective, agreed. */
+en_status en_run_enter_stage(en_run *run, bool *entered);
+
 /* run_input.c: --cache (collective, agreed; says what it takes first), and the training loader. */
 en_status en_run_open_cache(en_run *run);
 en_status en_run_open_loader(en_run *run);

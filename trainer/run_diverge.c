@@ -47,10 +47,7 @@ static en_status read_back(en_run *run, bool *found)
 static en_status open_again(en_run *run)
 {
     en_trainer *t = &run->t;
-    en_loader_close(t->loader);
-    t->loader = NULL;
-    t->piece.fetched = false;                               /* what was fetched ahead is of another step now */
-    EN_TRY(en_run_open_loader(run), "going back");
+    EN_TRY(en_run_open_stage(run), "going back");
     if (!run->metrics) return EN_OK;
     en_metrics_close(run->metrics);
     run->metrics = NULL;

@@ -21,7 +21,7 @@ static void give_images_back(void *owner, void *p) { ((en_backend *)owner)->ops-
 
 /* ---- the cache: one a host ------------------------------------------------------------------------------------------- */
 
-/* 224 px is cropped out of 256, as in evaluation; a larger picture keeps detail for small crops. */
+/* 224 px is cropped out of 256, as in evaluation; a larger picture keeps detail for small crops.  Of the largest stage. */
 static int64_t cache_side(const en_run *run)
 {
     return run->t.o->cache_side > 0 ? run->t.o->cache_side : (int64_t)run->t.model->resolution * 8 / 7;
@@ -67,7 +67,7 @@ en_status en_run_open_loader(en_run *run)
 {
     en_trainer *t = &run->t;
     const en_options *o = t->o;
-    en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->model->resolution,
+    en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->stage_model->resolution,
                            .workers = en_workers_of(o, t->be),
                            .ahead = EN_BATCHES_AHEAD, .ahead_bytes = (size_t)o->prefetch << 20, .seed = t->state.seed, .training = true,
                            .center_crop = strcmp(o->augment, "none") == 0, .normalise = en_imagenet_normalise, .kernel = run->resize.kernel,
@@ -75,6 +75,10 @@ en_status en_run_open_loader(en_run *run)
                            .first_step = t->state.step, .max_bad_fraction = o->max_bad, .max_pixels = o->max_pixels, .u8 = t->be->u8,
                            .take = take_images, .give_back = give_images_back, .owner = t->be };
     EN_TRY(en_augment_of(o, &c.augment), "augmentation");
+    const en_stage_values stage = en_stage_values_of(&t->stages, t->stage);
+    if (stage.magnitude >= 0) c.augment.magnitude = stage.magnitude;
+    if (stage.mixup >= 0) c.augment.mixup = stage.mixup;
+    if (stage.cutmix >= 0) c.augment.cutmix = stage.cutmix;
     EN_TRY(en_loader_open(&c, &t->loader), "starting the loader");
     en_watch_images(EN_DATA, t->loader);
     return EN_OK;

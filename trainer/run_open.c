@@ -120,9 +120,9 @@ static size_t state_bytes(const en_run *run)
     return (one + saving) * sizeof(float);
 }
 
-static en_net_config net_config(const en_run *run, int64_t images)
+en_net_config en_run_net_config(const en_run *run, const en_model *m, int64_t images)
 {
-    return (en_net_config){ .be = run->t.be, .model = run->t.model, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
+    return (en_net_config){ .be = run->t.be, .model = m, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
                             .bn_momentum = (float)run->t.o->bn_momentum, .slots = run->t.be->slots,
                             .mixing = run->t.o->mixup > 0 || run->t.o->cutmix > 0 };
 }
@@ -156,7 +156,7 @@ static size_t input_bytes(const en_run *run, int64_t images, int64_t prefetch)
 
 static en_status bytes_for(const en_run *run, int64_t images, int64_t prefetch, size_t *bytes)
 {
-    const en_net_config c = net_config(run, images);
+    const en_net_config c = en_run_net_config(run, run->t.model, images);         /* of the last stage: the largest */
     *bytes = state_bytes(run) + run->t.be->scratch_bytes;
     if (run->device_memory <= 0) *bytes += input_bytes(run, images, prefetch);
     EN_TRY(net_bytes(&c, bytes), "the training");
@@ -297,14 +297,14 @@ static en_status make_schedule(en_trainer *t)
     const double epoch = (double)t->train_set->samples / (double)t->shard.global_batch;
     t->schedule = (en_schedule){ .kind = kind_of(o->lr_schedule), .base = o->lr * (double)t->shard.global_batch / 256, .steps_per_epoch = epoch, .warmup_epochs = o->warmup_epochs,
                                  .decay = o->lr_decay, .decay_epochs = o->lr_decay_epochs, .power = o->lr_power, .end = o->lr_end,
-                                 .total_steps = o->steps > 0 ? o->steps
-                                                          : (int64_t)(o->epochs * (double)t->train_set->samples / (double)t->shard.global_batch) };
+                                 .total_steps = en_total_steps(o->steps, o->epochs, t->train_set->samples, t->shard.global_batch) };
     EN_REQUIRE(t->schedule.total_steps >= 1, EN_EUSAGE, "--epochs %g of %" PRId64 " images is less than one step of %" PRId64 ": give more --epochs, or a "
                "smaller --global-batch", o->epochs, t->train_set->samples, t->shard.global_batch);
     EN_REQUIRE(t->schedule.kind == EN_LR_POLYNOMIAL || !(en_option_given(o, "lr_power") || en_option_given(o, "lr_end")), EN_EUSAGE, "--lr-power and --lr-end "
                "are of --lr-schedule polynomial: leave them out, or choose that");
     EN_REQUIRE(t->schedule.kind != EN_LR_POLYNOMIAL || o->lr_end <= t->schedule.base, EN_EUSAGE, "--lr-end %g is above the rate that it comes down from, %g "
                "for %" PRId64 " images a step: give a smaller one, or a larger --lr", o->lr_end, t->schedule.base, t->shard.global_batch);
+    EN_TRY(en_stages_of(o, t->model->resolution, t->model->dropout, t->schedule.total_steps, &t->stages), "--stages");
     return EN_OK;
 }
 
@@ -324,13 +324,12 @@ static en_status open_writer(en_run *run)
     return EN_OK;
 }
 
-static en_status open_net(en_run *run)
+static en_status open_net(en_run *run, int64_t step)
 {
     en_trainer *t = &run->t;
-    const en_net_config c = net_config(run, run->micro_batch);
     EN_TRY(take_arenas(t), "taking memory");
-    EN_TRY(en_net_open(&c, &t->net), "taking memory");
-    en_net_bind(t->net, t->a.params, t->a.grads, t->a.stats);
+    EN_TRY(en_run_reserve(run), "taking memory");
+    EN_TRY(en_run_open_net(run, step), "taking memory");
     EN_TRY(en_optimizer_segments(&t->optimizer, t->model, &t->segments, &t->n_segments), "the optimizer");
     EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
@@ -352,6 +351,7 @@ static en_status check_options(const en_options *o, const en_comm *comm)
     const bool made_up = strcmp(o->data, "synthetic") == 0 || strncmp(o->data, "synthetic:", 10) == 0;
     en_augment augment;
     EN_TRY(en_augment_of(o, &augment), "augmentation");
+    EN_TRY(en_stages_check(o), "stages");
     EN_REQUIRE(o->cache[0] || !en_option_given(o, "cache_side"), EN_EUSAGE, "--cache-side is of cached images; give --cache too, or leave it out");
     EN_REQUIRE(!o->cache[0] || strcmp(o->decode, "scaled") != 0, EN_EUSAGE, "--cache keeps whole pictures, so --decode scaled has no meaning with it; leave "
                "one of them out");
@@ -418,7 +418,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
                    "--dump writes a step, but all %" PRId64 " of %s are done: take another --run, or more --steps", t->schedule.total_steps, run->dir);
     t->state = (en_run_state){ .seed = run->resumed ? info.state.seed : (uint64_t)o->seed, .global_batch = t->shard.global_batch, .samples = t->train_set->samples, .lanes = t->be->lanes,
                                .best_top1 = -1, .lr_factor = 1 };
-    EN_TRY_OUT(en_agree(comm, open_net(run)), "taking memory");
+    EN_TRY_OUT(en_agree(comm, open_net(run, run->resumed ? info.state.step : 0)), "taking memory");
     if (run->resumed) EN_TRY_OUT(en_agree(comm, en_run_load_checkpoint(run, path)), "going on from a checkpoint");
     else EN_TRY_OUT(en_run_begin(run), "initialising");
     t->state.lanes = t->be->lanes;
@@ -457,6 +457,7 @@ void en_run_close(en_run *run)
     free(t->segments);
     free(t->roll_room);
     free(run->hosts);
+    if (t->stage_model != t->model) en_model_free(t->stage_model);
     en_model_free(t->model);
     en_model_free(run->eval_model);
     en_run_close_device(run);

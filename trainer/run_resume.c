@@ -46,6 +46,20 @@ static en_status check_same_optimizer(const en_optimizer *p, const en_checkpoint
     return EN_OK;
 }
 
+/* Stages to come may be other ones; those that are behind are as they were. */
+static en_status check_same_stages(const en_stages *now, const en_checkpoint_info *i, const char *path)
+{
+    const en_stages then = en_stages_recall(i->options, i->resolution, i->dropout, i->state.samples, i->state.global_batch);
+    const int64_t step = en_stages_difference(&then, now, i->state.step);
+    if (step < 0) return EN_OK;
+    const en_stage_values was = en_stage_values_of(&then, en_stage_at(&then, step)), is = en_stage_values_of(now, en_stage_at(now, step));
+    char before[160], after[160];
+    EN_REQUIRE(false, EN_EUSAGE, "%s was trained in other stages: step %" PRId64 " was %s (%d stage%s of %" PRId64 " steps), and is %s by the options now (%d of %" PRId64
+               "): give the same --stages, their sizes and values, and --epochs or --steps, or take another --run", path, step + 1,
+               en_stage_text(&was, before, sizeof before), then.count, then.count == 1 ? "" : "s", then.total_steps, en_stage_text(&is, after, sizeof after), now->count,
+               now->total_steps);
+}
+
 /* The checkpoint must be of this run: what would change the order of images or the meaning of a weight is refused. */
 static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, const char *path)
 {
@@ -67,6 +81,7 @@ static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, 
     EN_REQUIRE(!en_option_given(t->o, "seed") || (uint64_t)t->o->seed == i->state.seed, EN_EUSAGE, "%s was trained with --seed %" PRIu64
                ", now it is %" PRId64 ": leave it out, or take another --run", path, i->state.seed, t->o->seed);
     EN_TRY(check_same_optimizer(&t->optimizer, i, path), "going on");
+    EN_TRY(check_same_stages(&t->stages, i, path), "going on");
     EN_REQUIRE(i->has_ema == (t->o->ema > 0), EN_EUSAGE, "%s was trained %s --ema: go on as it began, or take another --run", path, i->has_ema ? "with" : "without");
     return EN_OK;
 }

@@ -21,6 +21,11 @@ double en_lr_at(const en_schedule *s, int64_t step)
     return s->base * pow(s->decay, floor(t / (s->decay_epochs * s->steps_per_epoch)));
 }
 
+int64_t en_total_steps(int64_t steps, double epochs, int64_t samples, int64_t global_batch)
+{
+    return steps > 0 ? steps : (int64_t)(epochs * (double)samples / (double)global_batch);
+}
+
 double en_ema_decay(double decay, int64_t n) { return fmin(decay, (1.0 + (double)n) / (10.0 + (double)n)); }
 
 bool en_span_due(const en_span *span, int64_t step, double steps_per_epoch, double seconds)

@@ -23,6 +23,9 @@ typedef struct {
  * behind the warm-up. */
 double en_lr_at(const en_schedule *s, int64_t step);
 
+/* What --steps says, else the whole steps in --epochs. */
+int64_t en_total_steps(int64_t steps, double epochs, int64_t samples, int64_t global_batch);
+
 /* TensorFlow's ramp: min(decay, (1+n)/(10+n)), n = updates done including this one. */
 double en_ema_decay(double decay, int64_t n);
 

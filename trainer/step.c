@@ -98,11 +98,12 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
 /* The schedule's, lowered by what the run has been through (run_diverge.c). */
 static double rate_at(const en_trainer *t, int64_t step) { return en_lr_at(&t->schedule, step) * t->state.lr_factor; }
 
-/* The images of (step, micro) into the next slot; nothing to do when they were fetched ahead. */
+/* The images of (step, micro) into the next slot; nothing to do when they were fetched ahead.  Those behind the end of a stage have
+ * another size, so the net and the loader of that stage fetch them (run_stage.c). */
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r)
 {
     en_piece *p = &t->piece;
-    if (step >= t->schedule.total_steps || (p->fetched && p->step == step && p->micro == micro)) return EN_OK;
+    if (step >= t->stage_end || (p->fetched && p->step == step && p->micro == micro)) return EN_OK;
     const double t0 = en_seconds();
     en_watch_at(EN_DATA, NULL);
     if (p->slot >= 0) EN_TRY(t->be->ops->stage_wait(t->be, p->slot), "the input before this");     /* the loader takes its memory back */

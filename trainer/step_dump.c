@@ -33,7 +33,7 @@ static en_status dump_images(en_trainer *t, const en_batch *batch, const int64_t
 
 en_status en_dump_batch(en_trainer *t, const en_batch *batch)
 {
-    const int64_t size = t->model->resolution, images[] = { batch->n, size, size, 3 }, logits[] = { batch->n, t->model->classes };
+    const int64_t size = t->stage_model->resolution, images[] = { batch->n, size, size, 3 }, logits[] = { batch->n, t->model->classes };
     EN_TRY(dump_images(t, batch, images), "dumping images");
     EN_TRY(en_dump_i32(t->dump, "/batch/labels", 1, images, batch->labels), "dumping labels");
     float *l = malloc((size_t)(batch->n * t->model->classes + 1) * sizeof *l);

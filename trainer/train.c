@@ -94,7 +94,8 @@ static void record_step(en_run *run, en_progress *p, const en_step_report *r)
                                 .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm,
                                 .read_s = r->input.read_s, .decode_s = r->input.decode_s, .resize_s = r->input.resize_s,
                                 .augment_s = r->input.augment_s, .rss_bytes = en_memory_held(), .skipped = r->skipped,
-                                .straggler_s = r->roll.straggler_s, .slowest_rank = r->roll.slowest };
+                                .straggler_s = r->roll.straggler_s, .slowest_rank = r->roll.slowest,
+                                .stage = en_stage_values_of(&t->stages, t->stage) };
     if (run->metrics) note(run, p, en_metrics_train(run->metrics, &m));
 }
 
@@ -146,6 +147,14 @@ static en_status skipped(en_run *run, en_progress *p, bool *back)
                     t->state.step, t->state.lr_factor);
     if (run->metrics) note(run, p, en_metrics_back(run->metrics, t->state.step, from, t->state.lr_factor));
     return EN_OK;
+}
+
+static void say_stage(const en_run *run, en_progress *p)
+{
+    const en_trainer *t = &run->t;
+    const en_stage_values v = en_stage_values_of(&t->stages, t->stage);
+    char text[160];
+    en_progress_say(p, "stage %d of %d begins with step %" PRId64 ": %s", t->stage + 1, t->stages.count, t->state.step + 1, en_stage_text(&v, text, sizeof text));
 }
 
 /* An evaluation that fails (files, memory) ends the run, but not the work since the last save. */
@@ -228,8 +237,11 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     EN_TRY(make_up(run, p, stopped), "after step %" PRId64, t->state.step);
     while (!*stopped && t->state.step < t->schedule.total_steps) {
         en_step_report r;
-        bool back = false;
+        bool back = false, entered;
         if (root) en_run_look_at_writer(run);
+        EN_TRY(en_run_enter_stage(run, &entered), "after step %" PRId64, t->state.step);
+        if (entered) w.spent = (en_loader_times){ 0 };     /* a new loader */
+        if (entered && root) say_stage(run, p);
         EN_TRY(en_train_step(t, &r), "training");
         en_watch_at(EN_OUTPUT, NULL);
         if (root) tell(run, p, &w, &r);

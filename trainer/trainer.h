@@ -11,6 +11,7 @@
 #include "trainer/options.h"
 #include "trainer/rollcall.h"
 #include "trainer/schedule.h"
+#include "trainer/stages.h"
 
 typedef struct {                         /* device arenas in en_model's layout; all owned by the trainer           */
     float *params, *grads, *ema;              /* param_elems each; ema NULL without averaging                      */
@@ -34,8 +35,9 @@ struct en_trainer {
     en_comm    *comm;                    /* the ranks: host memory                                                 */
     en_comm    *tensors, *bn_comm;       /* sums over device memory; bn_comm may be tensors itself                 */
     en_backend *be;
-    en_model   *model;
-    en_net     *net;
+    en_model   *model;                   /* as it is when training ends                                            */
+    en_model   *stage_model;             /* the same at the size and the dropout of the stage at hand; may be model itself */
+    en_net     *net;                     /* of stage_model                                                         */
     en_dataset *train_set, *val_set;     /* val_set NULL: no evaluation                                            */
     en_loader  *loader;
     en_arenas   a;
@@ -49,6 +51,9 @@ struct en_trainer {
     en_segment *segments; int64_t n_segments;   /* what it walks                                                   */
     en_buckets *buckets;
     en_schedule schedule;
+    en_stages   stages;
+    int         stage;                   /* the one that net and loader are of                                     */
+    int64_t     stage_end;               /* the first step behind it                                               */
     en_run_state state;
     en_shard    shard;
     en_dump    *dump;                    /* NULL but for the first step of a run with --dump                       */
@@ -76,7 +81,7 @@ en_status en_step_work(en_trainer *t, const en_piece *p);
 en_status en_step_settle(en_trainer *t, en_step_report *r);
 /* Does `work` for t->piece on the device (replay.c): queued, not done. */
 en_status en_replay(en_trainer *t, en_work_fn *work);
-void      en_replay_close(en_trainer *t);
+void      en_replay_close(en_trainer *t);                /* forgets all recordings: before the net goes         */
 
 /* --dump (step_dump.c): tensors of the first step, to hold beside another framework's. */
 en_status en_dump_batch(en_trainer *t, const en_batch *batch);        /* /batch/images, /batch/labels, /logits, /loss       */
