@@ -61,7 +61,9 @@ void en_print_header(const en_run *run, void *stream)
             run->micro_batch * t->shard.accum * t->comm->world_size == t->shard.global_batch ? "" : " (uneven)");
     fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
             (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
-    if (run->resumed) fprintf(f, ", going on from step %" PRId64 "\n", t->state.step);
+    if (run->resumed) fprintf(f, ", going on from step %" PRId64, t->state.step);
+    if (run->resumed && t->stages.count > 1) fprintf(f, ", in stage %d of %d", t->stage + 1, t->stages.count);
+    if (run->resumed) fprintf(f, "\n");
     if (run->init_said[0]) fprintf(f, "  begins with %s\n", run->init_said);
     const bool accum_differs = run->accum_before > 0 && run->accum_before != t->shard.accum;
     if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))
