@@ -8,6 +8,7 @@ en_test(test_options test_options.c LIBS en_trainer)
 en_test(test_input test_input.c LIBS en_trainer)
 en_test(test_doctor test_doctor.c LIBS en_trainer)
 en_test(test_rollcall test_rollcall.c LIBS en_trainer)
+en_test(test_plot test_plot.c LIBS en_trainer)
 
 # The program from outside: what it prints and the code it exits with.
 function(en_cli_test name script)
