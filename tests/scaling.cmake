@@ -1,3 +1,18 @@
 # `effnet scaling`: its model, the files it reads, and the command from outside.
 en_test(test_scaling_cluster test_scaling_cluster.c LIBS en_trainer)
 target_compile_definitions(test_scaling_cluster PRIVATE EN_CLUSTERS="${CMAKE_SOURCE_DIR}/launch/clusters")
+en_test(test_scaling_model test_scaling_model.c LIBS en_trainer)
+target_compile_definitions(test_scaling_model PRIVATE EN_CLUSTERS="${CMAKE_SOURCE_DIR}/launch/clusters")
+
+set(h200 "--cluster '${CMAKE_SOURCE_DIR}/launch/clusters/h200-ndr.txt'")
+en_cli_test(scaling_predicts "\"$0\" scaling --predict --model b0 ${h200} --gpus 8,64 --bn-group node" PASS_REGULAR_EXPRESSION
+            "^Predicted, not measured: efficientnet_b0 at 224 px.*\n       8      1        256 .*\n      64      8       2048 .*8 GPUs, 256 images\n")
+en_cli_test(scaling_predicts_json "\"$0\" scaling --predict --model b0 ${h200} --gpus 8 --strong --global-batch 512 --micro-batch 16 --json" PASS_REGULAR_EXPRESSION
+            "^{\"predicted\":true,\"model\":\"efficientnet_b0\",.*\"ranks\":8,.*\"passes\":4,.*\"advice\":\\[.*\\]}\n$")
+en_cli_test(scaling_says_the_same_twice "test \"$(\"$0\" scaling --predict ${h200})\" = \"$(\"$0\" scaling --predict ${h200})\"")
+en_cli_test(scaling_wants_a_machine "\"$0\" scaling --predict 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "--cluster FILE. launch/clusters"
+            FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(scaling_without_predict_is_refused "\"$0\" scaling ${h200} 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "say --predict"
+            FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(scaling_counts_are_checked "\"$0\" scaling --predict ${h200} --gpus 8,,64 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION
+            "--gpus '8,,64': use whole numbers" FAIL_REGULAR_EXPRESSION "wrong code")

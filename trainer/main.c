@@ -10,7 +10,7 @@
 /* single: the command runs on one process; under mpirun the other ranks leave at once. */
 static const struct { int bit; const char *name, *summary; en_status (*run)(const en_options *); bool single; } commands[] = {
 #define ROW(bit_, name_, fewest_, most_, usage_, summary_)                                                               \
-    { bit_, #name_, summary_, en_command_##name_, ((bit_) & (EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_PACK | EN_CAM | EN_EXPORT | EN_IMPORT)) != 0 },
+    { bit_, #name_, summary_, en_command_##name_, ((bit_) & (EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_PACK | EN_CAM | EN_EXPORT | EN_IMPORT | EN_SCALING)) != 0 },
     EN_COMMANDS(ROW)
 #undef ROW
 };

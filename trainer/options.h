@@ -11,7 +11,7 @@
 #include "trainer/span.h"
 
 enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128,
-       EN_EXPORT = 256, EN_IMPORT = 512, EN_CAM = 1024 };
+       EN_EXPORT = 256, EN_IMPORT = 512, EN_CAM = 1024, EN_SCALING = 4096 };
 
 /* X(bit, name, fewest operands, most (-1: any), usage, summary) */
 #define EN_COMMANDS(X)                                                                                                              \
@@ -25,28 +25,29 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_IMPORT,   import,   2,  2, "FILE.safetensors CHECKPOINT.h5", "weights of other programs as a checkpoint: timm's or torchvision's names, safetensors") \
   X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
   X(EN_BENCH,    bench,    1,  1, "train|passes|data", "the training step on resident data, every pass beside its floor, or the input side: images/s") \
+  X(EN_SCALING,  scaling,  0,  0, "--predict --model b7 --cluster FILE --gpus 8,64,512", "what a step would take on machines that are not there, where its time would go, and what would gain") \
   X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
 #define EN_OPTIONS(X)                                                                                                               \
-  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR | EN_IMPORT, "name",    "",                        \
+  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR | EN_IMPORT | EN_SCALING, "name",    "",                        \
     "network; `effnet describe --list` shows them") \
-  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "factor",  "[0,32]",                     \
+  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "factor",  "[0,32]",                     \
     "channel multiplier in place of the model's own (0: its own)") \
-  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "factor",  "[0,32]",                     \
+  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "factor",  "[0,32]",                     \
     "repeat multiplier in place of the model's own (0: its own)") \
-  X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[0,32]",                     \
+  X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[0,32]",                     \
     "side of the images as a multiple of the model's own, rounded down (0: its own)") \
-  X(phi,              F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "number",  "[0,20]",                     \
+  X(phi,              F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "number",  "[0,20]",                     \
     "compound coefficient: depth*alpha^phi, width*beta^phi, resolution*gamma^phi") \
-  X(alpha,            F64,  1.2,               EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+  X(alpha,            F64,  1.2,               EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[1,4]",                      \
     "with --phi: base of the depth") \
-  X(beta,             F64,  1.1,               EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+  X(beta,             F64,  1.1,               EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[1,4]",                      \
     "with --phi: base of the width") \
-  X(gamma,            F64,  1.15,              EN_TRAIN | EN_DESCRIBE | EN_BENCH,          "factor",  "[1,4]",                      \
+  X(gamma,            F64,  1.15,              EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[1,4]",                      \
     "with --phi: base of the resolution") \
-  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT,          "pixels",  "0|[32,4096]",                \
+  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "pixels",  "0|[32,4096]",                \
     "side of the training images (0: the model's own)") \
-  X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH,                     "classes", "[0,1000000]",                \
+  X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH | EN_SCALING,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
   X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR,  "path",    "",                           \
     "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), packed .h5, or `synthetic`") \
@@ -68,9 +69,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "passes over the training images") \
   X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
     "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, 0: for ten seconds)") \
-  X(global_batch,     I64,  0,                 EN_TRAIN,                                   "images",  "[0,1000000]",                \
+  X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING,                                   "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
-  X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE,          "images",  "[0,65536]",                  \
+  X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING,          "images",  "[0,65536]",                  \
     "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
   X(uneven,           FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
@@ -114,7 +115,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "stochastic depth at the last block (-1: the model's own)") \
   X(ema,              F64,  0.9999,            EN_TRAIN,                                   "factor",  "[0,1)",                      \
     "moving average of the weights, with its ramp (0: none)") \
-  X(bn_group,         STR,  "all",             EN_TRAIN,                                   "ranks",   "all|node|[1,inf)",           \
+  X(bn_group,         STR,  "all",             EN_TRAIN | EN_SCALING,                                   "ranks",   "all|node|[1,inf)",           \
     "ranks that share batch-norm statistics: all, node, or a number") \
   X(bn_momentum,      F64,  0,                 EN_TRAIN | EN_IMPORT,                                   "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
@@ -239,11 +240,33 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "bench passes: memory bandwidth that floors are taken from (0: measured)") \
   X(tflops,           F64,  0,                 EN_BENCH,                                   "TFLOP/s", "[0,inf)",                    \
     "bench passes: rate of matrix products that floors are taken from (0: measured)") \
+  X(predict,          FLAG, 0,                 EN_SCALING,                                 "",        "",                           \
+    "predict, by a model of the step, for a machine that --cluster describes") \
+  X(cluster,          STR,  "",                EN_SCALING,                                 "path",    "",                           \
+    "what the machine is: a text of `key = value`; launch/clusters/ has some") \
+  X(gpus,             STR,  "",                EN_SCALING,                                 "numbers", "",                           \
+    "how many GPUs, or ranks on processors: 8,64,512 (\"\": 1, 2, 8 and 64 nodes)") \
+  X(weak,             FLAG, 0,                 EN_SCALING,                                 "",        "",                           \
+    "every rank takes --micro-batch images a step, however many ranks there are; so it is unless --strong is said") \
+  X(strong,           FLAG, 0,                 EN_SCALING,                                 "",        "",                           \
+    "a step is of --global-batch images, however many ranks there are") \
+  X(bn_images,        I64,  0,                 EN_SCALING,                                 "images",  "[0,1000000]",                \
+    "batch-norm groups of as many ranks as have so many images, in place of --bn-group") \
+  X(bucket_mib,       I64,  25,                EN_SCALING,                                 "MiB",     "[1,4096]",                   \
+    "gradient buckets are cut at about so much") \
+  X(times,            STR,  "",                EN_SCALING,                                 "path",    "",                           \
+    "measured passes: what `effnet bench passes --json` printed (\"\": floors, and what share of them the machine reaches)") \
+  X(gpu_rate,         F64,  0,                 EN_SCALING,                                 "images/s","[0,inf)",                    \
+    "what one rank by itself trains: forward and backward are stretched to it (0: not)") \
+  X(data_rate,        F64,  0,                 EN_SCALING,                                 "images/s","[0,inf)",                    \
+    "what the input side of one rank gives; bench data tells (0: enough)") \
+  X(folder,           STR,  "",                EN_SCALING,                                 "path",    "",                           \
+    "write predicted.csv and figures (SVG) there") \
   X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "the memory plan for --micro-batch images") \
-  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK | EN_CAM,"",        "",             \
+  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK | EN_CAM | EN_SCALING,"",        "",             \
     "print one JSON object and nothing else on stdout") \
   EN_OPTIONS_OF_FAULTS(X)
 

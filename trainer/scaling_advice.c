@@ -1,0 +1,108 @@
+/* scaling_advice.c - what would make the step of most ranks faster, found by asking the model: every choice that a user has, one at a
+ * time, with the others as they are.  Said is what gains more than 1 %; of bucket sizes the best alone, of micro-batches what fits. */
+#include "trainer/scaling_predict.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static const double WORTH = 0.01;
+
+static en_status gain_of(en_prediction *p, const en_choice *c, double *gain, en_point *point)
+{
+    const en_point *now = &p->point[p->points - 1];
+    EN_TRY(en_predict_point(p, c, now->ranks, point), "another choice");
+    *gain = point->r.images_per_s / now->r.images_per_s - 1;
+    return EN_OK;
+}
+
+static en_advice *say(en_prediction *p, double gain)
+{
+    if (gain <= WORTH || p->n_advice == EN_MOST_ADVICE) return NULL;
+    en_advice *a = &p->advice[p->n_advice++];
+    a->gain = gain;
+    return a;
+}
+
+static en_status buckets(en_prediction *p)
+{
+    double best = 0;
+    int64_t mib = 0;
+    for (int64_t m = 1; m <= 512; m *= 2) {
+        en_choice c = p->choice;
+        en_point point;
+        double gain = 0;
+        c.bucket_bytes = (size_t)m << 20;
+        EN_TRY(gain_of(p, &c, &gain, &point), "buckets");
+        if (gain > best) best = gain, mib = m;
+    }
+    en_advice *a = say(p, best);
+    if (!a) return EN_OK;
+    snprintf(a->what, sizeof a->what, "buckets of %" PRId64 " MiB", mib);
+    snprintf(a->because, sizeof a->because, "in place of %zu MiB", p->choice.bucket_bytes >> 20);
+    return EN_OK;
+}
+
+/* Smaller groups normalise by fewer images: that is another training, so the images of a group are said. */
+static en_status groups(en_prediction *p)
+{
+    const en_point *now = &p->point[p->points - 1];
+    const en_group others[] = { { EN_GROUP_NODE, 0 }, { EN_GROUP_IMAGES, 128 }, { EN_GROUP_RANKS, 1 } };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        en_choice c = p->choice;
+        en_point point;
+        double gain = 0;
+        char text[32];
+        c.group = others[i];
+        EN_TRY(gain_of(p, &c, &gain, &point), "batch-norm groups");
+        if (point.bn_group == now->bn_group) continue;
+        en_advice *a = say(p, gain);
+        if (!a) continue;
+        if (others[i].kind == EN_GROUP_IMAGES) snprintf(a->what, sizeof a->what, "--bn-group %d (128 images)", point.bn_group);
+        else snprintf(a->what, sizeof a->what, "--bn-group %s", others[i].kind == EN_GROUP_RANKS ? "1" : en_group_text(&others[i], text));
+        snprintf(a->because, sizeof a->because, "statistics of %" PRId64 " images in place of %" PRId64, point.bn_group * point.images,
+                 now->bn_group * now->images);
+    }
+    return EN_OK;
+}
+
+static en_status micro_batches(en_prediction *p)
+{
+    const en_point *now = &p->point[p->points - 1];
+    const double room = 0.9 * 1e9 * p->cluster.memory_gb;
+    for (int64_t factor = 2; factor <= 16 && p->cluster.memory_gb > 0; factor *= 2) {
+        en_choice c = p->choice;
+        en_point point;
+        double gain = 0, bytes = 0;
+        c.micro_batch = factor * p->choice.micro_batch;
+        if (p->o->strong && c.micro_batch > now->global_batch / now->ranks) return EN_OK;
+        if (c.micro_batch > 65536) return EN_OK;
+        EN_TRY(en_predict_memory(p, c.micro_batch, &bytes), "micro-batches");
+        if (bytes > room) return EN_OK;
+        EN_TRY(gain_of(p, &c, &gain, &point), "micro-batches");
+        en_advice *a = say(p, gain);
+        if (!a) continue;
+        snprintf(a->what, sizeof a->what, "--micro-batch %" PRId64, c.micro_batch);
+        if (p->o->strong) snprintf(a->because, sizeof a->because, "%.0f of %.0f GB; %" PRId64 " passes a step in place of %" PRId64, bytes * 1e-9,
+                                   p->cluster.memory_gb,
+                                   point.passes, now->passes);
+        else snprintf(a->because, sizeof a->because, "%.0f of %.0f GB; but then a step is of %" PRId64 " images in place of %" PRId64, bytes * 1e-9,
+                      p->cluster.memory_gb, point.global_batch, now->global_batch);
+    }
+    return EN_OK;
+}
+
+static int by_gain(const void *a, const void *b)
+{
+    const double x = ((const en_advice *)a)->gain, y = ((const en_advice *)b)->gain;
+    return (x < y) - (x > y);
+}
+
+en_status en_predict_advise(en_prediction *p)
+{
+    EN_TRY(buckets(p), "advice");
+    EN_TRY(groups(p), "advice");
+    EN_TRY(micro_batches(p), "advice");
+    qsort(p->advice, (size_t)p->n_advice, sizeof *p->advice, by_gain);
+    return EN_OK;
+}
