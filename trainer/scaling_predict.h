@@ -1,7 +1,7 @@
 /* scaling_predict.h - `effnet scaling --predict`: what its files share.
  *
  *     scaling_predict.c   options, the numbers           scaling_advice.c   what would gain
- *     scaling_times.c     passes that were measured      scaling_report.c   table, JSON, CSV, figures */
+ *     scaling_times.c     passes that were measured      scaling_report.c   table, JSON, CSV; scaling_figures.c */
 #ifndef EN_SCALING_PREDICT_H
 #define EN_SCALING_PREDICT_H
 
@@ -54,6 +54,13 @@ void      en_pass_times_free(en_pass_times *t);
 void      en_predict_print(const en_prediction *p);
 void      en_predict_print_json(const en_prediction *p);
 en_status en_predict_write(const en_prediction *p, const char *folder);     /* predicted.csv, figures               */
+en_status en_predict_draw(const en_prediction *p, const char *folder);      /* the figures                          */
+const char *en_predict_source(const en_prediction *p, char *text, size_t size);   /* what the numbers come from     */
+
+/* Parts of a step, which add up to it, in the order of the table. */
+enum { EN_STEP_PARTS = 8 };
+double      en_step_part(const en_scaling_result *r, int i);
+const char *en_step_part_name(int i);
 
 en_status en_scaling_predict(const en_options *o);
 

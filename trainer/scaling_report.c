@@ -19,10 +19,12 @@ static const part parts[] = {
     PART("other sums", "other", "other_comm", other_s), PART("optimizer", "optimizer", "optimizer", update_s),
     PART("stragglers", "stragglers", "straggler", straggler_s), PART("waiting for data", "data", "data", data_s),
 };
-enum { PARTS = sizeof parts / sizeof *parts };
-static double part_of(const en_point *p, int i) { return *(const double *)((const char *)&p->r + parts[i].at); }
+_Static_assert(sizeof parts / sizeof *parts == EN_STEP_PARTS, "a part that the header does not count");
 
-static const char *source_text(const en_prediction *p, char *text, size_t size)
+double en_step_part(const en_scaling_result *r, int i) { return *(const double *)((const char *)r + parts[i].at); }
+const char *en_step_part_name(int i)                   { return parts[i].name; }
+
+const char *en_predict_source(const en_prediction *p, char *text, size_t size)
 {
     const en_scaling_step *s = &p->known[0].step;
     const en_cluster *c = &p->cluster;
@@ -45,7 +47,7 @@ static void print_head(const en_prediction *p)
     printf("Predicted, not measured: %s at %d px, %s scaling, ", p->model->name, p->model->resolution, p->o->strong ? "strong" : "weak");
     if (p->o->strong) printf("%" PRId64 " images a step in passes of at most %" PRId64 " a rank\n", p->o->global_batch, p->choice.micro_batch);
     else printf("%" PRId64 " images a rank and step\n", p->choice.micro_batch);
-    printf("  from     %s\n", source_text(p, text, sizeof text));
+    printf("  from     %s\n", en_predict_source(p, text, sizeof text));
     printf("  machine  %s: %g %s a node, %g GB/s within it, %g x %g GB/s between nodes (%g %% of that reached), jitter %g %%\n", p->o->cluster,
            c->ranks_per_node, en_ranks_word(c), c->link_gb_per_s, c->nics_per_node, c->nic_gb_per_s, 100 * c->nic_efficiency, 100 * c->jitter);
     printf("  sums     batch-norm group %s; gradients %.1f MB in %d buckets of at most %zu MiB\n", en_group_text(&p->choice.group, group),
@@ -66,12 +68,12 @@ static void print_points(const en_prediction *p)
                100 * k->efficiency, limit, 100 * share);
     }
     printf("\nWhere the predicted time goes, ms of a step\n%8s", who);
-    for (int i = 0; i < PARTS; i++) printf(" %10s", parts[i].shown);
+    for (int i = 0; i < EN_STEP_PARTS; i++) printf(" %10s", parts[i].shown);
     printf(" %10s  %s\n", "(hidden)", "batch-norm group");
     for (int i = 0; i < p->points; i++) {
         const en_point *k = &p->point[i];
         printf("%8d", k->ranks);
-        for (int j = 0; j < PARTS; j++) printf(" %10.2f", 1e3 * part_of(k, j));
+        for (int j = 0; j < EN_STEP_PARTS; j++) printf(" %10.2f", 1e3 * en_step_part(&k->r, j));
         printf(" %10.2f  %d %s, %" PRId64 " images\n", 1e3 * k->r.grads_hidden_s, k->bn_group, k->bn_group == 1 ? "rank" : who,
                k->bn_group * k->images);
     }
@@ -107,7 +109,7 @@ void en_predict_print_json(const en_prediction *p)
     char text[400], group[32];
     printf("{\"predicted\":true,");
     print_json_text("model", p->model->name);
-    print_json_text("from", source_text(p, text, sizeof text));
+    print_json_text("from", en_predict_source(p, text, sizeof text));
     print_json_text("cluster", p->o->cluster);
     print_json_text("bn_group", en_group_text(&p->choice.group, group));
     printf("\"resolution\":%d,\"scaling\":\"%s\",\"micro_batch\":%" PRId64 ",\"bucket_bytes\":%zu,\"points\":[", p->model->resolution,
@@ -119,7 +121,7 @@ void en_predict_print_json(const en_prediction *p)
         const char *limit = en_scaling_limit(&k->r, &share);
         printf("%s{\"ranks\":%d,\"nodes\":%d,\"bn_group_ranks\":%d,\"global_batch\":%" PRId64 ",\"passes\":%" PRId64 ",\"step_s\":%.9f,\"images_per_s\":%.3f,"
                "\"efficiency\":%.6f,", i ? "," : "", k->ranks, k->nodes, k->bn_group, k->global_batch, k->passes, k->r.step_s, k->r.images_per_s, k->efficiency);
-        for (int j = 0; j < PARTS; j++) printf("\"%s_s\":%.9f,", parts[j].column, part_of(k, j));
+        for (int j = 0; j < EN_STEP_PARTS; j++) printf("\"%s_s\":%.9f,", parts[j].column, en_step_part(&k->r, j));
         printf("\"grad_comm_hidden_s\":%.9f,\"bn_behind_gradients_s\":%.9f,\"limit\":\"%s\",\"limit_share\":%.6f}", k->r.grads_hidden_s,
                k->r.bn_behind_s, limit, share);
     }
@@ -139,16 +141,16 @@ static en_status write_csv(const en_prediction *p, const char *path)
     char text[400];
     FILE *f = fopen(path, "w");
     EN_REQUIRE(f, EN_EIO, "%s cannot be written: %s; choose another --folder", path, strerror(errno));
-    fprintf(f, "# predicted, not measured: %s at %d px; %s; %s\n", p->model->name, p->model->resolution, source_text(p, text, sizeof text),
+    fprintf(f, "# predicted, not measured: %s at %d px; %s; %s\n", p->model->name, p->model->resolution, en_predict_source(p, text, sizeof text),
             p->o->cluster);
     fprintf(f, "ranks,nodes,bn_group_ranks,global_batch,step_s,images_per_s,efficiency");
-    for (int j = 0; j < PARTS; j++) fprintf(f, ",%s_s", parts[j].column);
+    for (int j = 0; j < EN_STEP_PARTS; j++) fprintf(f, ",%s_s", parts[j].column);
     fprintf(f, ",grad_comm_hidden_s\n");
     for (int i = 0; i < p->points; i++) {
         const en_point *k = &p->point[i];
         fprintf(f, "%d,%d,%d,%" PRId64 ",%.9f,%.3f,%.6f", k->ranks, k->nodes, k->bn_group, k->global_batch, k->r.step_s, k->r.images_per_s,
                 k->efficiency);
-        for (int j = 0; j < PARTS; j++) fprintf(f, ",%.9f", part_of(k, j));
+        for (int j = 0; j < EN_STEP_PARTS; j++) fprintf(f, ",%.9f", en_step_part(&k->r, j));
         fprintf(f, ",%.9f\n", k->r.grads_hidden_s);
     }
     const bool bad = ferror(f);
@@ -163,5 +165,5 @@ en_status en_predict_write(const en_prediction *p, const char *folder)
     EN_REQUIRE(mkdir(folder, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s; choose another --folder", folder, strerror(errno));
     snprintf(path, sizeof path, "%s/predicted.csv", folder);
     EN_TRY(write_csv(p, path), "the table");
-    return EN_OK;
+    return en_predict_draw(p, folder);
 }
