@@ -182,7 +182,7 @@ static void refusals_say_value_and_remedy(void **state)
         { EN_TRAIN, { "--image-size", "16" },     { "--image-size 16", "0, or 32 to 4096" } },
         { EN_TRAIN, { "--keep", "0" },            { "--keep 0", "1 to 1000000" } },
         { EN_TRAIN, { "--keep", "4294967297" },   { "out of range" } },
-        { EN_TRAIN, { "--bn-group", "0" },        { "--bn-group '0'", "all, node, or 1 or more" } },
+        { EN_TRAIN, { "--bn-group", "0" },        { "--bn-group '0'", "all, node, 1 or more, or a number with i behind it" } },
         { EN_TRAIN, { "--bn-group", "2.5" },      { "--bn-group '2.5'" } },
         { EN_TRAIN, { "--bn-group", "1e1" },      { "--bn-group '1e1'" } },
         { EN_TRAIN, { "--bn-group", "+2" },       { "--bn-group '+2'" } },

@@ -1,6 +1,7 @@
 /* main.c - effnet: picks the subcommand, and is the one place that exits. */
 #include "trainer/commands.h"
 #include "trainer/nearest.h"
+#include "trainer/recipes.h"
 #include "trainer/trainer.h"
 
 #include <errno.h>
@@ -21,7 +22,7 @@ static void print_commands(FILE *f)
     fprintf(f, "effnet " EN_VERSION " - trains EfficientNet from scratch, on one machine or a cluster\n\n"
                "usage: effnet COMMAND [--option value]...\n\n");
     for (int i = 0; i < N_COMMANDS; i++) fprintf(f, "  %-9s %s\n", commands[i].name, commands[i].summary);
-    fprintf(f, "\n`effnet help COMMAND` lists its options.  A first try, without a download:\n\n"
+    fprintf(f, "\n`effnet help COMMAND` lists its options, `effnet help recipes` settings that belong together.  A first try, without a download:\n\n"
                "  effnet synth /tmp/shapes\n"
                "  mpirun -n 2 effnet train --data /tmp/shapes --run /tmp/run --image-size 96 --epochs 10\n\n"
                "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused data or checkpoint, 4 diverged, 5 lost or stalled rank,\n"
@@ -57,6 +58,11 @@ static en_status run(int argc, char **argv)
             EN_REQUIRE(argc > 1, EN_EUSAGE, "which command?");
             return EN_OK;
         }
+        if (strcmp(argv[2], "recipes") == 0) {
+            if (rank == 0) en_recipes_help(stdout);
+            return EN_OK;
+        }
+        EN_REQUIRE(en_edit_distance(argv[2], "recipes") != 1, EN_EUSAGE, "there is no command '%s'; did you mean `effnet help recipes`?", argv[2]);
         EN_TRY(find_command(argv[2], &which), "looking for help");
         if (rank == 0) en_options_help(commands[which].bit, stdout);
         return EN_OK;

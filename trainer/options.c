@@ -1,6 +1,7 @@
 /* options.c - the table of options.h made to parse, to explain itself and to be written down. */
 #include "trainer/options.h"
 #include "trainer/nearest.h"
+#include "trainer/recipes.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -68,7 +69,7 @@ static const char *spell(const char *field, char out[SPELLING])
 
 /* ---- limits: "auto|cpu", "0|[32,4096]", "[0,1)" ------------------------------------------------------------------------ */
 
-typedef struct { bool open_low, open_high; long double low, high; } interval;
+typedef struct { bool open_low, open_high; long double low, high; char letter; } interval;      /* letter: behind the number, or 0 */
 
 /* One alternative, up to '|' or the end.  True when it is an interval; a word is left where it stands. */
 static bool read_interval(const char *s, interval *v)
@@ -79,6 +80,7 @@ static bool read_interval(const char *s, interval *v)
     v->low = strtold(s + 1, &end);
     v->high = strtold(end + 1, &end);          /* behind the comma; "inf" is a number to strtold */
     v->open_high = *end == ')';
+    v->letter = *end && end[1] != '|' ? end[1] : '\0';
     return true;
 }
 
@@ -86,6 +88,13 @@ static const char *next_alternative(const char *s)
 {
     const char *bar = strchr(s, '|');
     return bar ? bar + 1 : s + strlen(s);
+}
+
+/* "128i" with letter 'i': 128; NaN for anything else.  Digits alone, so no 1e1. */
+static long double lettered(const char *text, char letter)
+{
+    const size_t digits = strspn(text, "0123456789");
+    return digits > 0 && text[digits] == letter && !text[digits + 1] ? strtold(text, NULL) : (long double)NAN;
 }
 
 /* Does `text`, or the number it stands for when `number` is one (not NaN), keep the limits? */
@@ -99,8 +108,9 @@ static bool within(const char *limits, const char *text, long double number)
             char *end;
             const long double word = strtold(s, &end);
             if (end == s + n && end != s ? word == number : strlen(text) == n && strncmp(s, text, n) == 0) return true;
-        } else if ((v.open_low ? number > v.low : number >= v.low) && (v.open_high ? number < v.high : number <= v.high)) {
-            return true;
+        } else {
+            const long double x = v.letter ? lettered(text, v.letter) : number;
+            if ((v.open_low ? x > v.low : x >= v.low) && (v.open_high ? x < v.high : x <= v.high)) return true;
         }
     }
     return false;
@@ -111,11 +121,13 @@ static const char *in_words(const char *limits, char *out, size_t size)
 {
     size_t n = 0;
     out[0] = '\0';
+    if (*limits == '|') limits++;
     for (const char *s = limits; *s && n < size; s = next_alternative(s)) {
         interval v;
         char one[96];
         const bool last = !strchr(s, '|');
         if (!read_interval(s, &v)) snprintf(one, sizeof one, "%.*s", (int)strcspn(s, "|"), s);
+        else if (v.letter) snprintf(one, sizeof one, "a number with %c behind it", v.letter);
         else if (isinf(v.high)) snprintf(one, sizeof one, v.open_low ? "above %.15Lg" : "%.15Lg or more", v.low);
         else if (!v.open_low && !v.open_high) snprintf(one, sizeof one, "%.15Lg to %.15Lg", v.low, v.high);
         else snprintf(one, sizeof one, "%s %.15Lg and %s %.15Lg", v.open_low ? "above" : "at least", v.low,
@@ -356,14 +368,35 @@ en_status en_options_parse(int command, int argc, char **argv, int first, en_opt
                commands[row].name, commands[row].usage);
     EN_REQUIRE(o->operands >= commands[row].fewest, EN_EUSAGE, "something is missing; usage: effnet %s %s", commands[row].name,
                commands[row].usage);
-    return EN_OK;
+    return en_recipe_apply(o);
+}
+
+static int find(const char *field)
+{
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (strcmp(options[i].field, field) == 0) return i;
+    return -1;
 }
 
 bool en_option_given(const en_options *o, const char *field)
 {
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (strcmp(options[i].field, field) == 0) return o->given[i / 64] >> (i % 64) & 1;
-    return false;
+    const int i = find(field);
+    return i >= 0 && (o->given[i / 64] >> (i % 64) & 1);
+}
+
+en_status en_option_set(en_options *o, const char *field, const char *text)
+{
+    const int i = find(field);
+    EN_REQUIRE(i >= 0, EN_EINVAL, "there is no option --%s", field);
+    return options[i].commands & o->command ? set(&options[i], text, o) : EN_OK;
+}
+
+bool en_option_text(const en_options *o, const char *field, char *out, size_t size)
+{
+    const int i = find(field);
+    if (i < 0 || !(options[i].commands & o->command)) return false;
+    write_value(&options[i], o, out, size);
+    return true;
 }
 
 /* ---- written down ----------------------------------------------------------------------------------------------------------- */
@@ -400,9 +433,33 @@ bool en_options_text_find(const char *text, const char *name, char *value, size_
     return false;
 }
 
-/* `text` from column `column` on, broken between words so that no line is wider than 118 */
-static void print_wrapped(FILE *f, const char *text, int column)
+/* Where a run lies, who computes it and when it speaks: it may differ from start to start. */
+static const char *const of_a_start[] = {
+    "data", "val", "run", "init", "fresh", "device", "precision", "comm", "decode", "prefetch", "cache", "cache-side", "checkpoint-every", "keep", "max-skipped",
+    "on-divergence", "compare-every", "eval-every", "eval-weights", "eval-batch", "threads", "lanes", "workers", "max-bad", "max-pixels", "dump", "log-every",
+    "stop-after", "stall-timeout", "inject", "micro-batch", "uneven" };
+
+char *en_options_text_changes(const char *then, const char *now)
 {
+    char *text = NULL, name[SPELLING], before[512], value[512];
+    size_t bytes = 0;
+    FILE *f = open_memstream(&text, &bytes);
+    if (!f) return NULL;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        bool passing = false;
+        spell(options[i].field, name);
+        for (size_t k = 0; k < sizeof of_a_start / sizeof *of_a_start; k++) passing |= strcmp(of_a_start[k], name + 2) == 0;
+        if (passing || !en_options_text_find(then, name + 2, before, sizeof before) || !en_options_text_find(now, name + 2, value, sizeof value)) continue;
+        if (strcmp(before, value) != 0) fprintf(f, "%s%s %s -> %s", ftell(f) > 0 ? ", " : "", name + 2, *before ? before : "-", *value ? value : "-");
+    }
+    if (fclose(f) == 0 && bytes > 0) return text;
+    free(text);
+    return NULL;
+}
+
+void en_print_wrapped(void *stream, const char *text, int column)
+{
+    FILE *f = stream;
     int at = column;
     while (*text) {
         const int word = (int)strcspn(text, " ");
@@ -443,7 +500,7 @@ void en_options_help(int command, void *stream)
                 if ((int)strlen(cell[k]) > wide[k]) wide[k] = (int)strlen(cell[k]);
             if (!pass) continue;
             fprintf(f, "  %-*s  %-*s  %-*s  ", wide[0], name, wide[1], p->unit, wide[2], value);
-            print_wrapped(f, p->help, 8 + wide[0] + wide[1] + wide[2]);
+            en_print_wrapped(f, p->help, 8 + wide[0] + wide[1] + wide[2]);
         }
     }
 }

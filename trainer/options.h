@@ -3,7 +3,8 @@
  * X(field, TYPE, default, commands, unit, limits, help): `field` becomes the member of en_options and, with dashes, the
  * long option; `commands` says which subcommands take it.  Types: STR text; I64, F64 numbers; FLAG without value; SPAN a
  * stretch: "100" steps, "2e" epochs, "15m", "3h50m", "0" never (span.h).  `limits` is checked and told to the user as it stands:
- * alternatives between '|', each a word or an interval, "[0,1)" being 0 <= value < 1; "" takes anything. */
+ * alternatives between '|', each a word or an interval, "[0,1)" being 0 <= value < 1, "[1,inf)i" a whole number with that letter
+ * behind it; "" takes anything. */
 #ifndef EN_OPTIONS_H
 #define EN_OPTIONS_H
 
@@ -55,6 +56,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "validation images, when not DIR/val of --data") \
   X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR,                       "path",    "",                           \
     "folder for everything the run writes; goes on from a checkpoint found there") \
+  X(recipe,           STR,  "",                EN_TRAIN,                                   "name",    "|efficientnet|efficientnetv2|supercomputer|finetune", \
+    "settings that belong together, where they are not given one by one; `effnet help recipes` lists them and their sources") \
   X(init,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "fine-tuning: begin with these weights, a checkpoint, a run or safetensors; a new classifier where classes differ") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
@@ -115,8 +118,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "stochastic depth at the last block (-1: the model's own)") \
   X(ema,              F64,  0.9999,            EN_TRAIN,                                   "factor",  "[0,1)",                      \
     "moving average of the weights, with its ramp (0: none)") \
-  X(bn_group,         STR,  "all",             EN_TRAIN | EN_SCALING,                                   "ranks",   "all|node|[1,inf)",           \
-    "ranks that share batch-norm statistics: all, node, or a number") \
+  X(bn_group,         STR,  "all",             EN_TRAIN | EN_SCALING,                      "ranks",   "all|node|[1,inf)|[1,inf)i",  \
+    "ranks that share batch-norm statistics: all, node, a number, or as many as have so many images together (128i)") \
   X(bn_momentum,      F64,  0,                 EN_TRAIN | EN_IMPORT,                                   "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
   X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
@@ -302,11 +305,21 @@ const char *en_command_name(int command);      /* EN_TRAIN: "train"; NULL for no
  * Texts are borrowed from argv; operands are moved to argv[first], argv[first + 1], ... */
 en_status en_options_parse(int command, int argc, char **argv, int first, en_options *o, bool *wants_help);
 bool en_option_given(const en_options *o, const char *field);   /* field as in the table: "global_batch" */
+/* As if `--field text` stood on the command line, but not given; what the command does not take stays as it is.  text: borrowed.
+ * EN_EINVAL: there is no such option; EN_EUSAGE as above. */
+en_status en_option_set(en_options *o, const char *field, const char *text);
+/* The value as en_options_text writes it; false: there is no such option, or the command does not take it. */
+bool en_option_text(const en_options *o, const char *field, char *out, size_t size);
 /* "global-batch=256\n" for every option of the command, as the checkpoint and run.txt keep them; numbers read back to the
  * same bits; malloc'd, NULL without memory. */
 char *en_options_text(const en_options *o);
 /* The value of option `name` ("global-batch") in such a text, cut to fit; false: it is not there. */
 bool en_options_text_find(const char *text, const char *name, char *value, size_t size);
+/* "epochs 10 -> 20, lr 0.1 -> 0.016": the options that are in both texts, have another value in the second, and decide what is trained
+ * (not paths, threads, or when something is saved or said).  malloc'd; NULL: none. */
+char *en_options_text_changes(const char *then, const char *now);
 void en_options_help(int command, void *stream /* FILE * */);   /* usage, one line an option, from the table */
+/* `text` from column `column` on and a line's end, broken between words so that no line is wider than 118. */
+void en_print_wrapped(void *stream /* FILE * */, const char *text, int column);
 
 #endif

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "trainer/progress.h"
+#include "trainer/recipes.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -64,7 +65,10 @@ void en_print_header(const en_run *run, void *stream)
     if (run->resumed) fprintf(f, ", going on from step %" PRId64, t->state.step);
     if (run->resumed && t->stages.count > 1) fprintf(f, ", in stage %d of %d", t->stage + 1, t->stages.count);
     if (run->resumed) fprintf(f, "\n");
+    if (*t->o->recipe) fprintf(f, "  recipe      ");
+    en_recipe_say(t->o, 14, f);
     if (run->init_said[0]) fprintf(f, "  begins with %s\n", run->init_said);
+    if (run->changed_said) fprintf(f, "  changed     "), en_print_wrapped(f, run->changed_said, 14);
     const bool accum_differs = run->accum_before > 0 && run->accum_before != t->shard.accum;
     if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))
         fprintf(f, "  note        the checkpoint is from %" PRId64 " accumulated x %d rank%s: from here on %s\n", run->accum_before, run->world_before,

@@ -32,6 +32,7 @@ typedef struct {
     int64_t device_memory;                   /* that this rank may take of a device with memory of its own; 0: it has none */
     float   bn_eps, bn_momentum; en_padding padding;   /* of the weights that it begins with; 0, EN_PADDING_OWN: the network's own */
     char    init_said[3200];                 /* what --init gave, for the header, rank 0; "": nothing               */
+    char   *changed_said;                    /* owned: settings that are not the checkpoint's, rank 0; NULL: none   */
     int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */
     int64_t micro_batch;                     /* images of one pass on the fullest rank                              */
     en_model *eval_model;                    /* owned; of --eval-size, with the tensors of t.model                  */
@@ -47,8 +48,9 @@ typedef struct {
  * holds the reason.  On failure the run is closed already. */
 en_status en_run_open(const en_options *o, en_comm *comm, en_run *run);
 void      en_run_close(en_run *run);
-/* run_device.c: run->t.be, tensors, bn_comm, model and run->eval_model.  Collective, agreed. */
+/* run_device.c: run->t.be, tensors, model and run->eval_model; then, with the batch, bn_comm.  Collective, agreed. */
 en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed /* NULL: none */);
+en_status en_run_open_bn_group(en_run *run);
 void      en_run_close_device(en_run *run);
 int64_t   en_run_eval_batch(const en_run *run, int64_t micro_batch);   /* images of one pass of the evaluation            */
 

@@ -108,16 +108,31 @@ static en_status keep_choices(en_run *run)
 
 /* ---- sums over its memory ------------------------------------------------------------------------------------------------ */
 
-/* --bn-group: all, node, or a number of consecutive ranks */
-static en_status choose_bn_group(en_trainer *t)
+/* --bn-group: all, node, a number of consecutive ranks, or as many of them as have so many images together in a pass, at least one
+ * (the reference's distributed batch norm). */
+static en_status choose_bn_group(en_run *run)
 {
+    en_trainer *t = &run->t;
     const char *g = t->o->bn_group;
-    t->bn_comm = t->tensors;
-    if (strcmp(g, "all") == 0 || t->comm->world_size == 1) return EN_OK;
-    const long k = strcmp(g, "node") == 0 ? 0 : strtol(g, NULL, 10);
-    EN_REQUIRE(k <= t->comm->world_size, EN_EUSAGE, "--bn-group %ld is more than the %d ranks there are", k, t->comm->world_size);
+    const int64_t world = t->comm->world_size;
+    if (strcmp(g, "all") == 0 || world == 1) return EN_OK;
+    int64_t k = strcmp(g, "node") == 0 ? 0 : strtoll(g, NULL, 10);
+    if (g[strlen(g) - 1] == 'i') {
+        k = k * world * t->shard.accum / t->shard.global_batch;
+        k = k < 1 ? 1 : k > world ? world : k;
+    }
+    EN_REQUIRE(k <= world, EN_EUSAGE, "--bn-group %s is more than the %d ranks there are", g, t->comm->world_size);
+    if (k == world) return EN_OK;
     t->bn_comm = NULL;
     EN_TRY(t->tensors->ops->split(t->tensors, k ? t->comm->rank / (int)k : t->comm->node, &t->bn_comm), "--bn-group %s", g);
+    return EN_OK;
+}
+
+en_status en_run_open_bn_group(en_run *run)
+{
+    en_trainer *t = &run->t;
+    EN_TRY(en_agree(t->comm, choose_bn_group(run)), "batch-norm groups");
+    t->recording = t->be->captures && t->tensors->captures && t->bn_comm->captures;
     return EN_OK;
 }
 
@@ -151,9 +166,8 @@ en_status en_run_open_device(en_run *run, const en_checkpoint_info *resumed)
     EN_TRY(en_agree(t->comm, open_device(run, name, resumed)), "opening it");
     EN_TRY(en_agree(t->comm, keep_choices(run)), "remembering algorithms");
     EN_TRY(en_agree(t->comm, en_comm_tensor_open(t->comm, t->be, t->o->comm, &t->tensors)), "joining the devices");
-    EN_TRY(en_agree(t->comm, choose_bn_group(t)), "batch-norm groups");
+    t->bn_comm = t->tensors;                               /* until the batch is known: en_run_open_bn_group */
     EN_TRY(en_agree(t->comm, share_device(run)), "its memory");
-    t->recording = t->be->captures && t->tensors->captures && t->bn_comm->captures;
     return EN_OK;
 }
 

@@ -376,9 +376,12 @@ static en_status choose_resize(en_run *run, const en_checkpoint_info *info)
     return EN_OK;
 }
 
-static en_status check_fresh(const en_run *run, const char *path)
+static en_status check_beginning(const en_run *run, const char *path)
 {
-    EN_REQUIRE(!run->resumed || !run->t.o->fresh, EN_EUSAGE, "--fresh, but %s is there: take another --run, or leave --fresh out to go on from it", path);
+    const en_options *o = run->t.o;
+    EN_REQUIRE(!run->resumed || !o->fresh, EN_EUSAGE, "--fresh, but %s is there: take another --run, or leave --fresh out to go on from it", path);
+    EN_REQUIRE(run->resumed || o->init[0] || strcmp(o->recipe, "finetune") != 0, EN_EUSAGE, "--recipe finetune begins with trained weights: --init FILE (a "
+               "checkpoint, a run or safetensors)");
     return EN_OK;
 }
 
@@ -403,7 +406,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_agree(comm, check_same_data(run)), "comparing the images that the ranks see");
     EN_TRY_OUT(en_run_find_checkpoint(run, &run->resumed, &info, path), "looking for a checkpoint");
     EN_TRY_OUT(en_agree(comm, choose_resize(run, &info)), "choosing the resize");
-    EN_TRY_OUT(en_agree(comm, check_fresh(run, path)), "looking for a checkpoint");
+    EN_TRY_OUT(en_agree(comm, check_beginning(run, path)), "looking for a checkpoint");
     run->accum_before = info.state.accum;
     run->world_before = info.state.world_size;
     EN_TRY_OUT(en_run_choose_variant(run, &info), "--init");
@@ -411,6 +414,7 @@ en_status en_run_open(const en_options *o, en_comm *comm, en_run *run)
     EN_TRY_OUT(en_run_open_cache(run), "opening the cache");
     EN_TRY_OUT(en_agree(comm, choose_batch(run)), "choosing the batch");
     EN_TRY_OUT(en_agree(comm, agree_on_batch(run)), "choosing the batch");
+    EN_TRY_OUT(en_run_open_bn_group(run), "choosing the ranks that share batch norm");
     EN_TRY_OUT(en_agree(comm, check_prefetch(run)), "choosing the batch");
     EN_REQUIRE_OUT(!o->dump[0] || t->shard.accum == 1, EN_EUSAGE, "--dump without accumulation: choose a smaller --global-batch");
     EN_TRY_OUT(en_agree(comm, make_schedule(t)), "choosing the number of steps");
@@ -465,5 +469,6 @@ void en_run_close(en_run *run)
     en_dataset_close(t->val_set);
     if (run->lock_fd >= 0) close(run->lock_fd);
     free(run->options_text);
+    free(run->changed_said);
     *run = (en_run){ .lock_fd = -1 };
 }

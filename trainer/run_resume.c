@@ -1,6 +1,7 @@
 /* run_resume.c - a run's state out of its checkpoints into memory.
  *
  * Rank 0 alone reads and writes (run_save.c); the state is replicated, so the others receive it by broadcast. */
+#include "trainer/recipes.h"
 #include "trainer/run.h"
 
 #include <inttypes.h>
@@ -80,6 +81,7 @@ static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, 
                ": give the same, or take another --run", path, i->state.global_batch, t->shard.global_batch);
     EN_REQUIRE(!en_option_given(t->o, "seed") || (uint64_t)t->o->seed == i->state.seed, EN_EUSAGE, "%s was trained with --seed %" PRIu64
                ", now it is %" PRId64 ": leave it out, or take another --run", path, i->state.seed, t->o->seed);
+    EN_TRY(en_recipe_check_same(t->o, i->options, path), "going on");
     EN_TRY(check_same_optimizer(&t->optimizer, i, path), "going on");
     EN_TRY(check_same_stages(&t->stages, i, path), "going on");
     EN_REQUIRE(i->has_ema == (t->o->ema > 0), EN_EUSAGE, "%s was trained %s --ema: go on as it began, or take another --run", path, i->has_ema ? "with" : "without");
@@ -91,6 +93,7 @@ static en_status read_snapshot(en_run *run, const char *path)
     en_checkpoint_info info = { 0 };
     EN_TRY(en_checkpoint_inspect(path, false, &info), "reading %s", path);
     en_status s = check_same_run(run, &info, path);
+    if (s == EN_OK && info.options && run->options_text) run->changed_said = en_options_text_changes(info.options, run->options_text);
     en_checkpoint_info_free(&info);
     EN_TRY(s, "going on from %s", path);
     EN_TRY(en_checkpoint_read(path, &run->snapshot, false), "going on from %s", path);
