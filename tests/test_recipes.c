@@ -10,6 +10,7 @@
 #include "trainer/input.h"
 #include "trainer/optimizer.h"
 #include "trainer/recipes.h"
+#include "trainer/stages.h"
 
 static en_status parse(int command, en_options *o, const char *const *words)
 {
@@ -116,6 +117,9 @@ static void rows_depend_on_the_model(void **state)
         assert_string_equal(o.augment, models[i].augment);
         assert_string_equal(o.resize, models[i].resize);
         assert_true(o.magnitude == models[i].magnitude && o.mixup == models[i].mixup && o.cutmix == models[i].cutmix && o.bn_momentum == 0.1);
+        assert_true(o.stages == 4 && o.size_from == 128 && o.magnitude_from == 5 && o.mix_from == 0);
+        assert_string_equal(o.stage_ramp, "reference");
+        assert_int_equal(en_stages_check(&o), EN_OK);
     }
     en_options o;
     assert_int_equal(PARSE(&o, "--recipe", "efficientnetv2", "--model", "v2z"), EN_EUSAGE);
