@@ -124,7 +124,8 @@ static en_group group_asked(const en_options *o)
     if (o->bn_images > 0) return (en_group){ EN_GROUP_IMAGES, o->bn_images };
     if (strcmp(o->bn_group, "all") == 0) return (en_group){ EN_GROUP_ALL, 0 };
     if (strcmp(o->bn_group, "node") == 0) return (en_group){ EN_GROUP_NODE, 0 };
-    return (en_group){ EN_GROUP_RANKS, strtol(o->bn_group, NULL, 10) };
+    const bool images = o->bn_group[strlen(o->bn_group) - 1] == 'i';        /* "128i" */
+    return (en_group){ images ? EN_GROUP_IMAGES : EN_GROUP_RANKS, strtol(o->bn_group, NULL, 10) };
 }
 
 static en_status check_times(const en_prediction *p)
