@@ -1,5 +1,6 @@
 /* bench.c - `effnet bench train`: the training step itself (step.c) on resident data, nothing decoded and nothing saved: what
- * the engine can do.  `effnet bench passes` is in bench_passes.c, `effnet bench data` in bench_data.c. */
+ * the engine can do.  `effnet bench passes` is in bench_passes.c, `effnet bench data` in bench_data.c, `effnet bench comm` in bench_comm.c. */
+#include "trainer/bench_comm.h"
 #include "trainer/bench_data.h"
 #include "trainer/bench_passes.h"
 #include "trainer/commands.h"
@@ -128,14 +129,16 @@ en_status en_command_bench(const en_options *o)
 {
     en_comm *comm = NULL;
     const char *what = o->operands == 1 ? o->operand[0] : "";
-    const bool passes = strcmp(what, "passes") == 0, data = strcmp(what, "data") == 0;
-    EN_REQUIRE(passes || data || strcmp(what, "train") == 0, EN_EUSAGE, "which benchmark? effnet bench train, effnet bench passes, or effnet bench data");
+    const bool passes = strcmp(what, "passes") == 0, data = strcmp(what, "data") == 0, sums = strcmp(what, "comm") == 0;
+    EN_REQUIRE(passes || data || sums || strcmp(what, "train") == 0, EN_EUSAGE,
+               "which benchmark? effnet bench train, effnet bench passes, effnet bench data, or effnet bench comm");
     static const char *const of_data[] = { "data", "split", "augment", "rand_ops", "magnitude", "erase", "erase_fill", "mixup", "cutmix", "resize", "decode", "rate" };
     for (size_t i = 0; !data && i < sizeof of_data / sizeof *of_data; i++)
-        EN_REQUIRE(!en_option_given(o, of_data[i]), EN_EUSAGE, "effnet bench %s works on made-up images that lie in memory; --%s is of effnet bench data", what,
+        EN_REQUIRE(!en_option_given(o, of_data[i]), EN_EUSAGE, "effnet bench %s works on made-up %s that lie in memory; --%s is of effnet bench data", what, sums ? "numbers" : "images",
                    strcmp(of_data[i], "erase_fill") == 0 ? "erase-fill" : strcmp(of_data[i], "rand_ops") == 0 ? "rand-ops" : of_data[i]);
+    EN_REQUIRE(sums || (!*o->sizes && !*o->csv), EN_EUSAGE, "--%s is of effnet bench comm", *o->sizes ? "sizes" : "csv");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
-    const en_status s = data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
+    const en_status s = sums ? en_bench_comm(o, comm) : data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

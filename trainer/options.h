@@ -25,7 +25,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_EXPORT,   export,   2,  2, "RUN FILE.safetensors", "weights of a checkpoint for other programs: timm's or torchvision's names, safetensors") \
   X(EN_IMPORT,   import,   2,  2, "FILE.safetensors CHECKPOINT.h5", "weights of other programs as a checkpoint: timm's or torchvision's names, safetensors") \
   X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
-  X(EN_BENCH,    bench,    1,  1, "train|passes|data", "the training step on resident data, every pass beside its floor, or the input side: images/s") \
+  X(EN_BENCH,    bench,    1,  1, "train|passes|data|comm", "the training step on resident data, every pass beside its floor, the input side, or the sums over ranks") \
   X(EN_SCALING,  scaling,  0,  0, "--predict --model b7 --cluster FILE --gpus 8,64,512", "what a step would take on machines that are not there, where its time would go, and what would gain") \
   X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
@@ -71,7 +71,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "passes over the training images") \
   X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
-    "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, 0: for ten seconds)") \
+    "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, comm: repetitions, 0: by time)") \
   X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING,                                   "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING,          "images",  "[0,65536]",                  \
@@ -265,6 +265,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "what the input side of one rank gives; bench data tells (0: enough)") \
   X(folder,           STR,  "",                EN_SCALING,                                 "path",    "",                           \
     "write predicted.csv and figures (SVG) there") \
+  X(sizes,            STR,  "",                EN_BENCH,                                   "bytes",   "",                           \
+    "bench comm: sizes of gradient sums, as 64k,1m,25m (\"\": 4 KiB to 256 MiB, each twice the one before, while they are quick)") \
+  X(csv,              STR,  "",                EN_BENCH,                                   "path",    "",                           \
+    "bench comm: write the table to this file too") \
   X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
