@@ -1,5 +1,5 @@
-/* test_program_bench.c - `effnet bench data`: what it measures is of one piece, what it counts is counted, and what cannot be
- * measured is told.
+/* test_program_bench.c - `effnet bench data` and `effnet bench comm`: what they measure is of one piece, what they count is counted, and
+ * what cannot be measured is told.
  *
  * How fast is no matter of tests; that rates, parts and cores agree with each other is. */
 #define _GNU_SOURCE
@@ -157,13 +157,108 @@ static void what_cannot_be_measured_is_told(void **state)
     make_folders(at("no_pictures/a"));
     write_file(at("no_pictures/a/x.jpg"), "text", 4);
     refused(2, "--data: which images?", "bench data");
-    refused(2, "effnet bench train, effnet bench passes, or effnet bench data", "bench dat --data %s", data());
+    refused(2, "effnet bench train, effnet bench passes, effnet bench data, or effnet bench comm", "bench dat --data %s", data());
     refused(2, "--split test: train or val", "bench data --data %s --split test", data());
     refused(3, "is empty", "bench data --data %s", at("empty"));
     refused(3, "none can be decoded", "bench data --data %s", at("no_pictures"));
     refused(3, "does not exist", "bench data --data %s", at("missing"));
     outcome *o = run(2, 2, "bench data --data %s", data());
     says_once(o, "without a launcher");
+}
+
+/* ---- sums over ranks --------------------------------------------------------------------------------------------------------- */
+
+#define NARROW "--width 0.25 --depth 0.1"
+
+/* The next row of a kind behind `from`, cut out; NULL: there is none. */
+static const char *row_after(const char **from, const char *op)
+{
+    const char *found = strstr(*from, textf("\"op\":\"%s\",\"bytes\"", op)), *end = found ? strchr(found, '}') : NULL;
+    if (!end) return NULL;
+    *from = end;
+    return textf("%.*s", (int)(end - found), found);
+}
+
+/* Each sum of each repetition, and of two before them, was checked on each rank; bandwidths are the bytes by the median. */
+static void rows_are_of_one_piece(const char *json, const char *op, int ranks, int expected)
+{
+    const char *at_row = strstr(json, "\"rows\":["), *row;
+    int rows = 0;
+    while (at_row && (row = row_after(&at_row, op))) {
+        const double bytes = number_in(row, "bytes"), count_ = number_in(row, "count"), sums = 2 + count_ * number_in(row, "series"),
+                     elems = bytes / (strcmp(op, "sum_f64") == 0 ? 8 : 4), median = number_in(row, "median_us"), rate = number_in(row, "alg_gb_per_s");
+        rows++;
+        if (number_in(row, "wrong") != 0 || count_ != 3) fail_msg("%s", row);
+        if (strcmp(op, "sum_f32") == 0 ? number_in(row, "checked") <= sums * elems * ranks : number_in(row, "checked") != sums * elems * ranks)
+            fail_msg("of %g sums over %d ranks: %s", sums, ranks, row);
+        if (!(number_in(row, "p10_us") <= median && median <= number_in(row, "p90_us"))) fail_msg("%s", row);
+        /* printed to a nanosecond and to a thousand bytes a second */
+        if (median > 1 && fabs(rate - 1e-3 * bytes / median) > 0.002 * rate + 2e-6) fail_msg("%s", row);
+        const double on_bus = rate * (strcmp(op, "broadcast") == 0 ? ranks > 1 : 2.0 * (ranks - 1) / ranks);
+        if (fabs(number_in(row, "bus_gb_per_s") - on_bus) > 0.001 * on_bus + 2e-6) fail_msg("%s", row);
+    }
+    if (rows != expected) fail_msg("%d rows of %s, not %d: %s", rows, op, expected, json);
+}
+
+static void sums_are_measured_on_1_2_and_3_ranks(void **state)
+{
+    (void)state;
+    for (int ranks = 1; ranks <= 3; ranks++) {
+        const char *csv = at("comm-%d.csv", ranks);
+        outcome *o = run(0, ranks == 1 ? 0 : ranks, "bench comm " NARROW " --sizes 1m,64k,4k,65536 --steps 3 --json --csv %s", csv);
+        const char *json = json_of(o), *batch_norm = strstr(json, "\"batch_norm\":{");
+        assert_int_equal(number_in(json, "ranks"), ranks);
+        assert_int_equal(number_in(json, "nodes"), 1);
+        assert_int_equal(count(json, "\"wrong\":0"), count(json, "\"wrong\":"));
+        if (!strstr(json, ranks == 1 ? "\"control\":\"self\"" : "\"control\":\"mpi\"")) FAIL_RUN(o, "the control communicator is not named");
+        rows_are_of_one_piece(json, "sum_f32", ranks, 3);              /* 64k and 65536 are one */
+        rows_are_of_one_piece(json, "broadcast", ranks, 2);
+        assert_int_equal(count(json, "\"op\":\"barrier\""), 1);
+        if (!batch_norm) FAIL_RUN(o, "no sums of batch norm");
+        const char *at_row = strstr(json, "\"rows\":["), *row;
+        double layers = 0, us = 0;
+        int norms = 0;
+        for (; (row = row_after(&at_row, "sum_f64")); norms++) {
+            assert_int_equal(number_in(row, "bytes"), 8 * (2 * number_in(row, "channels") + 1));
+            layers += number_in(row, "layers"), us += 2 * number_in(row, "layers") * number_in(row, "median_us");
+        }
+        rows_are_of_one_piece(json, "sum_f64", ranks, norms);
+        assert_true(norms >= 3 && number_in(batch_norm, "sums") == 2 * layers);
+        if (fabs(number_in(batch_norm, "control_us") - us) > 1e-3 * us + 0.01 * layers) FAIL_RUN(o, "batch norm takes %g us", us);
+        if (ranks > 1 && count(json, "\"alpha_us\":") < 4) FAIL_RUN(o, "medians and p10 of both kinds of sums have no fit");
+        if (ranks == 1 && strstr(json, "\"alpha_us\":")) FAIL_RUN(o, "a fit over nothing");
+        size_t bytes;
+        if (count(read_file(csv, &bytes), "\n") != 1 + 3 + norms + 2 + 1) fail_msg("%s has not a line for each row", csv);
+    }
+}
+
+/* The layers of B0 that have a batch norm: 49 (and so 98 sums a step). */
+static void tables_say_what_was_summed(void **state)
+{
+    (void)state;
+    outcome *o = run(0, 0, "bench comm --sizes 4k --steps 2");
+    if (!strstr(o->out, "one rank alone has nothing to sum")) FAIL_RUN(o, "a sum over one rank passes for a sum");
+    o = run(0, 2, "bench comm --sizes 4k,16k --steps 2");
+    if (!strstr(o->out, "2 ranks on 1 host (") || !strstr(o->out, "a step of efficientnet_b0 makes 98 of them") || !strstr(o->out, "every element of every sum was checked"))
+        FAIL_RUN(o, "the table does not say what was summed");
+}
+
+static void sums_that_cannot_be_measured_are_told(void **state)
+{
+    (void)state;
+    static const char *const sizes[] = { "4x", "4k,", ",4k", "0", "-4k", "1e30g", "4kk", "nan" };
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) refused(2, textf("--sizes %s: bytes, with commas between them", sizes[k]), "bench comm --sizes %s", sizes[k]);
+    refused(2, "--sizes is of effnet bench comm", "bench train --sizes 4k");
+    refused(2, "--csv is of effnet bench comm", "bench passes --csv x.csv");
+    refused(2, "--data is of effnet bench data", "bench comm --data synthetic");
+    refused(1, "No such file or directory", "bench comm " NARROW " --sizes 4k --steps 1 --csv %s", at("missing/x.csv"));
+    outcome *o = run(0, 2, "bench comm " NARROW " --sizes 4k,512g --steps 1");         /* more than a test machine has */
+    if (!strstr(o->out, "sizes from 524288 MiB on left out: the rank with the least memory")) FAIL_RUN(o, "what does not fit is not named");
+    o = run(1, 2, "bench comm " NARROW " --sizes 4k --steps 1 --csv %s", at("missing/x.csv"));
+    says_once(o, "No such file or directory");
+    o = run_how((how){ .ranks = 2, .second = "bench comm " NARROW " --sizes 8k --steps 1" }, "bench comm " NARROW " --sizes 4k --steps 1");
+    expect_code(o, 2);
+    says_once(o, "start all ranks with the same options");
 }
 
 int main(void)
@@ -178,6 +273,9 @@ int main(void)
         cmocka_unit_test(a_packed_file_is_measured_as_its_folder),
         cmocka_unit_test(every_option_of_a_run_is_taken),
         cmocka_unit_test(what_cannot_be_measured_is_told),
+        cmocka_unit_test(sums_are_measured_on_1_2_and_3_ranks),
+        cmocka_unit_test(tables_say_what_was_summed),
+        cmocka_unit_test(sums_that_cannot_be_measured_are_told),
     };
     return program_main("program_bench", tests, sizeof tests / sizeof *tests);
 }

@@ -10,6 +10,10 @@ en_test(test_input test_input.c LIBS en_trainer)
 en_test(test_doctor test_doctor.c LIBS en_trainer)
 en_test(test_rollcall test_rollcall.c LIBS en_trainer)
 en_test(test_plot test_plot.c LIBS en_trainer)
+en_test(test_bench_comm test_bench_comm.c LIBS en_trainer)
+foreach(ranks 2 3)
+  en_mpi_test(test_bench_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_bench_comm>)
+endforeach()
 
 # The program from outside: what it prints and the code it exits with.
 function(en_cli_test name script)

@@ -204,12 +204,13 @@ static en_status add_up(en_comm *c, int64_t v[2])
     return s == EN_OK ? c->ops->broadcast(c, v, 2 * sizeof *v, 0) : s;
 }
 
-/* As many sums as take a part of the row's time, the same on all ranks. */
+/* As many sums as take a part of the row's time, the same on all ranks; an even number: two ranks that began apart end together then. */
 static en_status choose_series(const bench *b, comm_row *r, double one_s)
 {
     const int most = longest_series(r->op, r->bytes);
     const double fit = b->w->row_s / 2 / fmax(one_s, 1e-9);
     r->series = fit < 1 ? 1 : fit < most ? (int)fit : most;
+    r->series = r->series == 1 && fit >= 1 && most > 1 ? 2 : r->series > 1 ? r->series / 2 * 2 : 1;
     return b->w->control->ops->broadcast(b->w->control, &r->series, sizeof r->series, 0);
 }
 
