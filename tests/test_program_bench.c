@@ -204,8 +204,8 @@ static void sums_are_measured_on_1_2_and_3_ranks(void **state)
 {
     (void)state;
     for (int ranks = 1; ranks <= 3; ranks++) {
-        const char *csv = at("comm-%d.csv", ranks);
-        outcome *o = run(0, ranks == 1 ? 0 : ranks, "bench comm " NARROW " --sizes 1m,64k,4k,65536 --steps 3 --json --csv %s", csv);
+        const char *folder = at("comm-%d", ranks);
+        outcome *o = run(0, ranks == 1 ? 0 : ranks, "bench comm " NARROW " --sizes 1m,64k,4k,65536 --steps 3 --json --folder %s", folder);
         const char *json = json_of(o), *batch_norm = strstr(json, "\"batch_norm\":{");
         assert_int_equal(number_in(json, "ranks"), ranks);
         assert_int_equal(number_in(json, "nodes"), 1);
@@ -227,8 +227,9 @@ static void sums_are_measured_on_1_2_and_3_ranks(void **state)
         if (fabs(number_in(batch_norm, "control_us") - us) > 1e-3 * us + 0.01 * layers) FAIL_RUN(o, "batch norm takes %g us", us);
         if (ranks > 1 && count(json, "\"alpha_us\":") < 4) FAIL_RUN(o, "medians and p10 of both kinds of sums have no fit");
         if (ranks == 1 && strstr(json, "\"alpha_us\":")) FAIL_RUN(o, "a fit over nothing");
-        size_t bytes;
-        if (count(read_file(csv, &bytes), "\n") != 1 + 3 + norms + 2 + 1) fail_msg("%s has not a line for each row", csv);
+        if (count(read_file(textf("%s/comm.csv", folder), NULL), "\n") != 1 + 3 + norms + 2 + 1) fail_msg("%s/comm.csv has not a line for each row", folder);
+        if (exists(textf("%s/comm.svg", folder)) != (ranks > 1)) fail_msg("%s/comm.svg", folder);
+        if (ranks > 1 && !strstr(read_file(textf("%s/comm.svg", folder), NULL), "bus bandwidth, GB/s")) fail_msg("%s/comm.svg is no figure of bandwidth", folder);
     }
 }
 
@@ -249,12 +250,12 @@ static void sums_that_cannot_be_measured_are_told(void **state)
     static const char *const sizes[] = { "4x", "4k,", ",4k", "0", "-4k", "1e30g", "4kk", "nan" };
     for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) refused(2, textf("--sizes %s: bytes, with commas between them", sizes[k]), "bench comm --sizes %s", sizes[k]);
     refused(2, "--sizes is of effnet bench comm", "bench train --sizes 4k");
-    refused(2, "--csv is of effnet bench comm", "bench passes --csv x.csv");
+    refused(2, "--folder is of effnet bench comm", "bench passes --folder x");
     refused(2, "--data is of effnet bench data", "bench comm --data synthetic");
-    refused(1, "No such file or directory", "bench comm " NARROW " --sizes 4k --steps 1 --csv %s", at("missing/x.csv"));
+    refused(1, "No such file or directory", "bench comm " NARROW " --sizes 4k --steps 1 --folder %s", at("missing/x"));
     outcome *o = run(0, 2, "bench comm " NARROW " --sizes 4k,512g --steps 1");         /* more than a test machine has */
     if (!strstr(o->out, "sizes from 524288 MiB on left out: the rank with the least memory")) FAIL_RUN(o, "what does not fit is not named");
-    o = run(1, 2, "bench comm " NARROW " --sizes 4k --steps 1 --csv %s", at("missing/x.csv"));
+    o = run(1, 2, "bench comm " NARROW " --sizes 4k --steps 1 --folder %s", at("missing/x"));
     says_once(o, "No such file or directory");
     o = run_how((how){ .ranks = 2, .second = "bench comm " NARROW " --sizes 8k --steps 1" }, "bench comm " NARROW " --sizes 4k --steps 1");
     expect_code(o, 2);

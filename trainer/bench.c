@@ -134,9 +134,9 @@ en_status en_command_bench(const en_options *o)
                "which benchmark? effnet bench train, effnet bench passes, effnet bench data, or effnet bench comm");
     static const char *const of_data[] = { "data", "split", "augment", "rand_ops", "magnitude", "erase", "erase_fill", "mixup", "cutmix", "resize", "decode", "rate" };
     for (size_t i = 0; !data && i < sizeof of_data / sizeof *of_data; i++)
-        EN_REQUIRE(!en_option_given(o, of_data[i]), EN_EUSAGE, "effnet bench %s works on made-up %s that lie in memory; --%s is of effnet bench data", what, sums ? "numbers" : "images",
-                   strcmp(of_data[i], "erase_fill") == 0 ? "erase-fill" : strcmp(of_data[i], "rand_ops") == 0 ? "rand-ops" : of_data[i]);
-    EN_REQUIRE(sums || (!*o->sizes && !*o->csv), EN_EUSAGE, "--%s is of effnet bench comm", *o->sizes ? "sizes" : "csv");
+        EN_REQUIRE(!en_option_given(o, of_data[i]), EN_EUSAGE, "effnet bench %s works on made-up %s that lie in memory; --%s is of effnet bench data", what,
+                   sums ? "numbers" : "images", strcmp(of_data[i], "erase_fill") == 0 ? "erase-fill" : strcmp(of_data[i], "rand_ops") == 0 ? "rand-ops" : of_data[i]);
+    EN_REQUIRE(sums || (!*o->sizes && !*o->folder), EN_EUSAGE, "--%s is of effnet bench comm", *o->sizes ? "sizes" : "folder");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     const en_status s = sums ? en_bench_comm(o, comm) : data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);

@@ -135,7 +135,7 @@ static en_status report(const en_options *o, en_comm *c, const en_run *run, cons
                                 .left_out = p->left_out };
         if (o->json) comm_print_json(&r);
         else comm_print_text(&r);
-        if (*o->csv) s = comm_write_csv(&r, o->csv);
+        if (*o->folder) s = comm_write_files(&r, o->folder);
     }
     free(hosts);
     return en_agree(c, s);

@@ -1,5 +1,5 @@
 /* bench_comm.h - what `effnet bench comm` measures (bench_comm.c, bench_comm_rows.c), checks (bench_comm_values.c), makes of it
- * (bench_comm_fit.c) and prints (bench_comm_report.c). */
+ * (bench_comm_fit.c), prints (bench_comm_report.c) and writes (bench_comm_files.c). */
 #ifndef EN_BENCH_COMM_H
 #define EN_BENCH_COMM_H
 
@@ -77,7 +77,7 @@ typedef struct { comm_row *rows; int n_rows; int64_t wrong; size_t too_slow; } c
 en_status comm_measure(const comm_work *w, comm_table *t);
 void      comm_table_free(comm_table *t);
 
-/* ---- reporting (bench_comm_report.c), on rank 0 ------------------------------------------------------------------------------ */
+/* ---- reporting, on rank 0 (bench_comm_report.c, bench_comm_files.c) -------------------------------------------------------- */
 
 typedef struct {
     const comm_table *table;
@@ -87,9 +87,11 @@ typedef struct {
     const char *left_out;                    /* what was not measured and why, "" when all was                               */
 } comm_report;
 
+const char *comm_op_name(comm_op op);
+double    comm_bus_rate(const comm_row *r);                            /* bytes a second                                    */
 void      comm_print_text(const comm_report *r);
 void      comm_print_json(const comm_report *r);
-en_status comm_write_csv(const comm_report *r, const char *path);
+en_status comm_write_files(const comm_report *r, const char *folder);       /* comm.csv, comm.svg; makes the folder (bench_comm_files.c) */
 /* The fit over the rows of one kind of sum at one place, of their medians, or of the p10: what the links do when nobody else wants the
  * machine. */
 comm_fit  comm_fit_rows(const comm_table *t, const comm_place *place, comm_op op, bool p10);

@@ -1,22 +1,22 @@
-/* bench_comm_report.c - what `effnet bench comm` found: tables, the fit, and the same for programs (JSON, CSV). */
+/* bench_comm_report.c - what `effnet bench comm` found: tables, the fit, and the same for programs. */
 #include "trainer/bench_comm.h"
 #include "trainer/json.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const op_names[COMM_OPS] = { "sum_f32", "sum_f32_parts", "sum_f64", "broadcast", "barrier" };
+
+const char *comm_op_name(comm_op op) { return op_names[op]; }
 
 static int ranks_of(const comm_report *r) { return r->places[0].comm->world_size; }
 
 static double algorithm_rate(const comm_row *row) { return (double)row->bytes / row->seconds.median; }      /* bytes a second */
 
-static double bus_rate(const comm_row *row)
+double comm_bus_rate(const comm_row *row)
 {
     const int ranks = row->place->comm->world_size;
     if (row->op == COMM_BROADCAST) return ranks > 1 ? algorithm_rate(row) : 0;          /* the root sends all of it once at least */
@@ -101,7 +101,7 @@ static void print_rows(const comm_report *r, const comm_place *place, comm_op op
         else printf("%9s %13" PRId64, size, row->count);
         printf(" %11.1f %9.1f %9.1f", 1e6 * row->seconds.median, 1e6 * row->seconds.p10, 1e6 * row->seconds.p90);
         if (op == COMM_SUM_F32) {
-            printf(" %9.3f %9.3f", 1e-9 * algorithm_rate(row), 1e-9 * bus_rate(row));
+            printf(" %9.3f %9.3f", 1e-9 * algorithm_rate(row), 1e-9 * comm_bus_rate(row));
             print_optional(row->parts_s);
         }
         if (device) print_optional(row->queued_s);
@@ -166,7 +166,7 @@ void comm_print_text(const comm_report *r)
     printf("\n%s: %" PRId64 " wrong\n", r->table->wrong ? "NOT ALL SUMS ARE RIGHT" : "every element of every sum was checked", r->table->wrong);
 }
 
-/* ---- JSON, CSV -------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------------------------------------- */
 
 static void json_number(const char *name, double v, const char *format)           /* null where there is none */
 {
@@ -185,7 +185,7 @@ static void print_row_json(const comm_row *row)
     json_number("p90_us", 1e6 * row->seconds.p90, "%.3f");
     if (row->op != COMM_BARRIER) {
         json_number("alg_gb_per_s", 1e-9 * algorithm_rate(row), "%.6f");
-        json_number("bus_gb_per_s", 1e-9 * bus_rate(row), "%.6f");
+        json_number("bus_gb_per_s", 1e-9 * comm_bus_rate(row), "%.6f");
     }
     if (row->op == COMM_SUM_F32) json_number("in_4_sums_us", 1e6 * row->parts_s, "%.3f");
     if (row->op == COMM_SUM_F32 || row->op == COMM_SUM_F64) json_number("queued_us", 1e6 * row->queued_s, "%.3f");
@@ -245,38 +245,4 @@ void comm_print_json(const comm_report *r)
         if (!isnan(queued)) printf(",\"%s_queued_us\":%.3f", r->places[k].role, 1e6 * queued);
     }
     printf("},\"wrong\":%" PRId64 "}\n", r->table->wrong);
-}
-
-static void csv_number(FILE *f, double v)
-{
-    if (isfinite(v)) fprintf(f, ",%.6g", v);
-    else fprintf(f, ",");
-}
-
-en_status comm_write_csv(const comm_report *r, const char *path)
-{
-    FILE *f = fopen(path, "w");
-    EN_REQUIRE(f, EN_EIO, "--csv %s: %s", path, strerror(errno));
-    fprintf(f, "ranks,nodes,role,comm,op,bytes,channels,layers,count,series,median_us,p10_us,p90_us,alg_gb_per_s,bus_gb_per_s,in_4_sums_us,queued_us,checked,wrong\n");
-    for (int i = 0; i < r->table->n_rows; i++) {
-        const comm_row *row = &r->table->rows[i];
-        const en_comm *c = row->place->comm;
-        fprintf(f, "%d,%d,%s,%s,%s,%zu,%" PRId64 ",%" PRId64 ",%" PRId64 ",%d", c->world_size, c->nodes, row->place->role, c->name, op_names[row->op], row->bytes,
-                row->channels, row->layers, row->count, row->series);
-        csv_number(f, 1e6 * row->seconds.median);
-        csv_number(f, 1e6 * row->seconds.p10);
-        csv_number(f, 1e6 * row->seconds.p90);
-        csv_number(f, row->op == COMM_BARRIER ? NAN : 1e-9 * algorithm_rate(row));
-        csv_number(f, row->op == COMM_BARRIER ? NAN : 1e-9 * bus_rate(row));
-        csv_number(f, 1e6 * row->parts_s);
-        csv_number(f, 1e6 * row->queued_s);
-        fprintf(f, ",%" PRId64 ",%" PRId64 "\n", row->checked, row->wrong);
-    }
-    const bool whole = fflush(f) == 0 && !ferror(f);
-    const int why = errno;
-    if (fclose(f) != 0 || !whole) {
-        unlink(path);
-        return en_raise(EN_EIO, __FILE__, __LINE__, __func__, "--csv %s: %s", path, strerror(why));
-    }
-    return EN_OK;
 }

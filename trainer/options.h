@@ -263,12 +263,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "what one rank by itself trains: forward and backward are stretched to it (0: not)") \
   X(data_rate,        F64,  0,                 EN_SCALING,                                 "images/s","[0,inf)",                    \
     "what the input side of one rank gives; bench data tells (0: enough)") \
-  X(folder,           STR,  "",                EN_SCALING,                                 "path",    "",                           \
-    "write predicted.csv and figures (SVG) there") \
+  X(folder,           STR,  "",                EN_SCALING | EN_BENCH,                      "path",    "",                           \
+    "write predicted.csv and figures (SVG) there; bench comm: comm.csv and comm.svg") \
   X(sizes,            STR,  "",                EN_BENCH,                                   "bytes",   "",                           \
     "bench comm: sizes of gradient sums, as 64k,1m,25m (\"\": 4 KiB to 256 MiB, each twice the one before, while they are quick)") \
-  X(csv,              STR,  "",                EN_BENCH,                                   "path",    "",                           \
-    "bench comm: write the table to this file too") \
   X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
