@@ -5,7 +5,7 @@ en_test(test_oracle     test_oracle.c oracle.c LIBS en_kernels)
 add_library(en_fixture STATIC fixture.c fixture_bounds.c fixture_operands.c optimizer_help.c oracle.c)
 target_include_directories(en_fixture PUBLIC ${CMAKE_CURRENT_SOURCE_DIR} ${CMOCKA_INCLUDE})
 target_link_libraries(en_fixture PUBLIC en_kernels PRIVATE en_warnings)
-foreach(subject pointwise depthwise conv stem project residual activation head batchnorm optimizer optimizer_steps noise queue)
+foreach(subject pointwise depthwise conv stem project residual activation join pool head batchnorm optimizer optimizer_steps noise queue)
   en_test(test_kernels_${subject} test_kernels_${subject}.c LIBS en_fixture)
   # more threads than processors are part of the tests: waiting threads must give way
   set_tests_properties(test_kernels_${subject} PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)

@@ -213,6 +213,24 @@ void oracle_pool_backward(int64_t n, int64_t hw, int64_t c, const double *dpoole
         for (int64_t d = 0; d < c; d++) dx[i * c + d] = dpooled[i / hw * c + d] / (double)hw;
 }
 
+void oracle_max_pool(const en_conv_geom *g, const double *x, double *y, uint8_t *at)
+{
+    for (int64_t i = 0; i < g->n * g->oh * g->ow * g->c; i++) y[i] = -INFINITY, at[i] = UINT8_MAX;
+    FOR_EACH_TAP(g, out, tap, in)
+        for (int64_t d = 0; d < g->c; d++) {
+            const double u = x[in * g->c + d], top = y[out * g->c + d];
+            if (at[out * g->c + d] == UINT8_MAX || u > top || (isnan(u) && !isnan(top))) y[out * g->c + d] = u, at[out * g->c + d] = (uint8_t)tap;
+        }
+}
+
+void oracle_max_pool_backward(const en_conv_geom *g, const uint8_t *at, const double *dy, double *dx)
+{
+    clear(dx, g->n * g->h * g->w * g->c);
+    FOR_EACH_TAP(g, out, tap, in)
+        for (int64_t d = 0; d < g->c; d++)
+            if (at[out * g->c + d] == tap) dx[in * g->c + d] += dy[out * g->c + d];
+}
+
 void oracle_dense(int64_t n, int64_t ci, int64_t k, const double *x, const double *wt, const double *bias, double *y)
 {
     for (int64_t b = 0; b < n; b++) {

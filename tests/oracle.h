@@ -51,6 +51,11 @@ void oracle_se_backward(int64_t n, int64_t hw, int64_t c, int64_t q, const doubl
 void oracle_pool(int64_t n, int64_t hw, int64_t c, const double *x, double *pooled);           /* mean over hw */
 void oracle_pool_backward(int64_t n, int64_t hw, int64_t c, const double *dpooled, double *dx);
 
+/* y[n,i,j,c] = max over the taps (a,b) inside x of x[n, i*s-p+a, j*s-p+b, c];  at = a*k + b of the first one that is it.  A NaN counts as
+ * larger than all, the first of them as largest.  g->oc == g->c. */
+void oracle_max_pool(const en_conv_geom *g, const double *x, double *y, uint8_t *at);
+void oracle_max_pool_backward(const en_conv_geom *g, const uint8_t *at, const double *dy, double *dx);
+
 void oracle_dense(int64_t n, int64_t ci, int64_t k, const double *x, const double *wt, const double *bias, double *y);
 void oracle_dense_backward(int64_t n, int64_t ci, int64_t k, const double *x, const double *wt, const double *dy,
                            double *dx, double *dwt, double *dbias);

@@ -157,6 +157,40 @@ static void dense_and_pooling_gradients_are_difference_quotients(void **state)
     gradient_holds("pool", pool_scalar, &e, e.x, 24, dx);
 }
 
+typedef struct { en_conv_geom g; double x[MAX], y[MAX], weight[MAX]; uint8_t at[MAX]; } max_env;
+static double max_scalar(void *p) { max_env *e = p; oracle_max_pool(&e->g, e->x, e->y, e->at); return dot(e->y, e->weight, e->g.n * e->g.oh * e->g.ow * e->g.c); }
+
+/* Random numbers lie far apart compared with a step of 1e-5, so that no step moves the place of a maximum. */
+static void max_pool_gradients_are_difference_quotients(void **state)
+{
+    (void)state;
+    static max_env e;
+    static double dx[MAX];
+    for (int kernel = 2; kernel <= 4; kernel++)
+        for (int stride = 1; stride <= 3; stride++) {
+            e.g = oracle_same(2, 6, 5, 3, 3, kernel, stride);
+            fill(e.x, 180), fill(e.weight, 2 * e.g.oh * e.g.ow * 3);
+            max_scalar(&e);
+            oracle_max_pool_backward(&e.g, e.at, e.weight, dx);
+            gradient_holds("max pool", max_scalar, &e, e.x, 180, dx);
+        }
+}
+
+/* Windows of 3 x 3 with stride 2 over 3 x 3, a row and a column left out on each side: ties go to the first, a NaN to itself. */
+static void max_pools_are_those_worked_out_by_hand(void **state)
+{
+    (void)state;
+    const en_conv_geom g = { .n = 1, .h = 3, .w = 3, .c = 1, .oh = 2, .ow = 2, .oc = 1, .kernel = 3, .stride = 2, .pad = 1 };
+    const double x[9] = { -3, -1, 2,  -1, -2, 2,  NAN, 5, NAN }, dy[4] = { 1, 10, 100, 1000 }, want[9] = { 0, 1, 10,  0, 0, 0,  100, 0, 1000 };
+    double y[4], dx[9];
+    uint8_t at[4];
+    oracle_max_pool(&g, x, y, at);
+    assert_true(y[0] == -1 && y[1] == 2 && isnan(y[2]) && isnan(y[3]));
+    assert_true(at[0] == 5 && at[1] == 4 && at[2] == 4 && at[3] == 4);
+    oracle_max_pool_backward(&g, at, dy, dx);
+    assert_memory_equal(dx, want, sizeof want);
+}
+
 static double loss_scalar(void *p)
 {
     double target[7];
@@ -282,6 +316,8 @@ int main(void)
         cmocka_unit_test(batch_norm_gradients_are_difference_quotients),
         cmocka_unit_test(squeeze_excite_gradients_are_difference_quotients),
         cmocka_unit_test(dense_and_pooling_gradients_are_difference_quotients),
+        cmocka_unit_test(max_pool_gradients_are_difference_quotients),
+        cmocka_unit_test(max_pools_are_those_worked_out_by_hand),
         cmocka_unit_test(loss_and_activation_gradients_are_difference_quotients),
         cmocka_unit_test(targets_are_those_worked_out_by_hand),
         cmocka_unit_test(rmsprop_takes_the_step_worked_out_by_hand),

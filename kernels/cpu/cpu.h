@@ -26,7 +26,7 @@ typedef struct {
         float  *block_a, *block_b;        /* BLOCK_ROWS x channels                                               */
         float  *rows;                     /* depthwise: ring of rows; stem: unfolded rows                        */
         float  *wgrad;                    /* partial weight gradient                                             */
-        double *stats;                    /* 2c partial sums                                                     */
+        double *stats;                    /* 2c partial sums of one batch norm, or of two                        */
     } *lane;
     void *memory;
     double *norms; size_t norms_size;     /* of lars_update, doubles: taken when it first sees so many segments     */
@@ -63,16 +63,17 @@ static inline bool outlives_caches(const void *p, int64_t elems)
     return (uintptr_t)p % 64 == 0 && (size_t)elems * sizeof(float) > (size_t)STREAM_MIB << 20;
 }
 
-/* bn->local = sums over lanes of their stats, in lane order; rows values a channel were seen (forward only) */
-static inline void collect_stats(en_backend *be, en_bn *bn)
+/* bn->local = sums over lanes of their stats, from `at` on, in lane order; bn NULL: nothing */
+static inline void collect_stats_at(en_backend *be, en_bn *bn, int64_t at)
 {
     if (!bn) return;
     for (int64_t i = 0; i < 2 * bn->c; i++) {
         double s = 0;
-        for (int l = 0; l < be->lanes; l++) s += engine(be)->lane[l].stats[i];
+        for (int l = 0; l < be->lanes; l++) s += engine(be)->lane[l].stats[at + i];
         bn->local[i] = s;
     }
 }
+static inline void collect_stats(en_backend *be, en_bn *bn) { collect_stats_at(be, bn, 0); }
 
 /* Scratch that `reserve` did not foresee is our own mistake. */
 #define CPU_FITS(be, buffer, need)                                                                                      \

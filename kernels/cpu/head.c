@@ -53,6 +53,23 @@ en_status cpu_pool_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, fl
     return EN_OK;
 }
 
+en_status cpu_mean_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *dpooled, const float *mask, void *dx)
+{
+    CPU_ALIGNED(c);
+    const float inv_hw = 1.f / (float)hw;
+    FOR_EACH_LANE(be, l) {
+        const cpu_range r = lane_range(n * hw, l, be->lanes);
+        for (int64_t row = r.first; row < r.last; row++) {
+            const int64_t m = row / hw * c;
+            for (int64_t i = 0; i < c; i += VW) {
+                const vf d = ld(dpooled + m + i) * inv_hw;
+                st((float *)dx + row * c + i, mask ? d * ld(mask + m + i) : d);
+            }
+        }
+    }
+    return EN_OK;
+}
+
 en_status cpu_dense_forward(en_backend *be, int64_t n, int64_t ci, int64_t k, const float *x, const float *wt, const float *bias, float *logits)
 {
     CPU_ALIGNED(ci);

@@ -169,3 +169,67 @@ en_status cpu_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t
     sum_dz(be, n, hw, c, g, drop, y->y, y->bn, y->act, dz, bn);
     return EN_OK;
 }
+
+/* ---- the end of a bottleneck: the activation follows the sum ---------------------------------------------------------- */
+
+en_status cpu_join_forward(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop, const en_operand *x, en_act out,
+                           void *o)
+{
+    CPU_ALIGNED(c);
+    EN_REQUIRE(y->bn, EN_EINVAL, "a bottleneck ends in a batch norm");
+    EN_REQUIRE(y->act == EN_ACT_NONE && x->act == EN_ACT_NONE, EN_EINVAL, "the activation of a bottleneck follows the sum");
+    EN_REQUIRE(out == EN_ACT_RELU || out == EN_ACT_RELU6, EN_EINVAL, "activation %d after a sum: there are relu and relu6", (int)out);
+    const float most = out == EN_ACT_RELU6 ? 6.f : __builtin_inff();
+    FOR_EACH_LANE(be, l) {
+        const cpu_range r = lane_range(n * hw, l, be->lanes);
+        for (int64_t i = r.first; i < r.last; i++) {
+            const float *yr = (const float *)y->y + i * c, *xr = (const float *)x->y + i * c;
+            float *to = (float *)o + i * c;
+            const vf keep = splat(drop ? drop[i / hw] : 1.f);
+            for (int64_t j = 0; j < c; j += VW) {
+                vf v = ld(xr + j);
+                if (x->bn) v = v * ld(x->bn->scale + j) + ld(x->bn->shift + j);
+                v += (ld(yr + j) * ld(y->bn->scale + j) + ld(y->bn->shift + j)) * keep;
+                st(to + j, clamp(v, 0.f, most));
+            }
+        }
+    }
+    return EN_OK;
+}
+
+en_status cpu_join_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const void *o, en_act out, const float *drop, const void *y,
+                            en_bn *ybn, const void *x, en_bn *xbn, void *dz)
+{
+    CPU_ALIGNED(c);
+    EN_REQUIRE(out == EN_ACT_RELU || out == EN_ACT_RELU6, EN_EINVAL, "activation %d after a sum: there are relu and relu6", (int)out);
+    EN_REQUIRE(x || !xbn, EN_EINVAL, "sums of a batch norm without its tensor");
+    CPU_FITS(be, stats, 4 * c);
+    FOR_EACH_LANE(be, l) {
+        double *stats = engine(be)->lane[l].stats;
+        memset(stats, 0, (size_t)(4 * c) * sizeof *stats);
+        const cpu_range r = lane_range(n * hw, l, be->lanes);
+        for (int64_t i0 = r.first; i0 < r.last; i0 += 64) {          /* 64 rows in float, then double */
+            const int64_t i1 = min64(i0 + 64, r.last);
+            for (int64_t j = 0; j < c; j += VW) {
+                const vf y_mean = ld(ybn->mean + j), x_mean = xbn ? ld(xbn->mean + j) : y_mean;
+                vf y0 = { 0 }, y1 = { 0 }, x0 = { 0 }, x1 = { 0 };
+                for (int64_t i = i0; i < i1; i++) {
+                    const int64_t at = i * c + j;
+                    const vf d = ld((const float *)g + at) * step(ld((const float *)o + at), out == EN_ACT_RELU6);
+                    const vf kept = drop ? d * drop[i / hw] : d;
+                    st((float *)dz + at, d);
+                    y0 += kept;
+                    y1 += kept * (ld((const float *)y + at) - y_mean);
+                    if (xbn) x0 += d, x1 += d * (ld((const float *)x + at) - x_mean);
+                }
+                add_f64(stats + j, y0);
+                add_f64(stats + c + j, y1);
+                add_f64(stats + 2 * c + j, x0);
+                add_f64(stats + 3 * c + j, x1);
+            }
+        }
+    }
+    collect_stats(be, ybn);
+    collect_stats_at(be, xbn, 2 * c);
+    return EN_OK;
+}

@@ -21,6 +21,11 @@
 #define cpu_se_project_backward  ISA(se_project_backward)
 #define cpu_residual_forward     ISA(residual_forward)
 #define cpu_residual_backward    ISA(residual_backward)
+#define cpu_join_forward         ISA(join_forward)
+#define cpu_join_backward        ISA(join_backward)
+#define cpu_max_pool_forward     ISA(max_pool_forward)
+#define cpu_max_pool_backward    ISA(max_pool_backward)
+#define cpu_mean_backward        ISA(mean_backward)
 #define cpu_activation_backward  ISA(activation_backward)
 #define cpu_pool_forward         ISA(pool_forward)
 #define cpu_pool_backward        ISA(pool_backward)
@@ -55,6 +60,12 @@ en_status cpu_se_project_backward(en_backend *, int64_t, int64_t, int64_t, int64
                               const en_grad *, void *, float *, en_bn *);
 en_status cpu_residual_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, const en_operand *, void *);
 en_status cpu_residual_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const void *, en_bn *);
+en_status cpu_join_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, const en_operand *, en_act, void *);
+en_status cpu_join_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const void *, en_act, const float *, const void *, en_bn *,
+                            const void *, en_bn *, void *);
+en_status cpu_max_pool_forward(en_backend *, const en_conv_geom *, const en_operand *, void *, uint8_t *);
+en_status cpu_max_pool_backward(en_backend *, const en_conv_geom *, const en_operand *, const uint8_t *, const void *, void *, en_bn *);
+en_status cpu_mean_backward(en_backend *, int64_t, int64_t, int64_t, const float *, const float *, void *);
 en_status cpu_activation_backward(en_backend *, int64_t, int64_t, int64_t, const void *, const float *, const en_operand *, void *, en_bn *);
 en_status cpu_pool_forward(en_backend *, int64_t, int64_t, int64_t, const en_operand *, const float *, float *);
 en_status cpu_pool_backward(en_backend *, int64_t, int64_t, int64_t, float *, const float *, const en_operand *, en_bn *);

@@ -14,6 +14,8 @@ const en_backend_ops ISA(cpu_ops) = {
     .bn_backward_local = cpu_bn_backward_local, .bn_backward_finalize = cpu_bn_backward_finalize,
     .stem_forward = cpu_stem_forward, .pointwise_forward = cpu_pointwise_forward, .depthwise_forward = cpu_depthwise_forward,
     .se_project_forward = cpu_se_project_forward, .residual_forward = cpu_residual_forward, .pool_forward = cpu_pool_forward,
+    .join_forward = cpu_join_forward, .join_backward = cpu_join_backward,
+    .max_pool_forward = cpu_max_pool_forward, .max_pool_backward = cpu_max_pool_backward, .mean_backward = cpu_mean_backward,
     .dense_forward = cpu_dense_forward, .softmax_loss = cpu_softmax_loss,
     .dense_backward = cpu_dense_backward, .pool_backward = cpu_pool_backward, .pointwise_backward = cpu_pointwise_backward,
     .residual_backward = cpu_residual_backward, .activation_backward = cpu_activation_backward, .se_project_backward = cpu_se_project_backward,

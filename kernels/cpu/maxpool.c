@@ -1,0 +1,154 @@
+/* maxpool.c - the largest of a window of an image, and the way back to where it stood.
+ *
+ * Forward goes over rows of the output, VW channels at a time.  u = act(bn(x)) is formed again for each window that holds it, 2.25
+ * times at 3x3 with stride 2: the neighbours are still in L1, and what u costs hides behind the memory.  Beside the largest value
+ * stands its place in the window, a byte a value, so that backward compares no floats and needs neither u nor y.
+ *
+ * Backward gathers: a position of the image asks the windows that hold it, in their order, whether it is their largest.  So nothing is
+ * added across lanes, dx is written once, and the sums of its batch norm come from the same sweep. */
+#include "passes.h"
+
+typedef uint8_t vb  __attribute__((vector_size(VW)));
+typedef uint8_t vbu __attribute__((vector_size(VW), aligned(1), may_alias));
+
+INLINE vi   places(const uint8_t *p)     { return __builtin_convertvector(*(const vbu *)p, vi); }
+INLINE void mark(uint8_t *p, vi v)       { *(vbu *)p = __builtin_convertvector(v, vb); }
+INLINE vi   all_of(int i)                { return i - (vi){ 0 }; }
+INLINE vf   choose(vi m, vf yes, vf no)  { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
+
+static en_status check(const en_conv_geom *g, const en_operand *x)
+{
+    CPU_ALIGNED(g->c);
+    EN_REQUIRE(g->c == g->oc, EN_EINVAL, "a pool of %lld channels makes %lld", (long long)g->c, (long long)g->oc);
+    EN_REQUIRE(g->kernel >= 2 && g->kernel <= 7, EN_EINVAL, "max pool of %d x %d: there are 2 to 7", g->kernel, g->kernel);
+    EN_REQUIRE(g->stride >= 1, EN_EINVAL, "max pool stride %d", g->stride);
+    EN_REQUIRE(g->pad >= 0 && g->pad < g->kernel, EN_EINVAL, "max pool pad %d", g->pad);
+    EN_REQUIRE((g->oh - 1) * g->stride - g->pad < g->h && (g->ow - 1) * g->stride - g->pad < g->w, EN_EINVAL, "a window misses the image");
+    EN_REQUIRE(x->bn || x->act == EN_ACT_NONE, EN_EINVAL, "an activation without batch norm");
+    return EN_OK;
+}
+
+/* ---- forward -------------------------------------------------------------------------------------------------------- */
+
+/* The taps of a window that begins at `at` which are inside an image of `size` rows or columns. */
+static cpu_range inside(int64_t at, int64_t k, int64_t size) { return (cpu_range){ max64(0, -at), min64(k, size - at) }; }
+
+/* One window, all channels: corner is tap (0,0), be it inside of the image or not; rows of the image are `row` floats.  out, and place (NULL:
+ * not wanted) take the answer.  Inlined with known taps where no border is near. */
+INLINE void window(const en_operand *x, const float *corner, int64_t row, int64_t c, int k, cpu_range a, cpu_range b, float *out, uint8_t *place)
+{
+    for (int64_t i = 0; i < c; i += VW) {
+        const vf scale = x->bn ? ld(x->bn->scale + i) : splat(1.f), shift = x->bn ? ld(x->bn->shift + i) : splat(0.f);
+        vf top = splat(-__builtin_inff());
+        vi at = all_of((int)(a.first * k + b.first));
+        UNROLL
+        for (int64_t p = a.first; p < a.last; p++)
+            UNROLL
+            for (int64_t q = b.first; q < b.last; q++) {
+                vf u = ld(corner + p * row + q * c + i);
+                if (x->bn) u = activate(u, scale, shift, x->act);
+                const vi larger = ~(u <= top) & (top == top);             /* a NaN is, and nothing is larger than it */
+                top = choose(larger, u, top);
+                at = (larger & all_of((int)(p * k + q))) | (~larger & at);
+            }
+        st(out + i, top);
+        if (place) mark(place + i, at);
+    }
+}
+
+/* A row of output, whose window begins at row i0 of the image at src. */
+INLINE void forward_row(const en_conv_geom *g, int k, const en_operand *x, const float *src, int64_t i0, float *out, uint8_t *place)
+{
+    const int64_t c = g->c, row = g->w * c;
+    const cpu_range a = inside(i0, k, g->h);
+    for (int64_t j = 0; j < g->ow; j++, out += c) {
+        const int64_t j0 = j * g->stride - g->pad;
+        const cpu_range b = inside(j0, k, g->w);
+        const float *corner = src + i0 * row + j0 * c;
+        if (a.last - a.first == k && b.last - b.first == k) window(x, corner, row, c, k, (cpu_range){ 0, k }, (cpu_range){ 0, k }, out, place);
+        else window(x, corner, row, c, k, a, b, out, place);
+        if (place) place += c;
+    }
+}
+
+en_status cpu_max_pool_forward(en_backend *be, const en_conv_geom *g, const en_operand *x, void *y, uint8_t *at)
+{
+    EN_TRY(check(g, x), "max pool forward");
+    FOR_EACH_LANE(be, l) {
+        const cpu_range r = lane_range(g->n * g->oh, l, be->lanes);
+        for (int64_t q = r.first; q < r.last; q++) {
+            const int64_t i0 = q % g->oh * g->stride - g->pad, to = q * g->ow * g->c;
+            const float *src = (const float *)x->y + q / g->oh * g->h * g->w * g->c;
+            if (g->kernel == 3) forward_row(g, 3, x, src, i0, (float *)y + to, at ? at + to : NULL);
+            else if (g->kernel == 2) forward_row(g, 2, x, src, i0, (float *)y + to, at ? at + to : NULL);
+            else forward_row(g, g->kernel, x, src, i0, (float *)y + to, at ? at + to : NULL);
+        }
+    }
+    return EN_OK;
+}
+
+/* ---- backward ------------------------------------------------------------------------------------------------------- */
+
+enum { BLOCK = 64 };                     /* positions summed in float, then double */
+
+/* The windows, of `count` along one direction, that hold position i. */
+static cpu_range holding(const en_conv_geom *g, int64_t i, int64_t count)
+{
+    const int64_t before = i + g->pad - g->kernel;                        /* windows that begin here have just ended */
+    return (cpu_range){ before < 0 ? 0 : before / g->stride + 1, min64(count, (i + g->pad) / g->stride + 1) };
+}
+
+/* Positions [j0, j1) of row i of one image, at whose beginning all pointers are; stats += {sum dx, sum dx*(x-mean)}. */
+static void backward_block(const en_conv_geom *g, const en_operand *x, const float *raw, const uint8_t *at, const float *dy, int64_t i, int64_t j0,
+                           int64_t j1, float *dx, const en_bn *xbn, double *stats)
+{
+    const int64_t c = g->c, k = g->kernel, s = g->stride;
+    const cpu_range above = holding(g, i, g->oh);
+    cpu_range beside[BLOCK];
+    for (int64_t j = j0; j < j1; j++) beside[j - j0] = holding(g, j, g->ow);
+    for (int64_t d = 0; d < c; d += VW) {
+        const vf scale = xbn ? ld(x->bn->scale + d) : splat(1.f), shift = xbn ? ld(x->bn->shift + d) : splat(0.f);
+        const vf mean = xbn ? ld(xbn->mean + d) : splat(0.f);
+        vf s0 = { 0 }, s1 = { 0 }, u;
+        for (int64_t j = j0; j < j1; j++) {
+            vf sum = { 0 };
+            for (int64_t p = above.first; p < above.last; p++)
+                for (int64_t q = beside[j - j0].first; q < beside[j - j0].last; q++) {
+                    const int64_t from = (p * g->ow + q) * c + d;
+                    const vi mine = places(at + from) == all_of((int)((i + g->pad - p * s) * k + j + g->pad - q * s));
+                    sum += (vf)(mine & (vi)ld(dy + from));
+                }
+            const int64_t to = (i * g->w + j) * c + d;
+            if (xbn) {
+                const vf v = ld(raw + to);
+                if (x->act != EN_ACT_NONE) sum *= act_slope(v * scale + shift, &u, x->act);
+                s0 += sum;
+                s1 += sum * (v - mean);
+            }
+            st(dx + to, sum);
+        }
+        if (!xbn) continue;
+        add_f64(stats + d, s0);
+        add_f64(stats + c + d, s1);
+    }
+}
+
+en_status cpu_max_pool_backward(en_backend *be, const en_conv_geom *g, const en_operand *x, const uint8_t *at, const void *dy, void *dx, en_bn *xbn)
+{
+    EN_TRY(check(g, x), "max pool backward");
+    EN_REQUIRE(!xbn == !x->bn, EN_EINVAL, "batch norm of x and its sums belong together");
+    CPU_FITS(be, stats, 2 * g->c);
+    FOR_EACH_LANE(be, l) {
+        double *stats = engine(be)->lane[l].stats;
+        memset(stats, 0, (size_t)(2 * g->c) * sizeof *stats);
+        const cpu_range r = lane_range(g->n * g->h, l, be->lanes);
+        for (int64_t q = r.first; q < r.last; q++) {
+            const int64_t image = q / g->h, to = image * g->h * g->w * g->c, from = image * g->oh * g->ow * g->c;
+            for (int64_t j = 0; j < g->w; j += BLOCK)
+                backward_block(g, x, x->bn ? (const float *)x->y + to : NULL, at + from, (const float *)dy + from, q % g->h, j, min64(j + BLOCK, g->w),
+                               (float *)dx + to, xbn, stats);
+        }
+    }
+    collect_stats(be, xbn);
+    return EN_OK;
+}
