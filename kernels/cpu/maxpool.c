@@ -8,11 +8,6 @@
  * added across lanes, dx is written once, and the sums of its batch norm come from the same sweep. */
 #include "passes.h"
 
-typedef uint8_t vb  __attribute__((vector_size(VW)));
-typedef uint8_t vbu __attribute__((vector_size(VW), aligned(1), may_alias));
-
-INLINE vi   places(const uint8_t *p)     { return __builtin_convertvector(*(const vbu *)p, vi); }
-INLINE void mark(uint8_t *p, vi v)       { *(vbu *)p = __builtin_convertvector(v, vb); }
 INLINE vi   all_of(int i)                { return i - (vi){ 0 }; }
 INLINE vf   choose(vi m, vf yes, vf no)  { return (vf)((m & (vi)yes) | (~m & (vi)no)); }
 
@@ -52,7 +47,7 @@ INLINE void window(const en_operand *x, const float *corner, int64_t row, int64_
                 at = (larger & all_of((int)(p * k + q))) | (~larger & at);
             }
         st(out + i, top);
-        if (place) mark(place + i, at);
+        if (place) st_u8(place + i, at);
     }
 }
 
@@ -89,7 +84,7 @@ en_status cpu_max_pool_forward(en_backend *be, const en_conv_geom *g, const en_o
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */
 
-enum { BLOCK = 64 };                     /* positions summed in float, then double */
+enum { MAX_K = 7, BLOCK = 64, WIDTH = 256 };      /* positions and channels that are summed in float, then double */
 
 /* The windows, of `count` along one direction, that hold position i. */
 static cpu_range holding(const en_conv_geom *g, int64_t i, int64_t count)
@@ -98,38 +93,62 @@ static cpu_range holding(const en_conv_geom *g, int64_t i, int64_t count)
     return (cpu_range){ before < 0 ? 0 : before / g->stride + 1, min64(count, (i + g->pad) / g->stride + 1) };
 }
 
+/* The windows that hold a position: where their output is, and which of their places the position is. */
+typedef struct { int count; struct { int64_t from; int32_t place; } of[MAX_K * MAX_K]; } windows;
+
+static void find_windows(const en_conv_geom *g, int64_t i, int64_t j, windows *w)
+{
+    const cpu_range above = holding(g, i, g->oh), beside = holding(g, j, g->ow);
+    w->count = 0;
+    for (int64_t p = above.first; p < above.last; p++)
+        for (int64_t q = beside.first; q < beside.last; q++) {
+            w->of[w->count].from = (p * g->ow + q) * g->c;
+            w->of[w->count++].place = (int32_t)((i + g->pad - p * g->stride) * g->kernel + j + g->pad - q * g->stride);
+        }
+}
+
+/* Channels [d0, d1) of one position; s0, s1 (from d0 on) += {dx, dx*(x-mean)} where there is a batch norm. */
+INLINE void backward_position(const windows *w, int taps, const en_operand *x, const float *raw, const uint8_t *at, const float *dy, int64_t d0, int64_t d1,
+                              float *dx, const en_bn *xbn, float *s0, float *s1)
+{
+    for (int64_t d = d0; d < d1; d += VW) {
+        vf sum = { 0 }, u;
+        UNROLL
+        for (int t = 0; t < taps; t++) sum += (vf)((ld_u8(at + w->of[t].from + d) == all_of(w->of[t].place)) & (vi)ld(dy + w->of[t].from + d));
+        if (xbn) {
+            const vf v = ld(raw + d);
+            if (x->act != EN_ACT_NONE) sum *= act_slope(v * ld(x->bn->scale + d) + ld(x->bn->shift + d), &u, x->act);
+            st(s0 + d - d0, ld(s0 + d - d0) + sum);
+            st(s1 + d - d0, ld(s1 + d - d0) + sum * (v - ld(xbn->mean + d)));
+        }
+        st(dx + d, sum);
+    }
+}
+
 /* Positions [j0, j1) of row i of one image, at whose beginning all pointers are; stats += {sum dx, sum dx*(x-mean)}. */
 static void backward_block(const en_conv_geom *g, const en_operand *x, const float *raw, const uint8_t *at, const float *dy, int64_t i, int64_t j0,
                            int64_t j1, float *dx, const en_bn *xbn, double *stats)
 {
-    const int64_t c = g->c, k = g->kernel, s = g->stride;
-    const cpu_range above = holding(g, i, g->oh);
-    cpu_range beside[BLOCK];
-    for (int64_t j = j0; j < j1; j++) beside[j - j0] = holding(g, j, g->ow);
-    for (int64_t d = 0; d < c; d += VW) {
-        const vf scale = xbn ? ld(x->bn->scale + d) : splat(1.f), shift = xbn ? ld(x->bn->shift + d) : splat(0.f);
-        const vf mean = xbn ? ld(xbn->mean + d) : splat(0.f);
-        vf s0 = { 0 }, s1 = { 0 }, u;
+    const int64_t c = g->c;
+    float s0[WIDTH], s1[WIDTH];
+    for (int64_t d0 = 0; d0 < c; d0 += WIDTH) {
+        const int64_t d1 = min64(d0 + WIDTH, c);
+        memset(s0, 0, sizeof s0);
+        memset(s1, 0, sizeof s1);
         for (int64_t j = j0; j < j1; j++) {
-            vf sum = { 0 };
-            for (int64_t p = above.first; p < above.last; p++)
-                for (int64_t q = beside[j - j0].first; q < beside[j - j0].last; q++) {
-                    const int64_t from = (p * g->ow + q) * c + d;
-                    const vi mine = places(at + from) == all_of((int)((i + g->pad - p * s) * k + j + g->pad - q * s));
-                    sum += (vf)(mine & (vi)ld(dy + from));
-                }
-            const int64_t to = (i * g->w + j) * c + d;
-            if (xbn) {
-                const vf v = ld(raw + to);
-                if (x->act != EN_ACT_NONE) sum *= act_slope(v * scale + shift, &u, x->act);
-                s0 += sum;
-                s1 += sum * (v - mean);
-            }
-            st(dx + to, sum);
+            windows w;
+            find_windows(g, i, j, &w);
+            const int64_t to = (i * g->w + j) * c;
+            const float *from = xbn ? raw + to : NULL;
+            if (w.count == 1) backward_position(&w, 1, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
+            else if (w.count == 2) backward_position(&w, 2, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
+            else if (w.count == 4) backward_position(&w, 4, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
+            else backward_position(&w, w.count, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
         }
-        if (!xbn) continue;
-        add_f64(stats + d, s0);
-        add_f64(stats + c + d, s1);
+        for (int64_t d = d0; xbn && d < d1; d += VW) {
+            add_f64(stats + d, ld(s0 + d - d0));
+            add_f64(stats + c + d, ld(s1 + d - d0));
+        }
     }
 }
 

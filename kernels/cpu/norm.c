@@ -204,30 +204,32 @@ en_status cpu_join_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, co
     EN_REQUIRE(out == EN_ACT_RELU || out == EN_ACT_RELU6, EN_EINVAL, "activation %d after a sum: there are relu and relu6", (int)out);
     EN_REQUIRE(x || !xbn, EN_EINVAL, "sums of a batch norm without its tensor");
     CPU_FITS(be, stats, 4 * c);
+    enum { ROWS = 64, WIDTH = 256 };                                 /* summed in float, then double; a row of them is read on end */
     FOR_EACH_LANE(be, l) {
         double *stats = engine(be)->lane[l].stats;
         memset(stats, 0, (size_t)(4 * c) * sizeof *stats);
         const cpu_range r = lane_range(n * hw, l, be->lanes);
-        for (int64_t i0 = r.first; i0 < r.last; i0 += 64) {          /* 64 rows in float, then double */
-            const int64_t i1 = min64(i0 + 64, r.last);
-            for (int64_t j = 0; j < c; j += VW) {
-                const vf y_mean = ld(ybn->mean + j), x_mean = xbn ? ld(xbn->mean + j) : y_mean;
-                vf y0 = { 0 }, y1 = { 0 }, x0 = { 0 }, x1 = { 0 };
+        for (int64_t i0 = r.first; i0 < r.last; i0 += ROWS)
+            for (int64_t j0 = 0; j0 < c; j0 += WIDTH) {
+                const int64_t i1 = min64(i0 + ROWS, r.last), j1 = min64(j0 + WIDTH, c);
+                float sums[4][WIDTH];
+                memset(sums, 0, sizeof sums);
                 for (int64_t i = i0; i < i1; i++) {
-                    const int64_t at = i * c + j;
-                    const vf d = ld((const float *)g + at) * step(ld((const float *)o + at), out == EN_ACT_RELU6);
-                    const vf kept = drop ? d * drop[i / hw] : d;
-                    st((float *)dz + at, d);
-                    y0 += kept;
-                    y1 += kept * (ld((const float *)y + at) - y_mean);
-                    if (xbn) x0 += d, x1 += d * (ld((const float *)x + at) - x_mean);
+                    const vf keep = splat(drop ? drop[i / hw] : 1.f);
+                    for (int64_t j = j0; j < j1; j += VW) {
+                        const int64_t at = i * c + j, k = j - j0;
+                        const vf d = ld((const float *)g + at) * step(ld((const float *)o + at), out == EN_ACT_RELU6), kept = d * keep;
+                        st((float *)dz + at, d);
+                        st(sums[0] + k, ld(sums[0] + k) + kept);
+                        st(sums[1] + k, ld(sums[1] + k) + kept * (ld((const float *)y + at) - ld(ybn->mean + j)));
+                        if (!xbn) continue;
+                        st(sums[2] + k, ld(sums[2] + k) + d);
+                        st(sums[3] + k, ld(sums[3] + k) + d * (ld((const float *)x + at) - ld(xbn->mean + j)));
+                    }
                 }
-                add_f64(stats + j, y0);
-                add_f64(stats + c + j, y1);
-                add_f64(stats + 2 * c + j, x0);
-                add_f64(stats + 3 * c + j, x1);
+                for (int q = 0; q < (xbn ? 4 : 2); q++)
+                    for (int64_t j = j0; j < j1; j += VW) add_f64(stats + q * c + j, ld(sums[q] + j - j0));
             }
-        }
     }
     collect_stats(be, ybn);
     collect_stats_at(be, xbn, 2 * c);

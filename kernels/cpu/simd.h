@@ -2,11 +2,13 @@
  *
  * A pass is written over `vf`, VW floats side by side in the channel direction, with GCC's vector extensions; the same
  * file becomes AVX-512, AVX2 or SSE4 code by its -march flag and NEON on aarch64, and backend.c picks at run time.  Symbols
- * that cross files carry the build's name: ISA(pack) is pack_avx512.  Only clamp and reciprocal differ by instruction set. */
+ * that cross files carry the build's name: ISA(pack) is pack_avx512.  Only clamp, reciprocal and the
+ * way between bytes and integers differ by instruction set. */
 #ifndef EN_CPU_SIMD_H
 #define EN_CPU_SIMD_H
 
 #include <stdint.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
@@ -56,6 +58,37 @@ INLINE void stream_fence(void)
 {
 #if defined(__AVX2__)
     _mm_sfence();
+#endif
+}
+
+/* VW bytes in memory as integers; the compiler's own conversion from 8 to 32 bits goes element by element. */
+INLINE vi ld_u8(const uint8_t *p)
+{
+#if defined(__AVX512F__)
+    return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)p));
+#elif defined(__AVX2__)
+    return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)p));
+#elif defined(__SSE4_1__)
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return (vi)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
+#else
+    return (vi){ p[0], p[1], p[2], p[3] };
+#endif
+}
+INLINE void st_u8(uint8_t *p, vi v)   /* 0 to 255 each */
+{
+#if defined(__AVX512F__)
+    _mm_storeu_si128((void *)p, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+    _mm_storel_epi64((void *)p, _mm_packus_epi16(half, half));
+#elif defined(__SSE4_1__)
+    const __m128i half = _mm_packs_epi32((__m128i)v, (__m128i)v);
+    const int32_t four = _mm_cvtsi128_si32(_mm_packus_epi16(half, half));
+    memcpy(p, &four, sizeof four);
+#else
+    for (int i = 0; i < VW; i++) p[i] = (uint8_t)v[i];
 #endif
 }
 
