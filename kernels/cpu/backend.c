@@ -125,7 +125,7 @@ en_status cpu_reserve(en_backend *be, const en_conv_geom *g)
     cpu_engine *e = engine(be);
     cpu_sizes s = e->size;
     const int64_t c = (g->c + 15) / 16 * 16, oc = g->oc, k = g->kernel, widest = max64(c, oc);
-    grow(&s.stats, 4 * widest);                                            /* join_backward: two batch norms         */
+    grow(&s.stats, 6 * widest);                                            /* join_backward; see row_sums            */
     grow(&s.image, 2 * g->n * widest);                                     /* se_project_backward: dpre and dhid     */
     if (k == 0) {                                                          /* pointwise, projection                  */
         grow(&s.packed, c * oc);

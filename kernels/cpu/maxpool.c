@@ -84,7 +84,7 @@ en_status cpu_max_pool_forward(en_backend *be, const en_conv_geom *g, const en_o
 
 /* ---- backward ------------------------------------------------------------------------------------------------------- */
 
-enum { MAX_K = 7, BLOCK = 64, WIDTH = 256 };      /* positions and channels that are summed in float, then double */
+enum { MAX_K = 7, BLOCK = 64 };      /* positions that are summed in float, then double */
 
 /* The windows, of `count` along one direction, that hold position i. */
 static cpu_range holding(const en_conv_geom *g, int64_t i, int64_t count)
@@ -107,19 +107,21 @@ static void find_windows(const en_conv_geom *g, int64_t i, int64_t j, windows *w
         }
 }
 
-/* Channels [d0, d1) of one position; s0, s1 (from d0 on) += {dx, dx*(x-mean)} where there is a batch norm. */
-INLINE void backward_position(const windows *w, int taps, const en_operand *x, const float *raw, const uint8_t *at, const float *dy, int64_t d0, int64_t d1,
-                              float *dx, const en_bn *xbn, float *s0, float *s1)
+/* All channels of one position that `taps` windows hold; s0, s1 += {dx, dx*(x-mean)} where there is a batch norm. */
+INLINE void backward_position(const windows *w, int taps, int64_t c, const en_operand *x, const float *raw, const uint8_t *at, const float *dy, float *dx,
+                              const en_bn *xbn, float *s0, float *s1)
 {
-    for (int64_t d = d0; d < d1; d += VW) {
+    const float *const scale = xbn ? x->bn->scale : NULL, *const shift = xbn ? x->bn->shift : NULL, *const mean = xbn ? xbn->mean : NULL;
+    const en_act act = x->act;
+    for (int64_t d = 0; d < c; d += VW) {
         vf sum = { 0 }, u;
         UNROLL
         for (int t = 0; t < taps; t++) sum += (vf)((ld_u8(at + w->of[t].from + d) == all_of(w->of[t].place)) & (vi)ld(dy + w->of[t].from + d));
         if (xbn) {
             const vf v = ld(raw + d);
-            if (x->act != EN_ACT_NONE) sum *= act_slope(v * ld(x->bn->scale + d) + ld(x->bn->shift + d), &u, x->act);
-            st(s0 + d - d0, ld(s0 + d - d0) + sum);
-            st(s1 + d - d0, ld(s1 + d - d0) + sum * (v - ld(xbn->mean + d)));
+            if (act != EN_ACT_NONE) sum *= act_slope(v * ld(scale + d) + ld(shift + d), &u, act);
+            st(s0 + d, ld(s0 + d) + sum);
+            st(s1 + d, ld(s1 + d) + sum * (v - ld(mean + d)));
         }
         st(dx + d, sum);
     }
@@ -130,33 +132,26 @@ static void backward_block(const en_conv_geom *g, const en_operand *x, const flo
                            int64_t j1, float *dx, const en_bn *xbn, double *stats)
 {
     const int64_t c = g->c;
-    float s0[WIDTH], s1[WIDTH];
-    for (int64_t d0 = 0; d0 < c; d0 += WIDTH) {
-        const int64_t d1 = min64(d0 + WIDTH, c);
-        memset(s0, 0, sizeof s0);
-        memset(s1, 0, sizeof s1);
-        for (int64_t j = j0; j < j1; j++) {
-            windows w;
-            find_windows(g, i, j, &w);
-            const int64_t to = (i * g->w + j) * c;
-            const float *from = xbn ? raw + to : NULL;
-            if (w.count == 1) backward_position(&w, 1, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
-            else if (w.count == 2) backward_position(&w, 2, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
-            else if (w.count == 4) backward_position(&w, 4, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
-            else backward_position(&w, w.count, x, from, at, dy, d0, d1, dx + to, xbn, s0, s1);
-        }
-        for (int64_t d = d0; xbn && d < d1; d += VW) {
-            add_f64(stats + d, ld(s0 + d - d0));
-            add_f64(stats + c + d, ld(s1 + d - d0));
-        }
+    float *const s0 = row_sums(stats, c), *const s1 = s0 + c;
+    memset(s0, 0, (size_t)(2 * c) * sizeof *s0);
+    for (int64_t j = j0; j < j1; j++) {
+        windows w;
+        find_windows(g, i, j, &w);
+        const int64_t to = (i * g->w + j) * c;
+        const float *from = xbn ? raw + to : NULL;
+        if (w.count == 1) backward_position(&w, 1, c, x, from, at, dy, dx + to, xbn, s0, s1);
+        else if (w.count == 2) backward_position(&w, 2, c, x, from, at, dy, dx + to, xbn, s0, s1);
+        else if (w.count == 4) backward_position(&w, 4, c, x, from, at, dy, dx + to, xbn, s0, s1);
+        else backward_position(&w, w.count, c, x, from, at, dy, dx + to, xbn, s0, s1);
     }
+    for (int64_t d = 0; xbn && d < 2 * c; d += VW) add_f64(stats + d, ld(s0 + d));
 }
 
 en_status cpu_max_pool_backward(en_backend *be, const en_conv_geom *g, const en_operand *x, const uint8_t *at, const void *dy, void *dx, en_bn *xbn)
 {
     EN_TRY(check(g, x), "max pool backward");
     EN_REQUIRE(!xbn == !x->bn, EN_EINVAL, "batch norm of x and its sums belong together");
-    CPU_FITS(be, stats, 2 * g->c);
+    CPU_FITS(be, stats, 6 * g->c);
     FOR_EACH_LANE(be, l) {
         double *stats = engine(be)->lane[l].stats;
         memset(stats, 0, (size_t)(2 * g->c) * sizeof *stats);

@@ -119,6 +119,8 @@ en_status cpu_residual_forward(en_backend *be, int64_t n, int64_t hw, int64_t c,
     return EN_OK;
 }
 
+enum { ROWS = 64 };                  /* summed in float, then in double */
+
 /* bn->local = {sum dz, sum dz*(y-mean)};  dz = g*keep, or, where there is a place for it, g*keep*act'(bn(y)), which is stored.  Inlined into
  * either, so that neither pays for the other. */
 INLINE void sum_dz(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *g, const float *drop, const float *y, const en_bn *of, en_act act,
@@ -126,27 +128,25 @@ INLINE void sum_dz(en_backend *be, int64_t n, int64_t hw, int64_t c, const float
 {
     FOR_EACH_LANE(be, l) {
         double *stats = engine(be)->lane[l].stats;
+        float *const s0 = row_sums(stats, c), *const s1 = s0 + c;
         memset(stats, 0, (size_t)(2 * c) * sizeof *stats);
         const cpu_range r = lane_range(n * hw, l, be->lanes);
-        for (int64_t i0 = r.first; i0 < r.last; i0 += 64) {          /* 64 rows in float, then double */
-            const int64_t i1 = min64(i0 + 64, r.last);
-            for (int64_t j = 0; j < c; j += VW) {
-                const vf mean = ld(bn->mean + j), scale = dz ? ld(of->scale + j) : mean, shift = dz ? ld(of->shift + j) : mean;
-                vf s0 = { 0 }, s1 = { 0 }, u;
-                for (int64_t i = i0; i < i1; i++) {
+        for (int64_t i0 = r.first; i0 < r.last; i0 += ROWS) {
+            memset(s0, 0, (size_t)(2 * c) * sizeof *s0);
+            for (int64_t i = i0; i < min64(i0 + ROWS, r.last); i++) {
+                const vf keep = splat(drop ? drop[i / hw] : 1.f);
+                for (int64_t j = 0; j < c; j += VW) {
                     const vf v = ld(y + i * c + j);
-                    vf d = ld(g + i * c + j);
-                    if (drop) d *= drop[i / hw];
+                    vf d = ld(g + i * c + j) * keep, u;
                     if (dz) {
-                        d *= act_slope(v * scale + shift, &u, act);
+                        d *= act_slope(v * ld(of->scale + j) + ld(of->shift + j), &u, act);
                         st(dz + i * c + j, d);
                     }
-                    s0 += d;
-                    s1 += d * (v - mean);
+                    st(s0 + j, ld(s0 + j) + d);
+                    st(s1 + j, ld(s1 + j) + d * (v - ld(bn->mean + j)));
                 }
-                add_f64(stats + j, s0);
-                add_f64(stats + c + j, s1);
             }
+            for (int64_t j = 0; j < 2 * c; j += VW) add_f64(stats + j, ld(s0 + j));
         }
     }
     collect_stats(be, bn);
@@ -155,7 +155,7 @@ INLINE void sum_dz(en_backend *be, int64_t n, int64_t hw, int64_t c, const float
 en_status cpu_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const void *y, en_bn *bn)
 {
     CPU_ALIGNED(c);
-    CPU_FITS(be, stats, 2 * c);
+    CPU_FITS(be, stats, 6 * c);
     sum_dz(be, n, hw, c, g, drop, y, NULL, EN_ACT_NONE, NULL, bn);
     return EN_OK;
 }
@@ -164,7 +164,7 @@ en_status cpu_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t
                                   en_bn *bn)
 {
     CPU_ALIGNED(c);
-    CPU_FITS(be, stats, 2 * c);
+    CPU_FITS(be, stats, 6 * c);
     EN_REQUIRE(y->bn, EN_EINVAL, "an activation without batch norm is not gone back through");
     sum_dz(be, n, hw, c, g, drop, y->y, y->bn, y->act, dz, bn);
     return EN_OK;
@@ -197,39 +197,42 @@ en_status cpu_join_forward(en_backend *be, int64_t n, int64_t hw, int64_t c, con
     return EN_OK;
 }
 
+/* A row of join_backward; both: x has a batch norm too. */
+INLINE void join_row(int64_t c, const float *g, const float *o, en_act out, vf keep, const float *y, const float *y_mean, bool both, const float *x,
+                     const float *x_mean, float *dz, float *sums)
+{
+    float *const y0 = sums, *const y1 = y0 + c, *const x0 = y1 + c, *const x1 = x0 + c;
+    for (int64_t j = 0; j < c; j += VW) {
+        const vf d = ld(g + j) * step(ld(o + j), out == EN_ACT_RELU6), kept = d * keep;
+        st(dz + j, d);
+        st(y0 + j, ld(y0 + j) + kept);
+        st(y1 + j, ld(y1 + j) + kept * (ld(y + j) - ld(y_mean + j)));
+        if (both) st(x0 + j, ld(x0 + j) + d), st(x1 + j, ld(x1 + j) + d * (ld(x + j) - ld(x_mean + j)));
+    }
+}
 en_status cpu_join_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const void *o, en_act out, const float *drop, const void *y,
                             en_bn *ybn, const void *x, en_bn *xbn, void *dz)
 {
     CPU_ALIGNED(c);
     EN_REQUIRE(out == EN_ACT_RELU || out == EN_ACT_RELU6, EN_EINVAL, "activation %d after a sum: there are relu and relu6", (int)out);
     EN_REQUIRE(x || !xbn, EN_EINVAL, "sums of a batch norm without its tensor");
-    CPU_FITS(be, stats, 4 * c);
-    enum { ROWS = 64, WIDTH = 256 };                                 /* summed in float, then double; a row of them is read on end */
+    CPU_FITS(be, stats, 6 * c);
     FOR_EACH_LANE(be, l) {
         double *stats = engine(be)->lane[l].stats;
-        memset(stats, 0, (size_t)(4 * c) * sizeof *stats);
+        const int64_t sums = xbn ? 4 * c : 2 * c;
+        float *const row = row_sums(stats, c);
+        memset(stats, 0, (size_t)sums * sizeof *stats);
         const cpu_range r = lane_range(n * hw, l, be->lanes);
-        for (int64_t i0 = r.first; i0 < r.last; i0 += ROWS)
-            for (int64_t j0 = 0; j0 < c; j0 += WIDTH) {
-                const int64_t i1 = min64(i0 + ROWS, r.last), j1 = min64(j0 + WIDTH, c);
-                float sums[4][WIDTH];
-                memset(sums, 0, sizeof sums);
-                for (int64_t i = i0; i < i1; i++) {
-                    const vf keep = splat(drop ? drop[i / hw] : 1.f);
-                    for (int64_t j = j0; j < j1; j += VW) {
-                        const int64_t at = i * c + j, k = j - j0;
-                        const vf d = ld((const float *)g + at) * step(ld((const float *)o + at), out == EN_ACT_RELU6), kept = d * keep;
-                        st((float *)dz + at, d);
-                        st(sums[0] + k, ld(sums[0] + k) + kept);
-                        st(sums[1] + k, ld(sums[1] + k) + kept * (ld((const float *)y + at) - ld(ybn->mean + j)));
-                        if (!xbn) continue;
-                        st(sums[2] + k, ld(sums[2] + k) + d);
-                        st(sums[3] + k, ld(sums[3] + k) + d * (ld((const float *)x + at) - ld(xbn->mean + j)));
-                    }
-                }
-                for (int q = 0; q < (xbn ? 4 : 2); q++)
-                    for (int64_t j = j0; j < j1; j += VW) add_f64(stats + q * c + j, ld(sums[q] + j - j0));
+        for (int64_t i0 = r.first; i0 < r.last; i0 += ROWS) {
+            memset(row, 0, (size_t)sums * sizeof *row);
+            for (int64_t i = i0; i < min64(i0 + ROWS, r.last); i++) {
+                const float *gr = (const float *)g + i * c, *or = (const float *)o + i * c, *yr = (const float *)y + i * c;
+                const vf keep = splat(drop ? drop[i / hw] : 1.f);
+                if (xbn) join_row(c, gr, or, out, keep, yr, ybn->mean, true, (const float *)x + i * c, xbn->mean, (float *)dz + i * c, row);
+                else join_row(c, gr, or, out, keep, yr, ybn->mean, false, NULL, NULL, (float *)dz + i * c, row);
             }
+            for (int64_t j = 0; j < sums; j += VW) add_f64(stats + j, ld(row + j));
+        }
     }
     collect_stats(be, ybn);
     collect_stats_at(be, xbn, 2 * c);
