@@ -81,7 +81,7 @@ static void gradients(walker *w, size_t done)
 
 static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scaling_setup *set)
 {
-    const en_span_of_ranks all = en_span_of_group(w->c, set->ranks);
+    const en_span_of_ranks all = en_span_of_group(w->c, set->ranks, set->ranks);
     double latency = 0, bytes = 0, seconds = 0;
     w->buckets = set->ranks > 1 ? en_buckets_cut(s->param_elems, set->bucket_bytes, w->cut) : 0;
     for (int i = 0; i < w->buckets; i++) {
@@ -100,7 +100,7 @@ static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scalin
  * normalise apart (step.c). */
 static double small_sums(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *set)
 {
-    const en_span_of_ranks all = en_span_of_group(c, set->ranks);
+    const en_span_of_ranks all = en_span_of_group(c, set->ranks, set->ranks);
     double seconds = en_sum_small(c, all, EN_TALLY_SUMS * sizeof(double)).seconds;
     if (c->comm == EN_NET_MPI) seconds += en_sum_small(c, all, (double)(EN_ROLL_WORDS + set->ranks) * sizeof(double)).seconds;
     if (set->bn_group < set->ranks) seconds += en_sum_gradients(c, all, (double)s->stat_elems * sizeof(float)).seconds;
@@ -109,8 +109,7 @@ static double small_sums(const en_scaling_step *s, const en_cluster *c, const en
 
 void en_scaling_run(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *set, en_scaling_result *r)
 {
-    const int group = set->bn_group < set->ranks ? set->bn_group : set->ranks;
-    const en_span_of_ranks sharing = en_span_of_group(c, group);
+    const en_span_of_ranks sharing = en_span_of_group(c, set->ranks, set->bn_group);
     walker w = { .c = c, .r = r };
     *r = (en_scaling_result){ 0 };
     prepare_buckets(&w, s, set);

@@ -14,8 +14,8 @@
 /* Ranks that sum: `ranks` of them, on `nodes` nodes. */
 typedef struct { int ranks, nodes; } en_span_of_ranks;
 
-/* Consecutive ranks in groups of `group`, ranks_per_node to a node: the group that crosses most borders between nodes. */
-en_span_of_ranks en_span_of_group(const en_cluster *c, int group);
+/* Of `ranks` ranks, ranks_per_node to a node, groups of `group` consecutive ones: the group that lies on most nodes.  group >= ranks: all. */
+en_span_of_ranks en_span_of_group(const en_cluster *c, int ranks, int group);
 
 typedef struct {
     double seconds;                    /* latency + what the bytes take                                             */

@@ -15,17 +15,24 @@
  *
  *     2 * (latency of the farthest message + max((p-1)/n * bytes / link, p*(n-p)/n * bytes / cards))
  *
+ * A message of more than 64 KiB is asked for first and so takes its way three times (Open MPI's eager limit over TCP); the additions
+ * between the rounds are in `link`, which is measured with them.
+ *
  * Its small sums are MPI_Allreduce, which doubles recursively at such sizes: log2(p) rounds on the node, log2(k) between nodes, of the
  * whole message each; a round between nodes is shared by the p ranks that all take part in it. */
 #include "trainer/scaling_model.h"
 
 #include <math.h>
 
-en_span_of_ranks en_span_of_group(const en_cluster *c, int group)
+enum { EAGER_BYTES = 65536 };
+
+en_span_of_ranks en_span_of_group(const en_cluster *c, int ranks, int group)
 {
     const int p = (int)c->ranks_per_node;
-    if (group <= p) return (en_span_of_ranks){ group, p % group == 0 ? 1 : 2 };
-    return (en_span_of_ranks){ group, (group + p - 1) / p + (group % p != 0) };
+    if (group >= ranks) return (en_span_of_ranks){ ranks, (ranks + p - 1) / p };
+    if (group <= p) return (en_span_of_ranks){ group, p % group == 0 || ranks <= p ? 1 : 2 };
+    const int nodes = (group + p - 1) / p + (group % p != 0), all = (ranks + p - 1) / p;
+    return (en_span_of_ranks){ group, nodes < all ? nodes : all };
 }
 
 static double cards(const en_cluster *c) { return c->nics_per_node * c->nic_gb_per_s * c->nic_efficiency * 1e9; }
@@ -51,7 +58,8 @@ static en_sum_cost nccl(const en_cluster *c, en_span_of_ranks who, double bytes)
 
 static en_sum_cost two_rounds(const en_cluster *c, en_span_of_ranks who, double bytes)
 {
-    const double n = who.ranks, p = ceil(n / who.nodes), latency = 2e-6 * (who.nodes > 1 ? c->nic_us : c->link_us);
+    const double n = who.ranks, p = ceil(n / who.nodes), ways = bytes / n > EAGER_BYTES ? 3 : 1;
+    const double latency = 2e-6 * ways * (who.nodes > 1 ? c->nic_us : c->link_us);
     const double within = (p - 1) / n * bytes / (c->link_gb_per_s * 1e9), between = who.nodes > 1 ? p * (n - p) / n * bytes / cards(c) : 0;
     return (en_sum_cost){ .seconds = latency + 2 * fmax(within, between), .latency = latency, .between_nodes = between > within,
                           .way = "two rounds" };
