@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+enum { MOST_IMAGES = 65536 };
 static const double WORTH = 0.01;
 
 static en_status gain_of(en_prediction *p, const en_choice *c, double *gain, en_point *point)
@@ -66,28 +67,42 @@ static en_status groups(en_prediction *p)
     return EN_OK;
 }
 
+/* Does a pass of so many images fit, and are there so many? */
+static en_status may_be(const en_prediction *p, int64_t micro_batch, bool *yes, double *bytes)
+{
+    const en_point *now = &p->point[p->points - 1];
+    *yes = micro_batch <= MOST_IMAGES && !(p->o->strong && micro_batch > now->global_batch / now->ranks);
+    if (!*yes) return EN_OK;
+    EN_TRY(en_predict_memory(p, micro_batch, bytes), "micro-batches");
+    *yes = *bytes <= 0.9e9 * p->cluster.memory_gb;
+    return EN_OK;
+}
+
+/* Twice as many images, and as many as fit, up to sixteen times. */
 static en_status micro_batches(en_prediction *p)
 {
     const en_point *now = &p->point[p->points - 1];
-    const double room = 0.9 * 1e9 * p->cluster.memory_gb;
-    for (int64_t factor = 2; factor <= 16 && p->cluster.memory_gb > 0; factor *= 2) {
+    int64_t most = 1;
+    bool more = p->cluster.memory_gb > 0;
+    double bytes = 0;
+    while (more && most < 16) {
+        EN_TRY(may_be(p, 2 * most * p->choice.micro_batch, &more, &bytes), "micro-batches");
+        if (more) most *= 2;
+    }
+    for (int64_t factor = 2; factor <= most; factor = factor < most ? most : most + 1) {
         en_choice c = p->choice;
         en_point point;
-        double gain = 0, bytes = 0;
+        double gain = 0;
         c.micro_batch = factor * p->choice.micro_batch;
-        if (p->o->strong && c.micro_batch > now->global_batch / now->ranks) return EN_OK;
-        if (c.micro_batch > 65536) return EN_OK;
         EN_TRY(en_predict_memory(p, c.micro_batch, &bytes), "micro-batches");
-        if (bytes > room) return EN_OK;
         EN_TRY(gain_of(p, &c, &gain, &point), "micro-batches");
         en_advice *a = say(p, gain);
         if (!a) continue;
         snprintf(a->what, sizeof a->what, "--micro-batch %" PRId64, c.micro_batch);
-        if (p->o->strong) snprintf(a->because, sizeof a->because, "%.0f of %.0f GB; %" PRId64 " passes a step in place of %" PRId64, bytes * 1e-9,
-                                   p->cluster.memory_gb,
-                                   point.passes, now->passes);
-        else snprintf(a->because, sizeof a->because, "%.0f of %.0f GB; but then a step is of %" PRId64 " images in place of %" PRId64, bytes * 1e-9,
-                      p->cluster.memory_gb, point.global_batch, now->global_batch);
+        const int at = snprintf(a->because, sizeof a->because, "%.1f of %.0f GB; ", bytes * 1e-9, p->cluster.memory_gb);
+        if (p->o->strong) snprintf(a->because + at, sizeof a->because - (size_t)at, "%" PRId64 " passes a step in place of %" PRId64, point.passes, now->passes);
+        else snprintf(a->because + at, sizeof a->because - (size_t)at, "but then a step is of %" PRId64 " images in place of %" PRId64, point.global_batch,
+                      now->global_batch);
     }
     return EN_OK;
 }

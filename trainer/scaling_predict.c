@@ -130,9 +130,13 @@ static en_group group_asked(const en_options *o)
 
 static en_status check_times(const en_prediction *p)
 {
-    EN_REQUIRE(p->times.resolution == p->model->resolution, EN_EUSAGE,
-               "%s was measured at %d px and this is %s at %d px: measure again, or say --image-size",
-               p->o->times, p->times.resolution, p->model->name, p->model->resolution);
+    const en_pass_times *t = &p->times;
+    const bool gpu = p->cluster.comm == EN_NET_NCCL;
+    EN_REQUIRE(strcmp(t->model, p->model->name) == 0 && t->resolution == p->model->resolution, EN_EUSAGE,
+               "%s was measured of %s at %d px and this is %s at %d px: measure again, or say --model and --image-size", p->o->times, t->model, t->resolution,
+               p->model->name, p->model->resolution);
+    EN_REQUIRE(gpu == (strcmp(t->device, "cuda") == 0), EN_EUSAGE, "%s was measured on %s and %s is of %s: measure on such a machine", p->o->times, t->device,
+               p->o->cluster, gpu ? "GPUs" : "processors");
     return EN_OK;
 }
 
