@@ -386,7 +386,7 @@ struct en_backend {
 };
 
 typedef enum { EN_PRECISION_AUTO, EN_PRECISION_F32, EN_PRECISION_BF16 } en_precision;   /* auto: f32 on cpu, bf16 on cuda */
-enum { EN_MARKS = 16 };
+enum { EN_MARKS = 2048 };                   /* 16 for the caller of a net, the rest for its sums (net.h) */
 
 typedef struct {                             /* 0 and NULL: choose                                                 */
     int threads, lanes; const char *isa;     /* cpu.  lanes 0: = threads                                           */

@@ -76,6 +76,27 @@ static void three_ranks_with_uneven_shards_train_as_one(void **state)      /* 10
     on(3, "--uneven");
 }
 
+/* Every second has a cause, on every rank, in steps of several passes too: what marks do not explain is little. */
+static void time_is_accounted_for(const char *dir, int ranks)
+{
+    static const char *const keys[] = { "data_s", "forward_s", "bn_forward_s", "backward_s", "bn_backward_s", "grad_comm_exposed_s", "optimizer_s",
+                                        "checkpoint_s", "evaluation_s", "other_s" };
+    const char *text = read_file(textf("%s/metrics.jsonl", dir), NULL), *line = strstr(text, "{\"kind\":\"account\"");
+    if (!line) fail_msg("%s has no account", dir);
+    const double wall = number_in(line, "wall_s"), other = number_in(line, "other_s");
+    double sum = 0;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const double mean = number_in(line, keys[i]), least = number_in(line, textf("%s_least", keys[i])), most = number_in(line, textf("%s_most", keys[i]));
+        assert_true(least <= mean * (1 + 1e-6) + 1e-6 && mean <= most * (1 + 1e-6) + 1e-6);
+        sum += mean;
+    }
+    print_message("    %.1f s on %d ranks: %.2f %% unexplained\n", wall, ranks, 100 * other / wall);
+    assert_true((int)number_in(line, "ranks") == ranks && (int)number_in(line, "steps") == STEPS);
+    assert_true(sum > 0.98 * wall && sum < 1.02 * wall);
+    assert_true(other > -0.02 * wall && other < 0.2 * wall);            /* a pass that is forgotten is a third */
+    assert_true((number_in(line, "bn_forward_s") > 0) == (ranks > 1) && (number_in(line, "bn_backward_s") > 0) == (ranks > 1));
+}
+
 static void accumulation_is_the_same_on_any_number_of_ranks(void **state)
 {
     (void)state;                                 /* batch norm is over 16 images now: another run than the ones above */
@@ -85,6 +106,8 @@ static void accumulation_is_the_same_on_any_number_of_ranks(void **state)
     run(0, 2, B0 " --data %s --run %s --micro-batch 8", data(), two);
     o = run(0, 4, B0 " --data %s --run %s --micro-batch 4", data(), four);
     if (!strstr(o->out, "= 4 a pass x 2 accumulated x 4 ranks")) FAIL_RUN(o, "no accumulation");
+    time_is_accounted_for(one, 1);
+    time_is_accounted_for(two, 2);
     losses_agree(two, one, STEPS);
     losses_agree(four, one, STEPS);
     states_agree(two, one, STEPS);

@@ -14,6 +14,7 @@ en_test(test_bench_comm test_bench_comm.c LIBS en_trainer)
 foreach(ranks 2 3)
   en_mpi_test(test_bench_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_bench_comm>)
 endforeach()
+en_test(test_account test_account.c LIBS en_trainer)
 
 # The program from outside: what it prints and the code it exits with.
 function(en_cli_test name script)

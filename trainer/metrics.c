@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_MAX_BYTES = 4096, LINE_BYTES = 2048 };
+enum { PATH_MAX_BYTES = 4096, LINE_BYTES = 4096 };
 
 struct en_metrics { int fd; char path[PATH_MAX_BYTES + 32]; };
 
@@ -231,5 +231,27 @@ en_status en_metrics_checkpoint(en_metrics *m, const en_checkpoint_record *r)
     put_number(&l, "wait_s", r->wait_s);
     put_number(&l, "snapshot_s", r->snapshot_s);
     put_integer(&l, "best", r->best);
+    return append(m, &l);
+}
+
+static void put_spread(json_line *l, const char *key, const en_spread *s)
+{
+    char name[48];
+    put_number(l, key, s->mean);
+    snprintf(name, sizeof name, "%s_least", key);
+    put_number(l, name, s->low);
+    snprintf(name, sizeof name, "%s_most", key);
+    put_number(l, name, s->high);
+}
+
+en_status en_metrics_account(en_metrics *m, int64_t step, const en_account_report *r)
+{
+    json_line l = { "{", 1 };
+    put_text(&l, "kind", "account");
+    put_integer(&l, "step", step);
+    put_integer(&l, "steps", r->steps);
+    put_integer(&l, "ranks", r->ranks);
+    put_spread(&l, "wall_s", &r->wall);
+    for (int i = 0; i < EN_COSTS; i++) put_spread(&l, en_cost_key[i], &r->of[i]);
     return append(m, &l);
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "kernels/status.h"
+#include "trainer/account.h"
 #include "trainer/stages.h"
 
 typedef struct {
@@ -54,6 +55,8 @@ en_status en_metrics_eval(en_metrics *m, const en_eval_record *r);
 /* The run went back from `from` to `step`, and goes on with lr_factor times the schedule's rate. */
 en_status en_metrics_back(en_metrics *m, int64_t step, int64_t from, double lr_factor);
 en_status en_metrics_checkpoint(en_metrics *m, const en_checkpoint_record *r);
+/* Where the time of the r->steps steps up to `step` went: each cause's mean, least and most over the ranks, seconds in all. */
+en_status en_metrics_account(en_metrics *m, int64_t step, const en_account_report *r);
 
 void      en_metrics_close(en_metrics *m);   /* NULL is fine */
 

@@ -30,8 +30,13 @@ static en_status sum_over_ranks(en_net *net, en_bn *bn, size_t doubles)
 {
     if (alone(&net->cfg)) return EN_OK;                       /* local and total are the same memory */
     const double t0 = now();
+    const int at = EN_NET_MARKS + 2 * (net->sums[0] + net->sums[1]);
+    const bool marked = net->time_sums && net->cfg.bn_comm->captures && at + 1 < EN_MARKS;
+    if (marked) EN_TRY(net->be->ops->mark(net->be, at), "mark");
     EN_TRY(net->cfg.bn_comm->ops->sum_f64(net->cfg.bn_comm, bn->local, bn->total, doubles), "summing batch-norm statistics");
-    net->bn_seconds += now() - t0;
+    if (marked) EN_TRY(net->be->ops->mark(net->be, at + 1), "mark");
+    net->sums[net->is_backward] += marked;
+    net->bn_seconds[net->is_backward] += now() - t0;
     return EN_OK;
 }
 
@@ -179,6 +184,8 @@ en_status en_net_forward(en_net *net, int slot)
     const en_model *m = net->m;
     const bool train = net->cfg.training;
     net->in = &net->slot[slot];
+    net->is_backward = false;
+    if (net->time_sums) net->sums[0] = net->sums[1] = 0;
     const int64_t n = net->in->n;
     const en_pixels images = pixels_of(net);
     if (train) EN_TRY(draw_noise(net), "drawing masks");
@@ -270,6 +277,7 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
     const en_grad dyh = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
 
+    net->is_backward = true;
     en_watch_at(EN_BACKWARD, "head");
     EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
     EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, m->dropout > 0 ? net->mask : NULL, &uh, &net->bn_head), "pooling");
@@ -301,11 +309,19 @@ en_status en_net_logits(en_net *net, float *host)
     return EN_OK;
 }
 
-double en_net_bn_seconds(en_net *net)
+void en_net_time_sums(en_net *net, bool on) { net->time_sums = on; }
+
+bool en_net_bn_seconds(en_net *net, double *forward, double *backward)
 {
-    const double s = net->bn_seconds;
-    net->bn_seconds = 0;
-    return s;
+    double s[2] = { net->bn_seconds[0], net->bn_seconds[1] };
+    const bool queued = !alone(&net->cfg) && net->cfg.bn_comm->captures;
+    net->bn_seconds[0] = net->bn_seconds[1] = 0;
+    if (queued) s[0] = s[1] = 0;
+    for (int i = 0; queued && i < net->sums[0] + net->sums[1]; i++)
+        s[i >= net->sums[0]] += net->be->ops->elapsed(net->be, EN_NET_MARKS + 2 * i, EN_NET_MARKS + 2 * i + 1);
+    *forward = s[0];
+    *backward = s[1];
+    return !queued || net->sums[0] + net->sums[1] > 0;
 }
 
 en_status en_net_drop(en_net *net, int block, float *host, bool *has)

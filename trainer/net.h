@@ -63,8 +63,12 @@ en_status en_net_backward(en_net *net, en_buckets *buckets);
 
 en_status en_net_logits(en_net *net, float *host);       /* (n, classes) of the last forward, without padding        */
 
-/* Seconds that the host spent in all-reduces of batch norm since the last call. */
-double    en_net_bn_seconds(en_net *net);
+/* What the sums of batch norm took, forward and backward.  Where sums block (bn_comm->captures is false) it is what the host waited
+ * for them since the last call.  Where they are queued it is read off marks on the queue, EN_NET_MARKS and up, that the last passes
+ * set because en_net_time_sums said so before; what was recorded with marks sets them in every replay.  false: not known. */
+enum { EN_NET_MARKS = 16 };
+void      en_net_time_sums(en_net *net, bool on);
+bool      en_net_bn_seconds(en_net *net, double *forward, double *backward);
 
 /* For tests: the masks of the last training forward.  drop (n) of a block; dropout (n, features physical).  *has false: there
  * are none of this kind. */

@@ -32,7 +32,9 @@ struct en_net {
     block_state *blocks;
     float *params, *grads, *stats;
     size_t grads_done_head, grads_done_stem;
-    double bn_seconds;
+    bool   is_backward, time_sums;                       /* which way the sums go; whether marks stand around them */
+    int    sums[2];                                      /* that the last passes put between marks, forward and backward */
+    double bn_seconds[2];
 };
 
 static inline int slots_of(const en_net_config *c) { return c->slots > 0 ? c->slots : 1; }

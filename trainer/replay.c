@@ -10,8 +10,8 @@ static en_recording *recording_of(en_trainer *t, const en_piece *p)
 {
     for (int i = 0; i < EN_RECORDINGS; i++) {
         en_recording *r = &t->recordings[i];
-        if (!r->seen) *r = (en_recording){ .all = p->all, .slot = p->slot, .first = p->first, .last = p->last };
-        if (r->all == p->all && r->slot == p->slot && r->first == p->first && r->last == p->last) return r;
+        if (!r->seen) *r = (en_recording){ .all = p->all, .slot = p->slot, .first = p->first, .last = p->last, .timed = p->timed };
+        if (r->all == p->all && r->slot == p->slot && r->first == p->first && r->last == p->last && r->timed == p->timed) return r;
     }
     return NULL;
 }
@@ -32,6 +32,8 @@ en_status en_replay(en_trainer *t, en_work_fn *work)
     const en_piece *p = &t->piece;
     en_recording *r = t->recording ? recording_of(t, p) : NULL;
     EN_TRY(ops->stage_ready(t->be, p->slot), "input");
+    en_net_time_sums(t->net, p->timed);
+    t->sums_timed = p->timed && (!t->recording || (r && r->seen > 0));
     if (!r || r->seen++ == 0) EN_TRY(work(t, p), "on the device");
     else {
         if (!r->graph) EN_TRY(record(t, p, work, &r->graph), "on the device");

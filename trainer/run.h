@@ -14,6 +14,8 @@ typedef struct {
     en_snapshot snapshot;                    /* rank 0 only, as the rest below                                      */
     en_checkpoint_writer *writer;
     en_metrics *metrics;
+    en_account  account;                     /* of this rank, since the last report                                */
+    en_account_report spent;                 /* the last one, rank 0; steps 0: none yet                            */
     double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
     bool   written;                          /* no write is under way whose end has not been looked at                  */
     int    failures; double try_again_at;    /* writes that failed in a row; when the next is due                       */

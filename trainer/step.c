@@ -23,6 +23,7 @@ enum { BEGUN, FORWARD, BACKWARD, SUMMED, UPDATED };                     /* marks
 static double rate_at(const en_trainer *t, int64_t step);
 static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_report *r);
 static en_status call_roll(en_trainer *t, en_step_report *r, double began, double waited);
+static void read_marks(const en_trainer *t, en_step_report *r, double pieces);
 
 en_status en_train_step(en_trainer *t, en_step_report *r)
 {
@@ -35,6 +36,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     for (int64_t micro = 0; micro < accum; micro++) {
         EN_TRY(fetch(t, step, micro, r),                      "step %" PRId64 ": input", step);  /* images, labels, now: on their way to a slot */
         EN_TRY(en_replay(t, en_step_work),                            "step %" PRId64, step);            /* forward, loss, backward; after the last: sums, update */
+        if (!t->be->captures && micro + 1 < accum) read_marks(t, r, 1);
         if (t->be->slots > 1 && !t->dump)                                                       /* the device is at work: fetch what comes next  */
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }
@@ -119,6 +121,7 @@ static en_status fetch(en_trainer *t, int64_t step, int64_t micro, en_step_repor
     }
     *p = (en_piece){ .fetched = true, .step = step, .micro = micro, .slot = (p->slot + 1) % t->be->slots, .first = micro == 0,
                      .last = micro == t->shard.accum - 1, .all = en_shard_images(&t->shard, micro) };
+    p->timed = t->bn_comm->captures && t->bn_comm->world_size > 1 && (step == 4 || step % EN_TIMED_EVERY == 8);     /* the first is never recorded */
     const en_now now = { .seed = t->state.seed, .step = step, .first = first - step * t->shard.global_batch, .failed = t->trouble[0] != 0,
                          .lr = (float)rate_at(t, step), .ema_decay = t->a.ema ? (float)en_ema_decay(t->o->ema, step + 1) : 0.f };
     const void *images = t->be->u8 ? (const void *)t->batch.bytes : t->batch.images;
@@ -142,12 +145,12 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
     double v[EN_TALLY];
     en_watch_at(EN_DEVICE, NULL);
     EN_TRY(t->be->ops->download(t->be, v, t->tally, sizeof v), "waiting for the step");
-    const double micros = (double)t->shard.accum;                      /* the marks are those of the last of them */
-    r->forward_s = micros * t->be->ops->elapsed(t->be, BEGUN, FORWARD);
-    r->backward_s = micros * t->be->ops->elapsed(t->be, FORWARD, BACKWARD);
+    const double pieces = t->be->captures ? (double)t->shard.accum : 1;        /* marks of a device are those of the last of them */
+    read_marks(t, r, pieces);
     r->grad_comm_s = t->be->ops->elapsed(t->be, BACKWARD, SUMMED);
     r->optimizer_s = t->be->ops->elapsed(t->be, SUMMED, UPDATED);
-    r->bn_comm_s = en_net_bn_seconds(t->net);
+    r->bn_known = en_net_bn_seconds(t->net, &r->bn_forward_s, &r->bn_backward_s) && (!t->bn_comm->captures || t->sums_timed || t->bn_comm->world_size == 1);
+    if (t->bn_comm->captures) r->bn_forward_s *= pieces, r->bn_backward_s *= pieces;
 
     t->agreed = v[EN_TALLY_FAILED] > 0;
     if (v[EN_TALLY_FAILED] > 0)
@@ -166,4 +169,10 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
     t->state.skipped_in_row = 0;
     t->state.ema_updates++;
     return EN_OK;
+}
+
+static void read_marks(const en_trainer *t, en_step_report *r, double pieces)
+{
+    r->forward_s += pieces * t->be->ops->elapsed(t->be, BEGUN, FORWARD);
+    r->backward_s += pieces * t->be->ops->elapsed(t->be, FORWARD, BACKWARD);
 }

@@ -90,7 +90,7 @@ static void record_step(en_run *run, en_progress *p, const en_step_report *r)
     const en_trainer *t = &run->t;
     const en_train_record m = { .step = t->state.step, .epoch = (double)t->state.position / (double)t->state.samples, .loss = r->loss, .lr = r->lr,
                                 .images_per_s = (double)t->shard.global_batch / r->step_s, .data_s = r->data_s, .forward_s = r->forward_s,
-                                .backward_s = r->backward_s, .bn_comm_s = r->bn_comm_s, .grad_comm_exposed_s = r->grad_comm_s,
+                                .backward_s = r->backward_s, .bn_comm_s = r->bn_known ? r->bn_forward_s + r->bn_backward_s : NAN, .grad_comm_exposed_s = r->grad_comm_s,
                                 .optimizer_s = r->optimizer_s, .grad_norm = r->grad_norm,
                                 .read_s = r->input.read_s, .decode_s = r->input.decode_s, .resize_s = r->input.resize_s,
                                 .augment_s = r->input.augment_s, .rss_bytes = en_memory_held(), .skipped = r->skipped,
@@ -187,28 +187,52 @@ static void tell(en_run *run, en_progress *p, watches *w, en_step_report *r)
     look_at_stragglers(run, p, &w->straggler, r);
 }
 
+static en_status save(en_run *run, bool best)
+{
+    const double began = en_seconds();
+    EN_TRY(en_run_save(run, best), "after step %" PRId64, run->t.state.step);
+    en_account_spent(&run->account, EN_COST_CHECKPOINT, en_seconds() - began);
+    return EN_OK;
+}
+
+/* Every EN_ACCOUNT_EVERY steps, and at the end, the ranks put together where their time went. */
+static en_status settle_account(en_run *run, en_progress *p)
+{
+    en_trainer *t = &run->t;
+    en_account_report r;
+    if (run->account.steps == 0) return EN_OK;
+    EN_TRY(en_account_gather(t->comm, &run->account, &r), "after step %" PRId64, t->state.step);
+    run->account = (en_account){ 0 };
+    if (t->comm->rank != 0) return EN_OK;
+    run->spent = r;
+    if (run->metrics) note(run, p, en_metrics_account(run->metrics, t->state.step, &r));
+    return EN_OK;
+}
+
 /* After a step that was made, or skipped: an evaluation, a checkpoint, the end? */
 static en_status between_steps(en_run *run, en_progress *p, const en_step_report *r, bool *stopped)
 {
     en_trainer *t = &run->t;
     const bool end = t->state.step >= t->schedule.total_steps;
-    bool eval, save, stop, compare, best = false;
+    bool eval, due_to_save, stop, compare, best = false;
     EN_TRY(stop_due(run, &stop), "is it time to stop");
     *stopped = !end && (r->roll.stop || stop);
     EN_TRY(due(run, &t->o->eval_every, run->evaluated_at, &eval), "is an evaluation due");
-    EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &save), "is a checkpoint due");
+    EN_TRY(due(run, &t->o->checkpoint_every, run->saved_at, &due_to_save), "is a checkpoint due");
     EN_TRY(due(run, &t->o->compare_every, run->compared_at, &compare), "is it time to compare");
     t->state.evaluation_owed = t->val_set && (eval || end);
     if (t->state.evaluation_owed && !*stopped) {
         bool asked = false;
+        const double began = en_seconds();
         EN_TRY(evaluate_or_save(run, p, &best, &asked), "evaluation");
+        en_account_spent(&run->account, EN_COST_EVALUATION, en_seconds() - began);
         *stopped |= asked;                                 /* after the last step, too: the same command makes the evaluation */
     }
     const bool now = best || end || *stopped;
     bool busy = r->roll.writing;
-    if (save && busy && !now) EN_TRY(en_run_still_writing(run, &busy), "is a checkpoint being written");
-    run->save_owed |= save || (r->roll.save_again && run->dir[0]);
-    if (now || (run->save_owed && !busy)) EN_TRY(en_run_save(run, best), "saving");
+    if (due_to_save && busy && !now) EN_TRY(en_run_still_writing(run, &busy), "is a checkpoint being written");
+    run->save_owed |= due_to_save || (r->roll.save_again && run->dir[0]);
+    if (now || (run->save_owed && !busy)) EN_TRY(save(run, best), "saving");
     else if (compare && t->comm->world_size > 1) {
         en_watch_at(EN_CHECKPOINT, "comparing");
         EN_TRY(en_compare_ranks(t, NULL, &run->weights_crc), "comparing the ranks");
@@ -238,6 +262,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     while (!*stopped && t->state.step < t->schedule.total_steps) {
         en_step_report r;
         bool back = false, entered;
+        const double began = en_seconds();
         if (root) en_run_look_at_writer(run);
         EN_TRY(en_run_enter_stage(run, &entered), "after step %" PRId64, t->state.step);
         if (entered) w.spent = (en_loader_times){ 0 };     /* a new loader */
@@ -248,7 +273,11 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         if (r.skipped) EN_TRY(skipped(run, p, &back), "training");
         if (back) w.spent = (en_loader_times){ 0 };        /* a new loader */
         else EN_TRY(between_steps(run, p, &r, stopped), "after step %" PRId64, t->state.step);
+        en_account_step(&run->account, &r);
+        en_account_wall(&run->account, en_seconds() - began);
+        if (run->account.steps == EN_ACCOUNT_EVERY) EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
     }
+    EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
     return EN_OK;
 }
 
@@ -287,6 +316,9 @@ static en_status train(const en_options *o, en_comm *comm)
         EN_REQUIRE_OUT(false, EN_ENOTSUP, "going on without --run: stopped on request after step %" PRId64 " of %" PRId64 ", and nothing was saved",
                        t->state.step, t->schedule.total_steps);
     }
+    char spent[1200];
+    en_account_text(&run.spent, spent, sizeof spent);
+    if (root && run.spent.steps > 0) printf("where the time of the last %" PRId64 " steps went: %s\n", run.spent.steps, spent);
     if (root && run.dir[0] && t->state.step == began)
         printf("nothing was trained: %s is at step %" PRId64 "\n", run.dir, t->state.step);
     else if (root && run.dir[0])

@@ -23,11 +23,12 @@ typedef struct {                         /* device arenas in en_model's layout; 
 typedef struct en_trainer en_trainer;
 
 /* The images of one micro-step, in a slot of the net. */
-typedef struct { bool fetched, first, last; int64_t step, micro, all; int slot; } en_piece;   /* all: images on all ranks together */
+typedef struct { bool fetched, first, last, timed; int64_t step, micro, all; int slot; } en_piece;   /* all: images on all ranks together;
+                                                                                timed: its sums stand between marks */
 
 /* One way that a piece can look, the same on all ranks, and the recording of its work. */
-typedef struct { int64_t all; int slot; bool first, last; int64_t seen; void *graph; } en_recording;
-enum { EN_RECORDINGS = 16 };
+typedef struct { int64_t all; int slot; bool first, last, timed; int64_t seen; void *graph; } en_recording;
+enum { EN_RECORDINGS = 16, EN_TIMED_EVERY = 64 };
 typedef en_status en_work_fn(en_trainer *t, const en_piece *p);
 
 struct en_trainer {
@@ -46,6 +47,7 @@ struct en_trainer {
     bool        recording;               /* the device records the step                                            */
     en_recording recordings[EN_RECORDINGS];
     en_piece    piece;                   /* fetched last                                                           */
+    bool        sums_timed;              /* the piece done last was timed, and done as steps usually are            */
     en_batch    batch;                   /* its images, borrowed from the loader                                   */
     en_optimizer optimizer;
     en_segment *segments; int64_t n_segments;   /* what it walks                                                   */
@@ -66,7 +68,9 @@ struct en_trainer {
 
 typedef struct {                         /* of one step, over all ranks; seconds of this rank                      */
     double loss, top1, lr, grad_norm;
-    double data_s, forward_s, backward_s, bn_comm_s, grad_comm_s, optimizer_s, step_s;
+    double data_s, forward_s, backward_s, grad_comm_s, optimizer_s, step_s;
+    double bn_forward_s, bn_backward_s;  /* parts of forward_s and backward_s, where bn_known                      */
+    bool   bn_known;                     /* on a device that queues its sums in one of EN_TIMED_EVERY steps only    */
     en_loader_times input;               /* seconds of the loader's threads since the step before, filled in by train.c */
     bool   skipped;                      /* loss or gradients are not finite: weights, averages and statistics are as before */
     en_roll roll;
