@@ -45,6 +45,7 @@ static struct {
     _Atomic uint64_t      detail[WORDS];
     atomic_ulong          changes, met;
     atomic_bool           device_sums;         /* whoever waits for its device waits for ranks */
+    atomic_bool           apart;               /* the ranks do not all meet                  */
     double waited, entered;                    /* from here on: the training thread's alone    */
     en_watch_hook_fn *hook;
 } place;
@@ -85,6 +86,7 @@ void en_watch_at(en_section s, const char *detail)
 
 void en_watch_step(int64_t step)               { atomic_store_explicit(&place.step, step, memory_order_relaxed); }
 void en_watch_hook(en_watch_hook_fn *hook)     { place.hook = hook; }
+void en_watch_apart(void)                      { atomic_store_explicit(&place.apart, true, memory_order_relaxed); }
 double en_watch_waited(void)                   { return place.waited; }
 void en_watch_alive(void)                      { moved(); }
 void en_watch_device_sums(bool on)             { atomic_store_explicit(&place.device_sums, on, memory_order_relaxed); }
@@ -246,7 +248,7 @@ static void judge(const en_peer *peer, int n)
 {
     char line[1000], where[400];
     const en_watch_rules rules = { .limit_s = limits.s, .strict = limits.given, .patience_s = watch.patience_s, .advice = limits.advice,
-                                   .source = limits.source };
+                                   .source = limits.source, .apart = atomic_load_explicit(&place.apart, memory_order_relaxed) };
     if (!en_watch_judge(&rules, peer, n, watch.mark, line, sizeof line)) return;
     if (watch.line && watch.peer[0].state == EN_UNHEARD) {
         en_watch_line_words(watch.line, where, sizeof where);

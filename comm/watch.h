@@ -58,6 +58,10 @@ typedef struct {
 } en_watch_limits;
 void en_watch_keep(const en_watch_limits *l);
 
+/* From here on ranks may be in groups that do not meet (comm.h's split): that one makes steps says nothing about a rank that is silent.
+ * All ranks call it. */
+void en_watch_apart(void);
+
 /* More about `s`, asked for by another thread when this one stands there for long.  Writes words such as "reading /d/cat.jpg", or
  * nothing.  about NULL: no more; when that has returned, `context` is not used any more. */
 typedef void en_watch_about_fn(void *context, char *words, size_t size);

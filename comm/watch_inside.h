@@ -42,6 +42,7 @@ typedef struct {
 typedef struct {
     const double *limit_s;                     /* [EN_SECTIONS], borrowed                                              */
     bool          strict;                      /* a rank may not stand anywhere for longer than that, waited for or not */
+    bool          apart;                       /* steps of others say nothing about a rank: not all meet               */
     double        patience_s;                  /* on top of what others allow: not all ranks shall speak at once       */
     const char   *advice, *source;             /* borrowed; source: who sets the limits, or NULL                                  */
 } en_watch_rules;

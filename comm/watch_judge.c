@@ -183,7 +183,7 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
 
     for (int i = 0; i < n; i++) {
         const double silent = shorter(general, limit[peer[i].at.section]);
-        mark[i] = peer[i].state == EN_HEARD && silent > 0 && peer[i].silent_s > silent + r->patience_s && v.step <= peer[i].step_then + 1;
+        mark[i] = peer[i].state == EN_HEARD && silent > 0 && peer[i].silent_s > silent + r->patience_s && (r->apart || v.step <= peer[i].step_then + 1);
     }
     if ((c = least(peer, n, mark))) {
         put_silent(&p, r, c, shorter(general, limit[c->at.section]));

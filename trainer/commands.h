@@ -40,6 +40,9 @@ void en_report_error(const en_comm *c, en_status s);
 
 /* Another rank tells what went wrong: this one prints nothing any more. */
 void en_report_hush(void);
+bool en_report_hushed(void);
+/* It prints again, after a failure that the program survived; whether it was hushed. */
+bool en_report_unhush(void);
 
 /* This process's rank as the launcher announced it; 0 and *world_size 1 without a launcher. */
 int en_launch_rank(int *world_size);

@@ -12,11 +12,12 @@
 #include "trainer/span.h"
 
 enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16, EN_DOCTOR = 32, EN_BENCH = 64, EN_PACK = 128,
-       EN_EXPORT = 256, EN_IMPORT = 512, EN_CAM = 1024, EN_SCALING = 4096 };
+       EN_EXPORT = 256, EN_IMPORT = 512, EN_CAM = 1024, EN_SEARCH = 2048, EN_SCALING = 4096 };
 
 /* X(bit, name, fewest operands, most (-1: any), usage, summary) */
 #define EN_COMMANDS(X)                                                                                                              \
   X(EN_TRAIN,    train,    0,  0, "--data DIR --run DIR", "trains from scratch, or goes on from the newest whole checkpoint of --run") \
+  X(EN_SEARCH,   search,   0,  0, "--data DIR --run DIR --budget SPAN", "compound scaling, step 1: trains a grid of depth, width and resolution factors side by side and ranks them") \
   X(EN_EVAL,     eval,     0,  0, "--checkpoint RUN --data DIR", "top-1, top-5 and loss of a checkpoint over a dataset, every image once") \
   X(EN_PREDICT,  predict,  1, -1, "--checkpoint RUN FILE...", "classes and probabilities of image files")                            \
   X(EN_CAM,      cam,      1,  1, "--checkpoint RUN FILE", "where in a picture the network sees a class: its class-activation map over it, as PNG") \
@@ -30,13 +31,13 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
 #define EN_OPTIONS(X)                                                                                                               \
-  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR | EN_IMPORT | EN_SCALING, "name",    "",                        \
+  X(model,            STR,  "efficientnet_b0", EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_DOCTOR | EN_IMPORT | EN_SCALING | EN_SEARCH, "name",    "",                        \
     "network; `effnet describe --list` shows them") \
-  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "factor",  "[0,32]",                     \
+  X(width,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING | EN_SEARCH, "factor",  "[0,32]",                     \
     "channel multiplier in place of the model's own (0: its own)") \
-  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "factor",  "[0,32]",                     \
+  X(depth,            F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING | EN_SEARCH, "factor",  "[0,32]",                     \
     "repeat multiplier in place of the model's own (0: its own)") \
-  X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[0,32]",                     \
+  X(resolution,       F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING | EN_SEARCH, "factor",  "[0,32]",                     \
     "side of the images as a multiple of the model's own, rounded down (0: its own)") \
   X(phi,              F64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "number",  "[0,20]",                     \
     "compound coefficient: depth*alpha^phi, width*beta^phi, resolution*gamma^phi") \
@@ -46,83 +47,95 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "with --phi: base of the width") \
   X(gamma,            F64,  1.15,              EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_SCALING,          "factor",  "[1,4]",                      \
     "with --phi: base of the resolution") \
-  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING,          "pixels",  "0|[32,4096]",                \
+  X(alphas,           STR,  "1:1.4:0.05",      EN_SEARCH,                                  "list",    "",                           \
+    "depths to try: 1,1.1,1.2 or FROM:TO:STEP") \
+  X(betas,            STR,  "1:1.4:0.05",      EN_SEARCH,                                  "list",    "",                           \
+    "widths to try") \
+  X(gammas,           STR,  "1:1.4:0.05",      EN_SEARCH,                                  "list",    "",                           \
+    "resolutions to try") \
+  X(tolerance,        F64,  0.1,               EN_SEARCH,                                  "number",  "[0,2)",                      \
+    "candidates are those whose alpha * beta^2 * gamma^2 is within this of 2") \
+  X(budget,           SPAN, "0",               EN_SEARCH,                                  "span",    "[0,inf)",                    \
+    "how long each candidate is trained: steps (400), epochs (5e) or time (10m; then the ranking depends on the machine, too)") \
+  X(candidate_ranks,  I64,  1,                 EN_SEARCH,                                  "ranks",   "[1,inf)",                    \
+    "ranks that train one candidate; the others train other ones meanwhile") \
+  X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING | EN_SEARCH, "pixels",  "0|[32,4096]",                \
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH | EN_SCALING,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
-  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR,  "path",    "",                           \
+  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR | EN_SEARCH, "path",    "",                           \
     "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), packed .h5, or `synthetic`") \
-  X(val,              STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+  X(val,              STR,  "",                EN_TRAIN | EN_SEARCH,                       "path",    "",                           \
     "validation images, when not DIR/val of --data") \
-  X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR,                       "path",    "",                           \
+  X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR | EN_SEARCH,           "path",    "",                           \
     "folder for everything the run writes; goes on from a checkpoint found there") \
-  X(recipe,           STR,  "",                EN_TRAIN,                                   "name",    "|efficientnet|efficientnetv2|supercomputer|finetune", \
+  X(recipe,           STR,  "",                EN_TRAIN | EN_SEARCH,                       "name",    "|efficientnet|efficientnetv2|supercomputer|finetune", \
     "settings that belong together, where they are not given one by one; `effnet help recipes` lists them and their sources") \
   X(init,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "fine-tuning: begin with these weights, a checkpoint, a run or safetensors; a new classifier where classes differ") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
-  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM, "name",    "auto|cuda|cpu",              \
+  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH, "name",    "auto|cuda|cpu",              \
     "auto (cuda where every rank has a GPU), cuda or cpu") \
-  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM, "type",    "auto|bf16|fp32",             \
+  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH, "type",    "auto|bf16|fp32",             \
     "storage of activations: auto (bf16 on cuda, fp32 on cpu), bf16 or fp32; weights and sums are fp32") \
-  X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH,                        "name",    "auto|nccl|mpi",              \
+  X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "auto|nccl|mpi",              \
     "who sums over GPUs: auto (nccl where it can), nccl, or mpi through host memory (ranks that share a GPU)") \
   X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "passes over the training images") \
   X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
     "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, comm: repetitions, 0: by time)") \
-  X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING,                                   "images",  "[0,1000000]",                \
+  X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING | EN_SEARCH,                       "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
-  X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING,          "images",  "[0,65536]",                  \
+  X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \
     "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
-  X(uneven,           FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+  X(uneven,           FLAG, 0,                 EN_TRAIN | EN_SEARCH,                       "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
-  X(lr,               F64,  0.016,             EN_TRAIN,                                   "per 256", "[0,inf)",                    \
+  X(lr,               F64,  0.016,             EN_TRAIN | EN_SEARCH,                       "per 256", "[0,inf)",                    \
     "learning rate for 256 images a step, scaled linearly with --global-batch") \
-  X(lr_schedule,      STR,  "exponential",     EN_TRAIN,                                   "name",    "exponential|cosine|constant|polynomial", \
+  X(lr_schedule,      STR,  "exponential",     EN_TRAIN | EN_SEARCH,                       "name",    "exponential|cosine|constant|polynomial", \
     "exponential, cosine, constant or polynomial") \
-  X(lr_power,         F64,  2,                 EN_TRAIN,                                   "number",  "(0,inf)",                    \
+  X(lr_power,         F64,  2,                 EN_TRAIN | EN_SEARCH,                       "number",  "(0,inf)",                    \
     "polynomial: its power") \
-  X(lr_end,           F64,  0,                 EN_TRAIN,                                   "rate",    "[0,inf)",                    \
+  X(lr_end,           F64,  0,                 EN_TRAIN | EN_SEARCH,                       "rate",    "[0,inf)",                    \
     "polynomial: the rate that it ends at, whatever the --global-batch (the reference, with lars: 0.1)") \
-  X(lr_decay,         F64,  0.97,              EN_TRAIN,                                   "factor",  "(0,1]",                      \
+  X(lr_decay,         F64,  0.97,              EN_TRAIN | EN_SEARCH,                       "factor",  "(0,1]",                      \
     "exponential: factor at each step of the staircase") \
-  X(lr_decay_epochs,  F64,  2.4,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
+  X(lr_decay_epochs,  F64,  2.4,               EN_TRAIN | EN_SEARCH,                       "epochs",  "(0,inf)",                    \
     "exponential: length of a step of the staircase") \
-  X(warmup_epochs,    F64,  5,                 EN_TRAIN,                                   "epochs",  "[0,inf)",                    \
+  X(warmup_epochs,    F64,  5,                 EN_TRAIN | EN_SEARCH,                       "epochs",  "[0,inf)",                    \
     "linear warm-up from 0") \
-  X(optimizer,        STR,  "rmsprop",         EN_TRAIN,                                   "name",    "rmsprop|sgd|lars|adamw",     \
+  X(optimizer,        STR,  "rmsprop",         EN_TRAIN | EN_SEARCH,                       "name",    "rmsprop|sgd|lars|adamw",     \
     "rmsprop (the paper's, in TensorFlow's form), sgd, lars (for large batches) or adamw; each wants a --lr of its own") \
-  X(momentum,         F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(momentum,         F64,  0.9,               EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "rmsprop, sgd, lars: momentum") \
-  X(nesterov,         FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+  X(nesterov,         FLAG, 0,                 EN_TRAIN | EN_SEARCH,                       "",        "",                           \
     "sgd, lars: Nesterov's form of it") \
-  X(rho,              F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(rho,              F64,  0.9,               EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "rmsprop: decay of the mean square") \
-  X(beta1,            F64,  0.9,               EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(beta1,            F64,  0.9,               EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "adamw: decay of the mean gradient") \
-  X(beta2,            F64,  0.999,             EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(beta2,            F64,  0.999,             EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "adamw: decay of the mean square") \
-  X(trust,            F64,  0.001,             EN_TRAIN,                                   "factor",  "(0,inf)",                    \
+  X(trust,            F64,  0.001,             EN_TRAIN | EN_SEARCH,                       "factor",  "(0,inf)",                    \
     "lars: trust coefficient") \
-  X(eps,              F64,  -1,                EN_TRAIN,                                   "number",  "-1|[0,inf)",                 \
+  X(eps,              F64,  -1,                EN_TRAIN | EN_SEARCH,                       "number",  "-1|[0,inf)",                 \
     "rmsprop: inside the root; adamw: outside; lars: beside the norms (-1: 0.001, 1e-8 and 0)") \
-  X(weight_decay,     F64,  1e-5,              EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(weight_decay,     F64,  1e-5,              EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "L2 penalty on all but batch norm (lars: nor biases); adamw: decoupled, times the rate") \
-  X(label_smoothing,  F64,  0.1,               EN_TRAIN,                                   "share",   "[0,1)",                      \
+  X(label_smoothing,  F64,  0.1,               EN_TRAIN | EN_SEARCH,                       "share",   "[0,1)",                      \
     "share of the target spread over all classes") \
-  X(dropout,          F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
+  X(dropout,          F64,  -1,                EN_TRAIN | EN_SEARCH,                       "share",   "-1|[0,1)",                   \
     "dropout before the classifier (-1: the model's own)") \
-  X(drop_path,        F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
+  X(drop_path,        F64,  -1,                EN_TRAIN | EN_SEARCH,                       "share",   "-1|[0,1)",                   \
     "stochastic depth at the last block (-1: the model's own)") \
-  X(ema,              F64,  0.9999,            EN_TRAIN,                                   "factor",  "[0,1)",                      \
+  X(ema,              F64,  0.9999,            EN_TRAIN | EN_SEARCH,                       "factor",  "[0,1)",                      \
     "moving average of the weights, with its ramp (0: none)") \
-  X(bn_group,         STR,  "all",             EN_TRAIN | EN_SCALING,                      "ranks",   "all|node|[1,inf)|[1,inf)i",  \
+  X(bn_group,         STR,  "all",             EN_TRAIN | EN_SCALING | EN_SEARCH,          "ranks",   "all|node|[1,inf)|[1,inf)i",  \
     "ranks that share batch-norm statistics: all, node, a number, or as many as have so many images together (128i)") \
-  X(bn_momentum,      F64,  0,                 EN_TRAIN | EN_IMPORT,                                   "factor",  "[0,1]",                      \
+  X(bn_momentum,      F64,  0,                 EN_TRAIN | EN_IMPORT | EN_SEARCH,                       "factor",  "[0,1]",                      \
     "share of a batch in the running statistics (0: the model's own; B0 to B8: 0.01)") \
-  X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH,                        "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
+  X(augment,          STR,  "autoaugment",           EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "autoaugment|autoaugment-paper|randaugment|basic|none", \
     "autoaugment (the reference's policy v0), autoaugment-paper, randaugment, basic (crop and flip) or none (evaluation crop)") \
   X(stages,           I64,  1,                 EN_TRAIN,                                   "number",  "[1,64]",                     \
     "progressive training: equal parts of the run in which images and regularisation grow (1: off)") \
@@ -136,47 +149,47 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "stages: the alpha that --mixup and --cutmix grow from") \
   X(dropout_from,     F64,  -1,                EN_TRAIN,                                   "share",   "-1|[0,1)",                   \
     "stages: the dropout that --dropout grows from (-1: the same in all, as in the reference's code)") \
-  X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH,                        "number",  "[1,16]",                     \
+  X(rand_ops,         I64,  2,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "number",  "[1,16]",                     \
     "randaugment: operations a picture") \
-  X(magnitude,        F64,  10,                EN_TRAIN | EN_BENCH,                        "level",   "[0,30]",                     \
+  X(magnitude,        F64,  10,                EN_TRAIN | EN_BENCH | EN_SEARCH,            "level",   "[0,30]",                     \
     "randaugment: level of its operations (paper: B5 17, B7 28)") \
-  X(erase,            F64,  0,                 EN_TRAIN | EN_BENCH,                        "share",   "[0,1]",                      \
+  X(erase,            F64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "share",   "[0,1]",                      \
     "share of pictures with a rectangle erased (random erasing)") \
-  X(erase_fill,       STR,  "noise",           EN_TRAIN | EN_BENCH,                        "name",    "noise|mean",                 \
+  X(erase_fill,       STR,  "noise",           EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "noise|mean",                 \
     "what an erased rectangle is filled with") \
-  X(mixup,            F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
+  X(mixup,            F64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "alpha",   "[0,100]",                    \
     "mixup: alpha of its Beta distribution (0: off)") \
-  X(cutmix,           F64,  0,                 EN_TRAIN | EN_BENCH,                        "alpha",   "[0,100]",                    \
+  X(cutmix,           F64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "alpha",   "[0,100]",                    \
     "cutmix: alpha of its Beta distribution (0: off); with --mixup every other pair") \
-  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_IMPORT | EN_CAM, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
+  X(resize,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_IMPORT | EN_CAM | EN_SEARCH, "name",    "auto|bicubic|bilinear|bicubic-aa|bilinear-aa", \
     "auto (the checkpoint's, else bicubic), bicubic (the reference's), bilinear (V2's); -aa: antialiased, as Pillow") \
-  X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH,                        "name",    "exact|scaled",               \
+  X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "exact|scaled",               \
     "JPEG: exact, or scaled (large crops at 1/2, 1/4, 1/8 size: faster, slightly other pixels)") \
-  X(prefetch,         I64,  0,                 EN_TRAIN | EN_EVAL,                         "MiB",     "[0,1048576]",                \
+  X(prefetch,         I64,  0,                 EN_TRAIN | EN_EVAL | EN_SEARCH,             "MiB",     "[0,1048576]",                \
     "memory for batches decoded ahead (0: two batches)") \
-  X(cache,            STR,  "",                EN_TRAIN,                                   "place",   "",                           \
+  X(cache,            STR,  "",                EN_TRAIN | EN_SEARCH,                       "place",   "",                           \
     "keep decoded, shrunk images: memory, or a folder on a local disk") \
-  X(cache_side,       I64,  0,                 EN_TRAIN,                                   "pixels",  "0|[32,4096]",                \
+  X(cache_side,       I64,  0,                 EN_TRAIN | EN_SEARCH,                       "pixels",  "0|[32,4096]",                \
     "shorter side of cached images (0: 8/7 of the image size)") \
-  X(checkpoint_every, SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
+  X(checkpoint_every, SPAN, "1e",              EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
     "steps (500), epochs (2e) or time (15m, 1h30m) between checkpoints; 0: only at the end") \
-  X(keep,             I64,  3,                 EN_TRAIN | EN_DOCTOR,                       "files",   "[1,1000000]",                \
+  X(keep,             I64,  3,                 EN_TRAIN | EN_DOCTOR | EN_SEARCH,           "files",   "[1,1000000]",                \
     "newest checkpoints to keep, beside best.h5") \
-  X(max_skipped,      I64,  3,                 EN_TRAIN,                                   "steps",   "[0,1000000]",                \
+  X(max_skipped,      I64,  3,                 EN_TRAIN | EN_SEARCH,                       "steps",   "[0,1000000]",                \
     "steps in a row that are skipped because loss or gradients are not finite; more are a divergence")                    \
-  X(on_divergence,    STR,  "stop",            EN_TRAIN,                                   "word",    "stop|back",                  \
+  X(on_divergence,    STR,  "stop",            EN_TRAIN | EN_SEARCH,                       "word",    "stop|back",                  \
     "stop (exit code 4), or back: to the newest checkpoint, with a lower rate")                                           \
-  X(back_lr,          F64,  0.5,               EN_TRAIN,                                   "factor",  "(0,1]",                      \
+  X(back_lr,          F64,  0.5,               EN_TRAIN | EN_SEARCH,                       "factor",  "(0,1]",                      \
     "the rate after going back, beside the one of before")                                             \
-  X(compare_every,    SPAN, "500",             EN_TRAIN,                                   "span",    "[0,inf)",                    \
+  X(compare_every,    SPAN, "500",             EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
     "steps, epochs (2e) or time (15m) after which the ranks compare hashes of weights and optimizer; 0: when saving only") \
-  X(eval_every,       SPAN, "1e",              EN_TRAIN,                                   "span",    "[0,inf)",                    \
+  X(eval_every,       SPAN, "1e",              EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
     "steps, epochs (2e) or time (45m) between evaluations; 0: only at the end") \
-  X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM,            "name",    "ema|raw",                    \
+  X(eval_weights,     STR,  "ema",             EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM | EN_SEARCH, "name",    "ema|raw",                    \
     "ema or raw") \
-  X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM,            "pixels",  "0|[32,4096]",                \
+  X(eval_size,        I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_CAM | EN_SEARCH, "pixels",  "0|[32,4096]",                \
     "side of the evaluation images (0: the model's own, or the training size where that is not the model's own)") \
-  X(eval_batch,       I64,  0,                 EN_TRAIN | EN_EVAL,                         "images",  "[0,65536]",                  \
+  X(eval_batch,       I64,  0,                 EN_TRAIN | EN_EVAL | EN_SEARCH,             "images",  "[0,65536]",                  \
     "images per rank and pass while evaluating (0: the micro-batch, or 32)") \
   X(checkpoint,       STR,  "",                EN_EVAL | EN_PREDICT | EN_CAM,                       "path",    "",                           \
     "a checkpoint, or a run's folder (its best.h5, else the newest)") \
@@ -184,25 +197,25 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "write /logits, /labels, /files to this HDF5 file") \
   X(top,              I64,  5,                 EN_PREDICT,                                 "classes", "[1,inf)",                    \
     "how many classes to print for each image") \
-  X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH,             "number",  "[0,inf)",                    \
+  X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH | EN_SEARCH, "number",  "[0,inf)",                    \
     "seed of everything random") \
-  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_CAM, "threads", "[0,1024]",                   \
+  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_CAM | EN_SEARCH, "threads", "[0,1024]",                   \
     "compute threads per rank (0: OMP_NUM_THREADS, else this host's cores / its ranks)") \
-  X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "parts",   "[0,1024]",                   \
+  X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
-  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH,    "threads", "[0,1024]",                   \
+  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH | EN_SEARCH, "threads", "[0,1024]",                   \
     "threads that read and decode, ahead of the step (0: as --threads; pack: one a core)") \
-  X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK,               "share",   "[0,1]",                      \
+  X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK | EN_SEARCH,   "share",   "[0,1]",                      \
     "end the run when more than this share of the files cannot be decoded") \
-  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH | EN_CAM, "pixels",  "[1,inf)",                    \
+  X(max_pixels,       I64,  178956970,         EN_TRAIN | EN_EVAL | EN_PREDICT | EN_PACK | EN_BENCH | EN_CAM | EN_SEARCH, "pixels",  "[1,inf)",                    \
     "refuse images that claim more") \
   X(dump,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
-  X(log_every,        F64,  10,                EN_TRAIN,                                   "seconds", "[0,inf)",                    \
+  X(log_every,        F64,  10,                EN_TRAIN | EN_SEARCH,                       "seconds", "[0,inf)",                    \
     "between progress lines when output is not a terminal") \
-  X(stop_after,       SPAN, "0",               EN_TRAIN,                                   "span",    "[0,inf)",                    \
+  X(stop_after,       SPAN, "0",               EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
     "save and leave with 75, as on SIGUSR1: after this step (100), this epoch (2e), or so long after the start (3h50m); 0: never") \
-  X(stall_timeout,    STR,  "10m,startup=30m,checkpoint=30m,ending=30m", EN_TRAIN | EN_EVAL, "span",  "",                           \
+  X(stall_timeout,    STR,  "10m,startup=30m,checkpoint=30m,ending=30m", EN_TRAIN | EN_EVAL | EN_SEARCH, "span",  "",                           \
     "end with 5 when a rank stands in one section for longer: SPAN[,section=SPAN]...; 0: never. Sections: startup, data, forward, " \
     "backward, update, device, checkpoint, evaluation, output, ending, collective") \
   X(to,               STR,  "timm",            EN_EXPORT,                                  "names",   "timm|torchvision|safetensors", \
@@ -267,17 +280,17 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "write predicted.csv and figures (SVG) there; bench comm: comm.csv and comm.svg") \
   X(sizes,            STR,  "",                EN_BENCH,                                   "bytes",   "",                           \
     "bench comm: sizes of gradient sums, as 64k,1m,25m (\"\": 4 KiB to 256 MiB, each twice the one before, while they are quick)") \
-  X(list,             FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
+  X(list,             FLAG, 0,                 EN_DESCRIBE | EN_SEARCH,                    "",        "",                           \
     "list all models") \
   X(memory,           FLAG, 0,                 EN_DESCRIBE,                                "",        "",                           \
     "the memory plan for --micro-batch images") \
-  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK | EN_CAM | EN_SCALING,"",        "",             \
+  X(json,             FLAG, 0,                 EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_DOCTOR | EN_BENCH | EN_PACK | EN_CAM | EN_SCALING | EN_SEARCH, "",        "",             \
     "print one JSON object and nothing else on stdout") \
   EN_OPTIONS_OF_FAULTS(X)
 
 #ifdef EN_FAULTS                                /* the tests' build */
 #define EN_OPTIONS_OF_FAULTS(X)                                                                                                     \
-  X(inject,           STR,  "",                EN_TRAIN,                                   "faults",  "",                           \
+  X(inject,           STR,  "",                EN_TRAIN | EN_SEARCH,                       "faults",  "",                           \
     "faults on purpose, for tests: KIND@RANK:STEP[:SECTION],... with kill, stall, freeze, term, usr1, slow, nan, flip, enospc (inject.h)")
 #else
 #define EN_OPTIONS_OF_FAULTS(X)

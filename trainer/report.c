@@ -32,6 +32,15 @@ static bool hushed;
 
 void en_report_hush(void) { hushed = true; }
 
+bool en_report_hushed(void) { return hushed; }
+
+bool en_report_unhush(void)
+{
+    const bool was = hushed;
+    hushed = false;
+    return was;
+}
+
 void en_report_error(const en_comm *c, en_status s)
 {
     static bool reported;

@@ -7,8 +7,20 @@
 #include "trainer/metrics.h"
 #include "trainer/trainer.h"
 
+/* A run that is a part of something larger (search_desk.c). */
+typedef struct en_run en_run;
 typedef struct {
+    void *context;                           /* borrowed                                                                */
+    /* On all ranks, before the first step and after each.  *enough, on rank 0: the run ends here, with what ends a run. */
+    en_status (*look)(void *context, const en_run *run, bool *enough);
+    bool  may_end;                           /* it may say so                                                           */
+    en_eval_result eval; bool evaluated;     /* out: the last evaluation, if there was one; the end always has one      */
+    int64_t step; uint64_t weights_crc;      /* out: where it ended; CRC-32C of the last save, 0: none                  */
+} en_training;
+
+struct en_run {
     en_trainer t;
+    en_training *part;                       /* NULL: of nothing; borrowed                                              */
     char   dir[4000];                        /* --run, "" when nothing is saved                                     */
     int    lock_fd;                          /* RUN/run.lock, rank 0; -1: none                                      */
     en_snapshot snapshot;                    /* rank 0 only, as the rest below                                      */
@@ -44,7 +56,15 @@ typedef struct {
     en_cache *cache;                         /* NULL: none                                                          */
     int64_t cache_bytes;                     /* that it will take of the host's memory                              */
     bool    cache_full;                      /* and that has been said                                              */
-} en_run;
+};
+
+/* train.c: from options to the end of the run.  EN_ESTOPPED: stopped on request, and saved.  Collective; a failure that the ranks do not
+ * know of alike ends the job. */
+en_status en_train(const en_options *o, en_comm *comm, en_training *part /* NULL: of nothing */);
+
+/* run_open.c: a folder and those above it; whether this process alone works in `dir` now (it waits some seconds for one that ends). */
+en_status en_make_folder(const char *path);
+bool      en_take_lock(int lock_fd, const char *dir);
 
 /* Everything up to the first step.  Collective: all ranks return the same kind of answer, and a rank that failed itself
  * holds the reason.  On failure the run is closed already. */

@@ -21,7 +21,7 @@ enum { DEFAULT_BATCH_PER_RANK = 32 };
 
 /* ---- the run's folder ------------------------------------------------------------------------------------------------ */
 
-static en_status make_dir(const char *path)
+en_status en_make_folder(const char *path)
 {
     char part[4096];
     snprintf(part, sizeof part, "%s", path);
@@ -38,11 +38,11 @@ static en_status make_dir(const char *path)
 }
 
 /* A job that was killed may leave a rank that has not heard of it yet, for some seconds: its successor waits for it. */
-static bool take_lock(const en_run *run)
+bool en_take_lock(int lock_fd, const char *dir)
 {
     const double patience_s = 10, until = en_seconds() + patience_s;
-    for (bool told = false; flock(run->lock_fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; told = true) {
-        if (!told) fprintf(stderr, "effnet: another job is in %s; waiting %g s for it to end\n", run->dir, patience_s);
+    for (bool told = false; flock(lock_fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK; told = true) {
+        if (!told) fprintf(stderr, "effnet: another job is in %s; waiting %g s for it to end\n", dir, patience_s);
         if (en_seconds() > until) return false;
         nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
     }
@@ -54,12 +54,12 @@ static en_status open_folder(en_run *run)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/checkpoints", run->dir);
-    EN_TRY(make_dir(run->dir), "the run's folder");
-    EN_TRY(make_dir(path), "the run's folder");
+    EN_TRY(en_make_folder(run->dir), "the run's folder");
+    EN_TRY(en_make_folder(path), "the run's folder");
     snprintf(path, sizeof path, "%s/run.lock", run->dir);
     run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     EN_REQUIRE(run->lock_fd >= 0, EN_EIO, "%s cannot be written: %s; choose another --run", path, strerror(errno));
-    EN_REQUIRE(take_lock(run), EN_EUSAGE,
+    EN_REQUIRE(en_take_lock(run->lock_fd, run->dir), EN_EUSAGE,
                "another job is training in %s; choose another --run, or wait for it", run->dir);
     return EN_OK;
 }

@@ -22,4 +22,7 @@ void en_stop_on_signals(void)
     signal(SIGXFSZ, SIG_IGN);                                                 /* nor is `ulimit -f`: the write says EFBIG */
 }
 
-bool en_stop_requested(void) { return atomic_load(&requested) > 0; }
+static atomic_bool asked_for;                    /* by the program itself: no signal was asked twice */
+
+void en_stop_request(void)   { atomic_store(&asked_for, true); }
+bool en_stop_requested(void) { return atomic_load(&requested) > 0 || atomic_load(&asked_for); }

@@ -62,6 +62,7 @@ static en_status evaluate(en_run *run, en_progress *p, bool *best, bool *stopped
     EN_TRY(s, "evaluating after step %" PRId64, t->state.step);
     *stopped = r.stopped;
     if (r.stopped) return EN_OK;
+    if (run->part) run->part->eval = r, run->part->evaluated = true;
     EN_TRY(t->comm->ops->broadcast(t->comm, &t->state.best_top1, sizeof t->state.best_top1, 0), "sharing the best so far");   /* of best.h5 */
     *best = r.top1 > t->state.best_top1;
     if (*best) t->state.best_top1 = r.top1;
@@ -209,10 +210,25 @@ static en_status settle_account(en_run *run, en_progress *p)
     return EN_OK;
 }
 
+/* What this run is a part of may have something to do, and say that it is enough. */
+static en_status look_up(en_run *run)
+{
+    en_trainer *t = &run->t;
+    bool enough = false;
+    if (!run->part) return EN_OK;
+    EN_TRY(run->part->look(run->part->context, run, &enough), "looking up from step %" PRId64, t->state.step);
+    if (!run->part->may_end) return EN_OK;
+    int8_t flag = enough;
+    EN_TRY(t->comm->ops->broadcast(t->comm, &flag, sizeof flag, 0), "asking rank 0 whether it is enough");
+    if (flag) t->schedule.total_steps = t->state.step;
+    return EN_OK;
+}
+
 /* After a step that was made, or skipped: an evaluation, a checkpoint, the end? */
 static en_status between_steps(en_run *run, en_progress *p, const en_step_report *r, bool *stopped)
 {
     en_trainer *t = &run->t;
+    EN_TRY(look_up(run), "after step %" PRId64, t->state.step);
     const bool end = t->state.step >= t->schedule.total_steps;
     bool eval, due_to_save, stop, compare, best = false;
     EN_TRY(stop_due(run, &stop), "is it time to stop");
@@ -259,6 +275,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     const bool root = t->comm->rank == 0;
     watches w = { .spent = { 0 } };
     EN_TRY(make_up(run, p, stopped), "after step %" PRId64, t->state.step);
+    EN_TRY(look_up(run), "after step %" PRId64, t->state.step);
     while (!*stopped && t->state.step < t->schedule.total_steps) {
         en_step_report r;
         bool back = false, entered;
@@ -278,10 +295,13 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         if (run->account.steps == EN_ACCOUNT_EVERY) EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
     }
     EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
+    bool best;
+    if (run->part && t->val_set && !run->part->evaluated && !*stopped) EN_TRY(evaluate(run, p, &best, stopped), "evaluation");
+    if (run->part && !run->weights_crc) EN_TRY(en_compare_ranks(t, NULL, &run->weights_crc), "comparing the ranks");
     return EN_OK;
 }
 
-static en_status train(const en_options *o, en_comm *comm)
+en_status en_train(const en_options *o, en_comm *comm, en_training *part)
 {
     en_run run;
     en_progress progress = { 0 };
@@ -290,6 +310,7 @@ static en_status train(const en_options *o, en_comm *comm)
     EN_TRY(en_run_open(o, comm, &run), "starting");
     en_trainer *t = &run.t;
     const bool root = comm->rank == 0;
+    run.part = part;
     EN_TRY_OUT(en_run_announce(&run), "starting");
     if (root) en_progress_open(&progress, &run);
     const int64_t began = t->state.step;
@@ -328,6 +349,7 @@ static en_status train(const en_options *o, en_comm *comm)
         printf("weights %016" PRIx64 " (CRC-32C of parameters and of running statistics), the same on %d rank%s\n", run.weights_crc, comm->world_size,
                comm->world_size == 1 ? "" : "s");
     if (root && stopped) printf("the same command goes on from there\n");
+    if (part) part->step = t->state.step, part->weights_crc = run.weights_crc;
     if (stopped) status = EN_ESTOPPED;
 out:
     en_run_close(&run);
@@ -340,7 +362,7 @@ en_status en_command_train(const en_options *o)
     EN_TRY(en_watch_as_asked(o, o->run[0] ? "the same command goes on from the newest checkpoint" : NULL), "starting");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     en_stop_on_signals();
-    const en_status s = train(o, comm);
+    const en_status s = en_train(o, comm, NULL);
     if (s != EN_OK && s != EN_ESTOPPED) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

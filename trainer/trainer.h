@@ -95,6 +95,7 @@ en_status en_dump_finish(en_trainer *t);                              /* /after,
 /* ---- requests to stop (signals.c) ---------------------------------------------------------------------------------- */
 void en_stop_on_signals(void);           /* SIGUSR1, SIGTERM, SIGINT ask for a save and an end; a second SIGINT ends at once */
 bool en_stop_requested(void);
+void en_stop_request(void);                  /* as a signal would */
 
 /* ---- evaluation (evaluate.c) --------------------------------------------------------------------------------------- */
 typedef struct { double loss, top1, top5; int64_t images, bad; double seconds; bool stopped; } en_eval_result;
