@@ -11,7 +11,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
 
-enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT | EN_CAM };
+enum { ALL = EN_TRAIN | EN_EVAL | EN_PREDICT | EN_DESCRIBE | EN_SYNTH | EN_DOCTOR | EN_BENCH | EN_PACK | EN_EXPORT | EN_IMPORT | EN_CAM | EN_SEARCH | EN_SCALING };
 
 /* Parses words, ended by NULL, into *o (static storage for argv: operands are borrowed from it). */
 static en_status parse(int command, en_options *o, const char *const *words)

@@ -31,6 +31,7 @@ static en_status check(const en_options *o)
     EN_REQUIRE(!o->stop_after.count || o->stop_after.unit == EN_SPAN_SECONDS, EN_EUSAGE, "--stop-after stops a whole search: give a time, as 3h50m");
     EN_REQUIRE(!by_time || strcmp(o->lr_schedule, "exponential") == 0 || strcmp(o->lr_schedule, "constant") == 0, EN_EUSAGE, "--lr-schedule %s ends with the last step, which "
                "a --budget of time does not know: give steps or epochs", o->lr_schedule);
+    EN_REQUIRE(!by_time || o->stages <= 1, EN_EUSAGE, "stages are parts of a run of known length, which a --budget of time does not give: give steps or epochs");
     return EN_OK;
 }
 
@@ -162,7 +163,9 @@ static en_status search(const en_options *asked, en_comm *world)
         en_report_error(world, status);
         en_comm_abort(world, en_status_exit_code(status));
     }
+    const bool stopped = status == EN_ESTOPPED;
     EN_TRY_OUT(en_agree(world, root ? finish(&s, &o, status) : EN_OK), "ending the search");
+    if (stopped) status = EN_ESTOPPED;
 out:
     if (root && s.out && s.out != stderr) fclose(s.out);
     if (group) group->ops->close(group);
