@@ -9,19 +9,23 @@
  *   2. An offset is drawn from [0, H - h): the last position is never taken.
  *   3. The crop must cover 10 % of the object, and the object is the whole image: of area [0.08, 1] only [0.10, 1] is left.
  *
+ * EfficientNetV2 keeps the sampler with other numbers, and a failure is the whole picture, resized.
+ *
  * Arithmetic is float32 with round half to even where the reference has it, because near a bound one bit decides whether
  * an attempt fails, and with it all that is drawn afterwards. */
 #include "data.h"
 
 #include <math.h>
+#include <string.h>
 
-static const float aspect_min = 3.0f / 4.0f, aspect_max = 4.0f / 3.0f, area_min = 0.08f, area_max = 1.0f, covered_min = 0.1f;
-enum { ATTEMPTS = 10 };
+typedef struct { float area_min, covered_min; int attempts; } rules;
+static const float aspect_min = 3.0f / 4.0f, aspect_max = 4.0f / 3.0f, area_max = 1.0f;
+static const rules v1 = { 0.08f, 0.1f, 10 }, v2 = { 0.05f, 0, 100 };
 
-static bool attempt(int64_t w, int64_t h, en_rng *rng, en_crop *crop)
+static bool attempt(const rules *r, int64_t w, int64_t h, en_rng *rng, en_crop *crop)
 {
     const float aspect = en_rng_uniform(rng) * (aspect_max - aspect_min) + aspect_min;   /* width over height */
-    const float min_area = area_min * (float)w * (float)h, max_area = area_max * (float)w * (float)h;
+    const float min_area = r->area_min * (float)w * (float)h, max_area = area_max * (float)w * (float)h;
 
     int64_t ch = lrintf(sqrtf(min_area / aspect)), tallest = lrintf(sqrtf(max_area / aspect));
     if (lrintf((float)tallest * aspect) > w) {
@@ -51,16 +55,21 @@ static bool attempt(int64_t w, int64_t h, en_rng *rng, en_crop *crop)
     crop->x = cw < w ? en_rng_below(rng, (uint32_t)(w - cw)) : 0;
     crop->w = cw;
     crop->h = ch;
-    return area / (float)(w * h) >= covered_min;
+    return area / (float)(w * h) >= r->covered_min;
+}
+
+static en_crop sample_box(const rules *r, int64_t w, int64_t h, en_rng *rng)
+{
+    en_crop crop = { 0 };
+    bool found = false;
+    for (int i = 0; i < r->attempts && !found; i++) found = attempt(r, w, h, rng, &crop);
+    return found ? crop : (en_crop){ .w = w, .h = h };
 }
 
 en_crop en_crop_train(int64_t w, int64_t h, int channels, int size, uint64_t seed, uint64_t epoch, uint64_t sample)
 {
     en_rng rng = en_rng_at(seed, EN_RNG_CROP, epoch, sample, 0);
-    en_crop crop = { 0 };
-    bool found = false;
-    for (int i = 0; i < ATTEMPTS && !found; i++) found = attempt(w, h, &rng, &crop);
-    if (!found) crop = (en_crop){ .w = w, .h = h };
+    en_crop crop = sample_box(&v1, w, h, &rng);
 
     /* The reference compares the shapes (h, w, channels) before and after: equal means that the sampler gave up.  A gray
      * file's header says one channel and its decoded image has three, so it is never equal and is resized whole. */
@@ -73,6 +82,15 @@ en_crop en_crop_train(int64_t w, int64_t h, int channels, int size, uint64_t see
     return crop;
 }
 
+en_crop en_crop_train_v2(int64_t w, int64_t h, uint64_t seed, uint64_t epoch, uint64_t sample)
+{
+    en_rng rng = en_rng_at(seed, EN_RNG_CROP, epoch, sample, 0);
+    en_crop crop = sample_box(&v2, w, h, &rng);
+    crop.whole = crop.w == w && crop.h == h;
+    crop.flip = en_rng_u32(&rng) >> 31;
+    return crop;
+}
+
 /* preprocessing.py before November 2021, the version behind the published numbers: CROP_PADDING = 32. */
 en_crop en_crop_eval(int64_t w, int64_t h, int size)
 {
@@ -80,4 +98,22 @@ en_crop en_crop_eval(int64_t w, int64_t h, int size)
     int64_t side = (int64_t)(share * (float)(w < h ? w : h));
     if (side < 1) side = 1;                    /* one pixel at least, of a 1-pixel image */
     return (en_crop){ .x = (w - side + 1) / 2, .y = (h - side + 1) / 2, .w = side, .h = side };
+}
+
+static const char *const evaluated[EN_EVAL_CROPS] = { "", "reference", "none", "v2" };
+const char *en_eval_crop_name(en_eval_crop how) { return evaluated[how]; }
+en_eval_crop en_eval_crop_named(const char *name)
+{
+    int i = EN_EVAL_CROPS - 1;
+    while (i > 0 && strcmp(evaluated[i], name) != 0) i--;
+    return (en_eval_crop)i;
+}
+
+en_crop en_crop_evaluated(en_eval_crop how, int64_t w, int64_t h, int size)
+{
+    const int v2_looks_at_all_from = 320;
+    if (how == EN_EVAL_CROP_NONE || (how == EN_EVAL_CROP_V2 && size >= v2_looks_at_all_from)) return (en_crop){ .w = w, .h = h };
+    en_crop crop = en_crop_eval(w, h, size);
+    if (how == EN_EVAL_CROP_V2) crop.x = (w - crop.w) / 2, crop.y = (h - crop.h) / 2;
+    return crop;
 }

@@ -54,6 +54,8 @@ typedef struct {
     uint64_t  seed;
     bool      training;                        /* crop, flip, shuffle; else evaluation crop in file order         */
     en_normalise normalise;
+    en_eval_crop eval_crop;                    /* evaluation, and center_crop; 0: the reference's                 */
+    bool      v2_crop;                         /* training: en_crop_train_v2                                      */
     en_resize_kernel kernel;
     en_augment augment;                        /* training                                                        */
     bool      scaled;                          /* JPEGs may be decoded at 1/2, 1/4, 1/8 (en_decode_crop)          */

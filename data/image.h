@@ -34,8 +34,23 @@ typedef struct {
  * ten attempts, effective minimum 10 % of the area; then the evaluation crop when the result is the whole image of a
  * 3-channel file; flip with probability 1/2.  A function of (seed, epoch, sample) through EN_RNG_CROP. */
 en_crop en_crop_train(int64_t w, int64_t h, int channels, int size, uint64_t seed, uint64_t epoch, uint64_t sample);
+/* EfficientNetV2's (its preprocessing.py): area [0.05,1] of which any part may be covered, a hundred attempts, and the whole picture as it
+ * is when they fail or it is what they found. */
+en_crop en_crop_train_v2(int64_t w, int64_t h, uint64_t seed, uint64_t epoch, uint64_t sample);
 /* The published evaluation crop (spec 4.4): centre square of side floor(size/(size+32) * min(w,h)). */
 en_crop en_crop_eval(int64_t w, int64_t h, int size);
+
+/* What is looked at in evaluation.  The first is no choice: 0, where a row or a file does not say. */
+typedef enum {
+    EN_EVAL_CROP_OWN,
+    EN_EVAL_CROP_REFERENCE,                    /* en_crop_eval                                                             */
+    EN_EVAL_CROP_NONE,                         /* the whole picture, made square by the resize                             */
+    EN_EVAL_CROP_V2,                           /* V2's code: below 320 px the first (its centre rounded down), then the second */
+    EN_EVAL_CROPS
+} en_eval_crop;
+en_crop     en_crop_evaluated(en_eval_crop how, int64_t w, int64_t h, int size);
+const char *en_eval_crop_name(en_eval_crop how);               /* "reference", "none", "v2" */
+en_eval_crop en_eval_crop_named(const char *name);             /* EN_EVAL_CROP_OWN: no such name */
 
 /* ---- decoding a part: what a worker does -------------------------------------------------------------------------- */
 
@@ -70,6 +85,18 @@ en_status en_shrink(const en_image *img, int64_t side, en_image *out, size_t *ca
 
 typedef struct { float mean[3], std[3]; } en_normalise;
 extern const en_normalise en_imagenet_normalise;   /* mean 255*(.485,.456,.406), std 255*(.229,.224,.225) */
+
+/* How pixels become numbers; 0 is no choice, as above. */
+typedef enum {
+    EN_NORMALISE_OWN,
+    EN_NORMALISE_IMAGENET,
+    EN_NORMALISE_HALF,                         /* (v - 128) / 128: EfficientNetV2 S to XL in their authors' code           */
+    EN_NORMALISE_UNIT,                         /* (v - 127.5) / 127.5: "mean 0.5, std 0.5" of timm and torchvision         */
+    EN_NORMALISES
+} en_normalising;
+const en_normalise *en_normalise_by(en_normalising how);       /* of 0: ImageNet's */
+const char *en_normalise_name(en_normalising how);             /* "imagenet", "half", "unit" */
+en_normalising en_normalise_named(const char *name);           /* EN_NORMALISE_OWN: no such name */
 
 /* Resizes the crop to size x size as TF1's legacy resize_bicubic does (spec 4.2: A = -0.75, no half-pixel shift, no
  * antialias, 1/1024 table), flips, normalises: out[i,j,d] = (value - mean[d]) / std[d], float (size,size,3), not clipped. */

@@ -85,7 +85,8 @@ static en_crop choose(const void *context, int64_t w, int64_t h, int channels)
 {
     const glance *g = context;
     const en_loader_config *c = g->config;
-    if (!c->training || c->center_crop) return en_crop_eval(w, h, c->size);
+    if (!c->training || c->center_crop) return en_crop_evaluated(c->eval_crop, w, h, c->size);
+    if (c->v2_crop) return en_crop_train_v2(w, h, c->seed, g->epoch, g->sample);
     return en_crop_train(w, h, channels, c->size, c->seed, g->epoch, g->sample);
 }
 

@@ -2,6 +2,7 @@
 #include "resize.h"
 
 #include <pthread.h>
+#include <string.h>
 
 #include "kernels/host.h"
 
@@ -9,6 +10,22 @@ const en_normalise en_imagenet_normalise = {
     .mean = { 255 * 0.485f, 255 * 0.456f, 255 * 0.406f },
     .std  = { 255 * 0.229f, 255 * 0.224f, 255 * 0.225f },
 };
+static const struct { const char *name; en_normalise by; } normalising[EN_NORMALISES] = {
+    [EN_NORMALISE_OWN]      = { "", { { 0, 0, 0 }, { 1, 1, 1 } } },
+    [EN_NORMALISE_IMAGENET] = { "imagenet", { { 255 * 0.485f, 255 * 0.456f, 255 * 0.406f }, { 255 * 0.229f, 255 * 0.224f, 255 * 0.225f } } },
+    [EN_NORMALISE_HALF]     = { "half", { { 128, 128, 128 }, { 128, 128, 128 } } },
+    [EN_NORMALISE_UNIT]     = { "unit", { { 127.5f, 127.5f, 127.5f }, { 127.5f, 127.5f, 127.5f } } },
+};
+
+const en_normalise *en_normalise_by(en_normalising how) { return how == EN_NORMALISE_OWN ? &en_imagenet_normalise : &normalising[how].by; }
+const char *en_normalise_name(en_normalising how) { return normalising[how].name; }
+en_normalising en_normalise_named(const char *name)
+{
+    int i = EN_NORMALISES - 1;
+    while (i > 0 && strcmp(normalising[i].name, name) != 0) i--;
+    return (en_normalising)i;
+}
+
 static const en_normalise as_is = { { 0, 0, 0 }, { 1, 1, 1 } };
 
 /* ---- which build ---- */

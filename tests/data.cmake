@@ -1,7 +1,7 @@
 # A folder of real and hostile images that is not part of the repository; tests that want it skip without it.
 set(EN_TEST_DATA ${CMAKE_SOURCE_DIR}/../shared/data CACHE PATH "folder with hostile/ and imagenet-sample/ (optional)")
 
-foreach(subject decode crop_decode resize sampler folder loader augmented cache)
+foreach(subject decode crop_decode resize view sampler folder loader augmented cache)
   en_test(test_data_${subject} test_data_${subject}.c data_help.c LIBS en_data JPEG::JPEG PNG::PNG)
   target_compile_definitions(test_data_${subject} PRIVATE EN_TEST_DATA="${EN_TEST_DATA}"
                              EN_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")

@@ -33,13 +33,13 @@ double formula(uint64_t seed, uint32_t layer, int64_t e, double a, double b)
     return (double)(float)(a + b * s);
 }
 
-double *formula_images(uint64_t seed, int64_t n, int size, bool bytes)
+double *formula_images(uint64_t seed, int64_t n, int size, bool bytes, const en_normalise *norm)
 {
     const int64_t values = n * size * size * 3;
     double *images = malloc((size_t)(values + 1) * sizeof *images);
     for (int64_t i = 0; i < values; i++) {
-        const double mean = (double)en_imagenet_normalise.mean[i % 3], std = (double)en_imagenet_normalise.std[i % 3], v = formula(seed, 65535, i, 0, 1.5);
-        images[i] = bytes ? (double)(float)((rint(v * std + mean) - mean) / std) : v;
+        const double mean = (double)norm->mean[i % 3], std = (double)norm->std[i % 3], v = formula(seed, 65535, i, 0, 1.5);
+        images[i] = bytes ? (double)(float)((fmin(fmax(rint(v * std + mean), 0), 255) - mean) / std) : v;
     }
     return images;
 }
@@ -189,11 +189,11 @@ static void passes(const device_net *d, const net_way *way, int64_t n, const voi
 }
 
 /* Bytes that mean these images: where the backend reads bytes, a test's images are what bytes can mean (formula_images). */
-static uint8_t *bytes_of(const double *images, size_t values)
+static uint8_t *bytes_of(const double *images, size_t values, const en_normalise *norm)
 {
     uint8_t *bytes = calloc(values + 1, 1);
     for (size_t i = 0; i < values; i++) {
-        const double v = images[i] * (double)en_imagenet_normalise.std[i % 3] + (double)en_imagenet_normalise.mean[i % 3];
+        const double v = images[i] * (double)norm->std[i % 3] + (double)norm->mean[i % 3];
         if (!(fabs(v - rint(v)) < 1e-3 && v > -1 && v < 256)) fail_msg("%g is not what a byte can mean", images[i]);
         bytes[i] = (uint8_t)lrint(v);
     }
@@ -244,7 +244,7 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
 
     const size_t values = (size_t)(n * m->resolution * m->resolution * 3);
     float *params = calloc(d.params, sizeof *params), *stats = calloc(d.stats, sizeof *stats), *floats = calloc(values + 1, sizeof *floats);
-    uint8_t *bytes = be->u8 ? bytes_of(images, values) : NULL;
+    uint8_t *bytes = be->u8 ? bytes_of(images, values, en_normalise_by(m->normalise)) : NULL;
     for (size_t i = 0; i < values; i++) floats[i] = (float)images[i];
     to_arenas(m, tensors, params, stats);
     d.params_dev = on_device(be, d.params * sizeof(float)), d.grads_dev = on_device(be, d.params * sizeof(float));

@@ -16,8 +16,8 @@ en_model *model_make(const char *row, const en_model_overrides *o, int align);
  * running_mean: a 0, b 0.1;  gamma and running_var: a 1, b 0.2.  Images: a 0, b 1.5, layer 65535. */
 double formula(uint64_t seed, uint32_t layer, int64_t e, double a, double b);
 /* Images (n, size, size, 3) by the formula.  With `bytes` each value v gives way to the nearest that a byte k can mean,
- *     float((k - mean[d])/std[d]),   k = round(v*std[d] + mean[d])      with en_imagenet_normalise */
-double *formula_images(uint64_t seed, int64_t n, int size, bool bytes);
+ *     float((k - mean[d])/std[d]),   k = round(v*std[d] + mean[d]), 0 to 255      with that norm */
+double *formula_images(uint64_t seed, int64_t n, int size, bool bytes, const en_normalise *norm);
 void   formula_tensors(const en_model *m, uint64_t seed, double *const *tensors);
 
 /* Sign p (0..15) of element e, and sample k, of tensor t: 1 for bit p of word e%4 of philox(seed, EN_RNG_TEST, when 1, e/4, t). */

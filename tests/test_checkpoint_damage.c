@@ -202,7 +202,8 @@ static void a_file_that_another_program_changed(void **state)
         H5Fclose(f);
         REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), needed[k]);
     }
-    static const char *const added[] = { "accum", "world_size", "evaluation_owed", "bn_eps", "bn_momentum", "padding" };  /* later than the first files of this format       */
+    static const char *const added[] = { "accum", "world_size", "evaluation_owed", "bn_eps", "bn_momentum", "padding", "normalise",
+                                         "eval_crop" };        /* later than the first files of this format             */
     write_tiny(path("a.h5"));
     f = open_rw(path("a.h5"));
     for (size_t k = 0; k < sizeof added / sizeof *added; k++) assert_true(H5Adelete(f, added[k]) >= 0);
@@ -211,6 +212,7 @@ static void a_file_that_another_program_changed(void **state)
     assert_int_equal(i.state.accum, 0);
     assert_int_equal(i.state.world_size, 0);
     assert_true(i.bn_eps == 0 && i.bn_momentum == 0 && i.padding == EN_PADDING_OWN);
+    assert_true(i.normalise == EN_NORMALISE_IMAGENET && i.eval_crop == EN_EVAL_CROP_REFERENCE);      /* whatever the model: there was no other */
     en_checkpoint_info_free(&i);
 
     write_tiny(path("a.h5"));                                  /* symmetric: as many characters                         */
@@ -222,6 +224,16 @@ static void a_file_that_another_program_changed(void **state)
     H5Aclose(a);
     H5Fclose(f);
     REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), "was trained with the padding 'mirroring', and this program has tf_same and symmetric");
+
+    write_tiny(path("a.h5"));                                  /* imagenet: as many characters                         */
+    f = open_rw(path("a.h5"));
+    a = H5Aopen(f, "normalise", H5P_DEFAULT);
+    const hid_t pixels = H5Aget_type(a);
+    assert_true(H5Awrite(a, pixels, "centered") >= 0);
+    H5Tclose(pixels);
+    H5Aclose(a);
+    H5Fclose(f);
+    REFUSED(EN_EDATA, en_checkpoint_inspect(path("a.h5"), false, &i), "was trained with pixels 'centered' and the evaluation crop 'reference', which this program");
 
     write_tiny(path("a.h5"));
     f = open_rw(path("a.h5"));

@@ -87,7 +87,7 @@ static inputs inputs_make(int size, int align, bool bytes)
     assert_int_equal(in.m->n_tensors, n_names);
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, SEED, in.tensors);
-    in.images = formula_images(SEED, BATCH, size, bytes);
+    in.images = formula_images(SEED, BATCH, size, bytes, en_normalise_by(in.m->normalise));
     for (int i = 0; i < BATCH; i++) in.labels[i] = i % CLASSES;
     return in;
 }

@@ -44,7 +44,7 @@ static inputs inputs_make(const net_case *c)
     inputs in = { .m = model_make(c->row, &c->o, net_align) };
     in.tensors = oracle_tensors(in.m);
     formula_tensors(in.m, 31, in.tensors);
-    in.images = formula_images(31, MAX_N, in.m->resolution, true);
+    in.images = formula_images(31, MAX_N, in.m->resolution, true, en_normalise_by(in.m->normalise));
     for (int i = 0; i < MAX_N; i++) in.labels[i] = (i * 7 + 1) % in.m->classes, in.mates[i] = (i * 3 + 2) % in.m->classes, in.shares[i] = 0.2f * (float)i;
     return in;
 }

@@ -140,9 +140,9 @@ static void variants_are_carried(void **state)
     run(0, 0, "export %s %s --to torchvision", trained(), v);
     const char *f = foreign(v), *as = "--model b0 --width 0.25 --depth 0.5 --image-size 32";
     outcome *o = run(0, 0, "import %s %s %s --class-names %s", f, at("theirs.h5"), as, data());
-    if (!strstr(o->out, "symmetric padding, batch-norm eps 1e-05, momentum 0.1, resize bicubic-aa")) FAIL_RUN(o, "not torchvision's variant");
+    if (!strstr(o->out, "symmetric padding, batch-norm eps 1e-05, momentum 0.1, pixels imagenet, resize bicubic-aa")) FAIL_RUN(o, "not torchvision's variant");
     o = run(0, 0, "import %s %s %s --class-names %s --padding tf_same --bn-eps 0.001 --bn-momentum 0.01 --resize bilinear", f, at("ours.h5"), as, data());
-    if (!strstr(o->out, "TensorFlow's SAME padding, batch-norm eps 0.001, momentum 0.01, resize bilinear")) FAIL_RUN(o, "not as asked");
+    if (!strstr(o->out, "TensorFlow's SAME padding, batch-norm eps 0.001, momentum 0.01, pixels imagenet, resize bilinear")) FAIL_RUN(o, "not as asked");
     const char *want = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", trained(), data())->out,
                *same = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", at("ours.h5"), data())->out,
                *other = run(0, 0, "eval --checkpoint %s --data %s --threads 1 --json", at("theirs.h5"), data())->out;

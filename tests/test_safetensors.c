@@ -285,18 +285,24 @@ static void names_are_different_ones(void **state)
 static void what_libraries_train_with(void **state)
 {
     (void)state;
-    static const struct { const char *model; en_keys keys; float eps, momentum; en_padding padding; } want[] = {
-        { "b0", EN_KEYS_TIMM, 1e-3f, 0.01f, EN_PADDING_SAME },              { "b0", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC },
-        { "b4", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC },   { "b5", EN_KEYS_TORCHVISION, 1e-3f, 0.01f, EN_PADDING_SYMMETRIC },
-        { "v2s", EN_KEYS_TIMM, 1e-3f, 0.1f, EN_PADDING_SAME },              { "v2s", EN_KEYS_TORCHVISION, 1e-3f, 0.1f, EN_PADDING_SYMMETRIC },
-        { "resnet50", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC },
+    static const struct { const char *model; en_keys keys; float eps, momentum; en_padding padding; en_normalising normalise; } want[] = {
+        { "b0", EN_KEYS_TIMM, 1e-3f, 0.01f, EN_PADDING_SAME, EN_NORMALISE_IMAGENET },
+        { "b0", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET },
+        { "b4", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET },
+        { "b5", EN_KEYS_TORCHVISION, 1e-3f, 0.01f, EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET },
+        { "v2s", EN_KEYS_TIMM, 1e-3f, 0.1f, EN_PADDING_SAME, EN_NORMALISE_UNIT },
+        { "v2b0", EN_KEYS_TIMM, 1e-3f, 0.1f, EN_PADDING_SAME, EN_NORMALISE_IMAGENET },
+        { "v2s", EN_KEYS_TORCHVISION, 1e-3f, 0.1f, EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET },
+        { "v2l", EN_KEYS_TORCHVISION, 1e-3f, 0.1f, EN_PADDING_SYMMETRIC, EN_NORMALISE_UNIT },
+        { "resnet50", EN_KEYS_TORCHVISION, 1e-5f, 0.1f, EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET },
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         const en_model_row *row;
         OK(en_model_row_find(want[i].model, &row));
         const en_variant v = en_variant_of(row, want[i].keys);
-        if (v.bn_eps != want[i].eps || v.bn_momentum != want[i].momentum || v.padding != want[i].padding)
-            fail_msg("%s of %s: eps %g, momentum %g, padding %d", want[i].model, en_keys_name(want[i].keys), (double)v.bn_eps, (double)v.bn_momentum, (int)v.padding);
+        if (v.bn_eps != want[i].eps || v.bn_momentum != want[i].momentum || v.padding != want[i].padding || v.normalise != want[i].normalise)
+            fail_msg("%s of %s: eps %g, momentum %g, padding %d, pixels %s", want[i].model, en_keys_name(want[i].keys), (double)v.bn_eps, (double)v.bn_momentum, (int)v.padding,
+                     en_normalise_name(v.normalise));
     }
 }
 

@@ -22,6 +22,7 @@ static inline en_model tiny_model(void)
     };
     static en_model_row row = { .name = "efficientnet_tiny" };
     return (en_model){ .name = "efficientnet_tiny", .row = &row, .width = 1, .depth = 1.1, .resolution = 32, .classes = 3,
+                       .normalise = EN_NORMALISE_IMAGENET, .eval_crop = EN_EVAL_CROP_REFERENCE,
                        .dropout = 0.2f, .drop_path = 0.25f, .tensors = tensors, .n_tensors = 6,
                        .param_elems = 64 + 224, .stat_elems = 32 };
 }

@@ -64,13 +64,15 @@ static const en_stage v2_xl_stages[] = { { FUSED,  3, 1, 1,  32,  4, 0 },    { F
                                          { MBCONV, 3, 1, 6, 640,  8, 0.25 } };
 
 /* Momentum 0.9 in TensorFlow's sense, as the reference's code has it (the paper says 0.99).  No 90 % rule: 16 channels times
- * 1.2 stay 16 in V2-B3.  Biases are spared by weight decay. */
+ * 1.2 stay 16 in V2-B3.  Biases are spared by weight decay.  S to XL have pixels and an evaluation crop of their own; B0 to B3 are fed as
+ * the first EfficientNets are. */
 #define V2(name_, stem_, stages_)                                                                                         \
-    { .name = name_, .stem_channels = stem_, .stem_kernel = 3, .stem_stride = 2, .head_channels = 1280, STAGES(stages_),  \
-      .act = EN_ACT_SILU, .same_padding = true, .bn_eps = 1e-3f, .bn_momentum = 0.1f }
-static const en_arch v2_b = V2("efficientnetv2_b", 32, v2_b_stages), v2_s = V2("efficientnetv2_s", 24, v2_s_stages),
-                     v2_m = V2("efficientnetv2_m", 24, v2_m_stages), v2_l = V2("efficientnetv2_l", 32, v2_l_stages),
-                     v2_xl = V2("efficientnetv2_xl", 32, v2_xl_stages);
+    .name = name_, .stem_channels = stem_, .stem_kernel = 3, .stem_stride = 2, .head_channels = 1280, STAGES(stages_),  \
+    .act = EN_ACT_SILU, .same_padding = true, .bn_eps = 1e-3f, .bn_momentum = 0.1f
+#define V2_LARGE(name_, stem_, stages_) { V2(name_, stem_, stages_), .normalise = EN_NORMALISE_HALF, .eval_crop = EN_EVAL_CROP_V2 }
+static const en_arch v2_b = { V2("efficientnetv2_b", 32, v2_b_stages) }, v2_s = V2_LARGE("efficientnetv2_s", 24, v2_s_stages),
+                     v2_m = V2_LARGE("efficientnetv2_m", 24, v2_m_stages), v2_l = V2_LARGE("efficientnetv2_l", 32, v2_l_stages),
+                     v2_xl = V2_LARGE("efficientnetv2_xl", 32, v2_xl_stages);
 
 /* ---- the networks that the paper scales beside its own ------------------------------------------------------------------- */
 

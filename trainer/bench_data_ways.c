@@ -51,14 +51,14 @@ static void finish(data_bench *b, const en_image *img, const en_crop *crop, bool
     const size_t n = (size_t)b->r->size * (size_t)b->r->size * 3;
     const double begun = cpu_s();
     if (!augment && !b->r->bytes_out) {
-        en_resize(img, crop, b->kernel, b->r->size, &en_imagenet_normalise, b->floats);
+        en_resize(img, crop, b->kernel, b->r->size, en_normalise_by(b->model->normalise), b->floats);
         part_s[PART_RESIZE] += cpu_s() - begun;
         return;
     }
     en_resize_bytes(img, crop, b->kernel, b->r->size, augment, b->pixels);
     const double resized = cpu_s();
     if (augment) en_augment_pixels(&b->augment, b->r->size, (uint64_t)b->o->seed, epoch, sample, b->pixels, b->spare);
-    if (augment && !b->r->bytes_out) en_normalise_bytes(b->pixels, n, &en_imagenet_normalise, b->floats);
+    if (augment && !b->r->bytes_out) en_normalise_bytes(b->pixels, n, en_normalise_by(b->model->normalise), b->floats);
     part_s[PART_RESIZE] += resized - begun;
     part_s[PART_AUGMENT] += cpu_s() - resized;
 }
@@ -195,7 +195,7 @@ en_status data_run_loader(data_bench *b, data_tally *t)
 {
     const int64_t batches = b->r->images / b->r->batch > DATA_AHEAD + 2 ? b->r->images / b->r->batch : DATA_AHEAD + 2;       /* more than can be ready */
     const en_loader_config c = { .dataset = &b->view, .shard = { .global_batch = b->r->batch, .accum = 1, .world_size = 1 }, .size = b->r->size,
-                                 .workers = b->r->workers, .ahead = DATA_AHEAD, .seed = (uint64_t)b->o->seed, .training = true, .normalise = en_imagenet_normalise,
+                                 .workers = b->r->workers, .ahead = DATA_AHEAD, .seed = (uint64_t)b->o->seed, .training = true, .normalise = *en_normalise_by(b->model->normalise),
                                  .kernel = b->kernel, .augment = b->augment, .scaled = strcmp(b->o->decode, "scaled") == 0,
                                  .first_step = b->step, .max_bad_fraction = 1, .max_pixels = b->o->max_pixels,
                                  .center_crop = strcmp(b->o->augment, "none") == 0, .u8 = b->r->bytes_out,

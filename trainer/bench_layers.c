@@ -31,7 +31,7 @@ static en_conv_geom pointwise_geom(int64_t n, int64_t h, int64_t w, int64_t ci, 
 
 static en_pixels pixels(bench_side *s)
 {
-    const en_normalise *by = &en_imagenet_normalise;
+    const en_normalise *by = en_normalise_by(s->l->m->normalise);
     return (en_pixels){ .data = s->p[X], .u8 = s->l->type[X] == BENCH_BYTE, .mean = { by->mean[0], by->mean[1], by->mean[2] },
                         .std = { by->std[0], by->std[1], by->std[2] } };
 }

@@ -60,6 +60,7 @@ typedef struct {                             /* read first: enough to build the 
     double  width, depth; int resolution, classes;
     float   dropout, drop_path;
     float   bn_eps, bn_momentum; en_padding padding;   /* what the weights were trained with; 0, EN_PADDING_OWN: the row's own */
+    en_normalising normalise; en_eval_crop eval_crop;  /* never 0: files that do not say are older than any choice */
     bool    has_ema; int n_slots;
     char  **class_names;                     /* owned, `classes` of them, or NULL                                  */
     char   *options;                         /* owned, or NULL                                                     */

@@ -187,6 +187,20 @@ static en_status read_short_text(en_reader *r, const char *name, size_t size, ch
     return EN_OK;
 }
 
+/* Pixels are numbers in more than one way, and the wrong one would cost accuracy silently, too. */
+static en_status read_pixels(en_reader *r, en_checkpoint_info *i)
+{
+    char normalise[16] = "imagenet", crop[16] = "reference";     /* of files that are older than the choice */
+    if (H5Aexists(r->root, "normalise") > 0) EN_PASS_ON(read_short_text(r, "normalise", sizeof normalise, normalise));
+    if (H5Aexists(r->root, "eval_crop") > 0) EN_PASS_ON(read_short_text(r, "eval_crop", sizeof crop, crop));
+    i->normalise = en_normalise_named(normalise);
+    i->eval_crop = en_eval_crop_named(crop);
+    if (!i->normalise || !i->eval_crop)
+        EN_BROKEN("was trained with pixels '%s' and the evaluation crop '%s', which this program does not have; use the version of effnet that wrote it",
+                  normalise, crop);
+    return EN_OK;
+}
+
 /* Batch norm's constants and the padding: of the framework that the weights come from.  A padding that is not known would be evaluated
  * with another one, and nobody would see it. */
 static en_status read_variant(en_reader *r, en_checkpoint_info *i)
@@ -196,6 +210,7 @@ static en_status read_variant(en_reader *r, en_checkpoint_info *i)
     if (H5Aexists(r->root, "bn_eps") > 0) EN_PASS_ON(read_f64(r, "bn_eps", 0, 1, &eps));
     if (H5Aexists(r->root, "bn_momentum") > 0) EN_PASS_ON(read_f64(r, "bn_momentum", 0, 1, &momentum));
     if (H5Aexists(r->root, "padding") > 0) EN_PASS_ON(read_short_text(r, "padding", sizeof padding, padding));
+    EN_PASS_ON(read_pixels(r, i));
     i->bn_eps = (float)eps;
     i->bn_momentum = (float)momentum;
     i->padding = !*padding ? EN_PADDING_OWN : strcmp(padding, "tf_same") == 0 ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC;

@@ -124,7 +124,7 @@ en_status en_evaluate(const en_eval_config *c, en_eval_result *out)
     const en_shard shard = { .global_batch = batch * comm->world_size, .accum = 1, .rank = comm->rank, .world_size = comm->world_size };
     const en_net_config net_config = { .be = c->be, .model = c->model, .max_images = batch };
     const en_loader_config loader_config = { .dataset = c->dataset, .shard = shard, .size = c->model->resolution, .workers = c->workers,
-                                             .ahead = EN_BATCHES_AHEAD, .ahead_bytes = (size_t)c->prefetch << 20, .normalise = en_imagenet_normalise,
+                                             .ahead = EN_BATCHES_AHEAD, .ahead_bytes = (size_t)c->prefetch << 20, .normalise = *en_normalise_by(c->model->normalise), .eval_crop = c->model->eval_crop,
                                              .kernel = c->kernel, .max_bad_fraction = c->max_bad,
                                              .max_pixels = c->max_pixels, .u8 = c->be->u8 };
     *out = (en_eval_result){ 0 };

@@ -97,9 +97,13 @@ en_status en_key_of(const en_model *m, int i, en_keys keys, char key[EN_KEY_SIZE
 en_variant en_variant_of(const en_model_row *row, en_keys keys)
 {
     const en_arch *a = row->arch;
-    const en_variant own = { a->bn_eps, a->bn_momentum, a->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC };
-    if (keys == EN_KEYS_TIMM || !a->same_padding) return own;
-    if (starts(row->name, "efficientnetv2")) return (en_variant){ 1e-3f, 0.1f, EN_PADDING_SYMMETRIC };
-    const bool small = starts(row->name, "efficientnet_b") && row->name[14] <= '4';
-    return small ? (en_variant){ 1e-5f, 0.1f, EN_PADDING_SYMMETRIC } : (en_variant){ 1e-3f, 0.01f, EN_PADDING_SYMMETRIC };
+    const bool small = starts(row->name, "efficientnet_b") && row->name[14] <= '4', v2 = starts(row->name, "efficientnetv2");
+    en_variant v = { a->bn_eps, a->bn_momentum, a->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC, EN_NORMALISE_IMAGENET, EN_EVAL_CROP_OWN };
+    if (keys == EN_KEYS_TIMM && a->normalise == EN_NORMALISE_HALF) v.normalise = EN_NORMALISE_UNIT;
+    if (keys == EN_KEYS_TIMM || !a->same_padding) return v;
+    if (strcmp(row->name, "efficientnetv2_l") == 0) v.normalise = EN_NORMALISE_UNIT;
+    v.padding = EN_PADDING_SYMMETRIC;
+    v.bn_eps = small ? 1e-5f : 1e-3f;
+    v.bn_momentum = small || v2 ? 0.1f : 0.01f;
+    return v;
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_TEXTS = 20, NUMBER = 40 };
+enum { MOST_TEXTS = 20, NUMBER = 48 };
 
 typedef struct {
     en_safetensors_text row[MOST_TEXTS];
@@ -34,7 +34,7 @@ static void put_number(text_list *l, const char *key, const char *format, double
 
 static void put_three(text_list *l, const char *key, const float v[3])
 {
-    snprintf(l->number[l->n], NUMBER, "[%.4g, %.4g, %.4g]", (double)v[0] / 255, (double)v[1] / 255, (double)v[2] / 255);
+    snprintf(l->number[l->n], NUMBER, "[%.6g, %.6g, %.6g]", (double)v[0] / 255, (double)v[1] / 255, (double)v[2] / 255);
     put(l, key, l->number[l->n]);
 }
 
@@ -93,8 +93,9 @@ static en_status write_file(const en_options *o, const char *to, const en_checkp
     put_number(&l, "bn_eps", "%.9g", (double)m->bn_eps);
     put_number(&l, "bn_momentum", "%.9g", (double)m->bn_momentum);
     put(&l, "padding", m->same_padding ? "tf_same" : "symmetric");
-    put_three(&l, "mean", en_imagenet_normalise.mean);
-    put_three(&l, "std", en_imagenet_normalise.std);
+    put_three(&l, "mean", en_normalise_by(m->normalise)->mean);
+    put_three(&l, "std", en_normalise_by(m->normalise)->std);
+    put(&l, "eval_crop", en_eval_crop_name(m->eval_crop));
     put(&l, "resize", resize);
     EN_TRY_OUT(en_safetensors_write(to, l.n, l.row, (size_t)m->n_tensors, rows, values_of, from, bytes), "writing %s", to);
 out:
@@ -113,6 +114,10 @@ static void warn(const en_model *m, en_keys keys)
                m->same_padding ? "TensorFlow's SAME" : "symmetric", en_keys_name(keys), m->row->name, m->same_padding ? "symmetrically" : "as TensorFlow does");
     if (theirs.bn_eps < m->bn_eps || theirs.bn_eps > m->bn_eps)
         printf("note: these weights want a batch-norm eps of %g; %s's %s has %g: set it\n", (double)m->bn_eps, en_keys_name(keys), m->row->name, (double)theirs.bn_eps);
+    const en_normalise *pixels = en_normalise_by(m->normalise);
+    if (theirs.normalise != m->normalise)
+        printf("note: these weights want pixels with mean %.4g and deviation %.4g of 255 (red); %s's %s has others: set them\n", (double)pixels->mean[0],
+               (double)pixels->std[0], en_keys_name(keys), m->row->name);
 }
 
 static en_status export_weights(const en_options *o, const char *path, const en_checkpoint_info *info)
@@ -130,7 +135,8 @@ static en_status export_weights(const en_options *o, const char *path, const en_
     EN_TRY_OUT(en_model_row_find(info->model, &row), "the checkpoint's model");
     const en_model_overrides as_trained = { .width = info->width, .depth = info->depth, .resolution = info->resolution, .classes = info->classes,
                                             .dropout = info->dropout, .drop_path = info->drop_path,
-                                            .bn_eps = info->bn_eps, .bn_momentum = info->bn_momentum, .padding = info->padding };
+                                            .bn_eps = info->bn_eps, .bn_momentum = info->bn_momentum, .padding = info->padding,
+                                            .normalise = info->normalise, .eval_crop = info->eval_crop };
     EN_TRY_OUT(en_model_build(row, &as_trained, 1, &m), "opening %s", path);
     EN_TRY_OUT(en_snapshot_alloc(m, 0, NULL, info->has_ema, &s), "memory for the weights");
     EN_TRY_OUT(en_checkpoint_read(path, &s, true), "reading %s", path);

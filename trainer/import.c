@@ -89,7 +89,8 @@ static en_foreign known_of(const en_options *o)
     return (en_foreign){ .model = en_option_given(o, "model") ? o->model : NULL, .width = o->width, .depth = o->depth, .resolution = (int)o->image_size,
                          .from = strcmp(o->from, "auto") == 0 ? NULL : o->from,
                          .variant = { (float)o->bn_eps, (float)o->bn_momentum, strcmp(o->padding, "auto") == 0 ? EN_PADDING_OWN
-                                                                                : strcmp(o->padding, "tf_same") == 0 ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC } };
+                                                                                : strcmp(o->padding, "tf_same") == 0 ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC,
+                                      en_normalise_asked(o), en_eval_crop_asked(o) } };
 }
 
 /* Pictures are resized as the weights' makers did: what the file says; else, for both libraries, as Pillow does. */
@@ -113,9 +114,9 @@ static en_status import_weights(const en_options *o, en_brought *b)
     const en_status s = en_checkpoint_write(to, &b->weights);
     b->weights.options = NULL;
     EN_TRY(s, "importing %s", from);
-    printf("%s: %s of %s, by %s's names: %d classes%s, %d px, %s padding, batch-norm eps %g, momentum %g, resize %s\n", to, m->name, from,
+    printf("%s: %s of %s, by %s's names: %d classes%s, %d px, %s padding, batch-norm eps %g, momentum %g, pixels %s, resize %s\n", to, m->name, from,
            en_keys_name(b->keys), m->classes, b->class_names ? "" : " without names", m->resolution, m->same_padding ? "TensorFlow's SAME" : "symmetric",
-           (double)m->bn_eps, (double)m->bn_momentum, resize_of(o, b));
+           (double)m->bn_eps, (double)m->bn_momentum, en_normalise_name(m->normalise), resize_of(o, b));
     if (!b->class_names) printf("note: `effnet eval` wants names of classes: --class-names DATA, the folder that it shall evaluate on, or a text with a name a line\n");
     return EN_OK;
 }

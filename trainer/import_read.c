@@ -8,6 +8,7 @@
 #include "trainer/json_read.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,15 +28,34 @@ static en_status text_number(const en_safetensors *f, const char *key, double lo
     return EN_OK;
 }
 
-/* Only one normalisation is built in: other weights would be fed other pixels than they were trained with. */
-static en_status check_pixels(const en_safetensors *f)
+/* "[0.485, 0.456, 0.406]", as shares of 255: are they these?  To four digits, as many as people write. */
+static bool are_three(const char *text, const float three[3])
 {
-    static const char *const built_in[][2] = { { "mean", "[0.485, 0.456, 0.406]" }, { "std", "[0.229, 0.224, 0.225]" } };
-    for (int i = 0; i < 2; i++) {
-        const char *text = en_safetensors_text_of(f, built_in[i][0]);
-        EN_REQUIRE(!text || strcmp(text, built_in[i][1]) == 0, EN_ENOTSUP, "%s wants pixels with %s %.60s, and this program normalises with %s", f->path,
-                   built_in[i][0], text, built_in[i][1]);
+    float v[3];
+    int end = 0;
+    if (!text || sscanf(text, " [%f ,%f ,%f ]%n", &v[0], &v[1], &v[2], &end) != 3 || !end || text[end]) return false;
+    for (int c = 0; c < 3; c++)
+        if (!(fabsf(v[c] - three[c] / 255) < 5e-5f)) return false;
+    return true;
+}
+
+/* Other pixels than those that weights were trained with would cost accuracy silently; so would another crop, less. */
+static en_status pixels_of(const en_safetensors *f, en_variant *v)
+{
+    const char *mean = en_safetensors_text_of(f, "mean"), *std = en_safetensors_text_of(f, "std"), *crop = en_safetensors_text_of(f, "eval_crop");
+    const en_normalising asked = v->normalise;
+    if (mean || std) {
+        int i = EN_NORMALISES - 1;
+        while (i > 0 && !(are_three(mean, en_normalise_by((en_normalising)i)->mean) && are_three(std, en_normalise_by((en_normalising)i)->std))) i--;
+        EN_REQUIRE(i > 0, EN_ENOTSUP, "%s wants pixels with mean %.60s and std %.60s, and this program has ImageNet's ([0.485, 0.456, 0.406] and [0.229, 0.224, 0.225]), "
+                   "0.5 and 0.5, and 128/255 both", f->path, mean ? mean : "-", std ? std : "-");
+        v->normalise = (en_normalising)i;
+        EN_REQUIRE(!asked || asked == v->normalise, EN_EUSAGE, "%s wants pixels as --normalise %s makes them, not %s: leave --normalise out", f->path,
+                   en_normalise_name(v->normalise), en_normalise_name(asked));
     }
+    if (!crop || v->eval_crop) return EN_OK;
+    v->eval_crop = en_eval_crop_named(crop);
+    EN_REQUIRE(v->eval_crop, EN_ENOTSUP, "%s wants the evaluation crop '%.40s', and this program has reference, none and v2", f->path, crop);
     return EN_OK;
 }
 
@@ -66,7 +86,7 @@ static en_status believe(const en_safetensors *f, en_foreign *k)
     EN_TRY(text_number(f, "resolution", 32, 4096, &resolution), "reading %s", f->path);
     EN_TRY(text_number(f, "bn_eps", 1e-12, 1, &eps), "reading %s", f->path);
     EN_TRY(text_number(f, "bn_momentum", 1e-12, 1, &momentum), "reading %s", f->path);
-    EN_TRY(check_pixels(f), "reading %s", f->path);
+    EN_TRY(pixels_of(f, &k->variant), "reading %s", f->path);
     if (k->width <= 0) k->width = width;
     if (k->depth <= 0) k->depth = depth;
     if (k->resolution <= 0) k->resolution = (int)resolution;
@@ -142,7 +162,8 @@ static en_status build(const en_safetensors *f, const en_foreign *k, en_brought 
     const en_model_overrides o = { .width = k->width, .depth = k->depth, .resolution = k->resolution, .classes = classes, .dropout = -1, .drop_path = -1,
                                    .bn_eps = k->variant.bn_eps > 0 ? k->variant.bn_eps : theirs.bn_eps,
                                    .bn_momentum = k->variant.bn_momentum > 0 ? k->variant.bn_momentum : theirs.bn_momentum,
-                                   .padding = k->variant.padding != EN_PADDING_OWN ? k->variant.padding : theirs.padding };
+                                   .padding = k->variant.padding != EN_PADDING_OWN ? k->variant.padding : theirs.padding,
+                                   .normalise = k->variant.normalise ? k->variant.normalise : theirs.normalise, .eval_crop = k->variant.eval_crop };
     return en_model_build(row, &o, 1, &b->model);
 }
 

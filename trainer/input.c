@@ -33,6 +33,17 @@ en_resize_choice en_resize_of(const en_options *o, const char *earlier)
     return known[0];
 }
 
+en_normalising en_normalise_asked(const en_options *o) { return en_normalise_named(o->normalise); }
+en_eval_crop en_eval_crop_asked(const en_options *o) { return en_eval_crop_named(o->eval_crop); }
+
+en_status en_normalise_agrees(const en_options *o, en_normalising theirs, const char *whose)
+{
+    const en_normalising asked = en_normalise_asked(o);
+    EN_REQUIRE(!asked || asked == theirs, EN_EUSAGE, "%s wants pixels as --normalise %s makes them, not %s: leave --normalise out", whose, en_normalise_name(theirs),
+               o->normalise);
+    return EN_OK;
+}
+
 int en_workers_of(const en_options *o, const en_backend *be) { return o->workers > 0 ? (int)o->workers : be->threads; }
 
 uint64_t en_dataset_hash(const en_dataset *ds)

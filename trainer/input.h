@@ -15,6 +15,11 @@ en_status en_augment_of(const en_options *o, en_augment *out);
 typedef struct { en_resize_kernel kernel; const char *name; } en_resize_choice;
 en_resize_choice en_resize_of(const en_options *o, const char *earlier);
 
+/* --normalise and --eval-crop against what the weights were trained with; 0: auto.  EN_EUSAGE, naming `whose`: other pixels than theirs. */
+en_normalising en_normalise_asked(const en_options *o);
+en_eval_crop   en_eval_crop_asked(const en_options *o);
+en_status      en_normalise_agrees(const en_options *o, en_normalising theirs, const char *whose);
+
 /* --workers: as many threads as compute, where it is not given. */
 int en_workers_of(const en_options *o, const en_backend *be);
 

@@ -263,6 +263,8 @@ en_status en_model_build(const en_model_row *row, const en_model_overrides *over
     m->same_padding = o->padding == EN_PADDING_OWN ? a->same_padding : o->padding == EN_PADDING_SAME;
     m->bn_eps = o->bn_eps > 0 ? o->bn_eps : a->bn_eps;
     m->bn_momentum = o->bn_momentum > 0 ? o->bn_momentum : a->bn_momentum;
+    m->normalise = o->normalise ? o->normalise : a->normalise ? a->normalise : EN_NORMALISE_IMAGENET;
+    m->eval_crop = o->eval_crop ? o->eval_crop : a->eval_crop ? a->eval_crop : EN_EVAL_CROP_REFERENCE;
     m->bn_unbiased_running = a->bn_unbiased_running;
     EN_TRY_OUT(scale(m, o), "scaling %s", row->name);
 

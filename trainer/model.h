@@ -9,6 +9,7 @@
 #ifndef EN_MODEL_H
 #define EN_MODEL_H
 
+#include "data/image.h"
 #include "kernels/kernels.h"
 
 /* ---- the tables (arch_tables.c) --------------------------------------------------------------------------------- */
@@ -51,6 +52,8 @@ typedef struct {                         /* a base network: everything before sc
     bool   decay_biases;                 /* weight decay applies to biases too; never to batch norm                */
     float  bn_eps, bn_momentum;          /* momentum in PyTorch's sense: 1 - TensorFlow's                          */
     bool   bn_unbiased_running;
+    en_normalising normalise;            /* of pixels; 0: ImageNet's                                               */
+    en_eval_crop   eval_crop;            /* 0: the reference's of V1                                               */
 } en_arch;
 
 typedef struct {                         /* a released model: a base network and its coefficients                  */
@@ -127,6 +130,7 @@ typedef struct {
     en_act  act;
     bool    same_padding;
     float   bn_eps, bn_momentum; bool bn_unbiased_running;
+    en_normalising normalise; en_eval_crop eval_crop;            /* never 0                                        */
     float   dropout, drop_path;
     struct { int kernel, stride, pad_h, pad_w; int64_t h, w, oh, ow, oc, oc_p; int weight; en_bn_ref bn; } stem;
     struct { int kernel, stride, pad; int64_t oh, ow; } pool;    /* the largest of k x k, after the stem; kernel 0: none */
@@ -148,6 +152,8 @@ typedef struct {
     int    resolution, classes;
     float  dropout, drop_path, bn_eps, bn_momentum;
     en_padding padding;
+    en_normalising normalise;
+    en_eval_crop eval_crop;
     bool   evaluation;                   /* the row's own resolution is that of evaluation                         */
 } en_model_overrides;
 

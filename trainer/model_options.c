@@ -1,4 +1,5 @@
 #include "trainer/commands.h"
+#include "trainer/input.h"
 #include "trainer/net.h"
 
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out)
@@ -17,7 +18,7 @@ en_status en_model_from_options(const en_options *o, int classes, int channel_al
     const en_model_overrides overrides = {
         .width = o->width, .depth = o->depth, .scale = o->resolution, .phi = o->phi, .alpha = o->alpha, .beta = o->beta, .gamma = o->gamma,
         .resolution = (int)o->image_size, .classes = classes > 0 ? classes : (int)o->classes, .dropout = (float)o->dropout,
-        .drop_path = (float)o->drop_path, .evaluation = described && !o->memory };
+        .drop_path = (float)o->drop_path, .normalise = en_normalise_asked(o), .eval_crop = en_eval_crop_asked(o), .evaluation = described && !o->memory };
     en_model *m;
     EN_TRY(en_model_build(row, &overrides, channel_align, &m), "building the model");
     const en_status known = described ? EN_OK : en_net_knows(m);
@@ -30,7 +31,8 @@ en_status en_model_resized(const en_model *m, int side, float dropout, en_model 
 {
     const en_model_overrides overrides = {
         .width = m->width, .depth = m->depth, .classes = m->classes, .dropout = dropout, .drop_path = m->drop_path, .bn_eps = m->bn_eps,
-        .bn_momentum = m->bn_momentum, .padding = m->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC, .resolution = side };
+        .bn_momentum = m->bn_momentum, .padding = m->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC, .normalise = m->normalise, .eval_crop = m->eval_crop,
+        .resolution = side };
     return en_model_build(m->row, &overrides, m->channel_align, out);
 }
 

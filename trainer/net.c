@@ -123,7 +123,7 @@ static en_status draw_noise(en_net *net)
 
 static en_pixels pixels_of(const en_net *net)
 {
-    const en_normalise *by = &en_imagenet_normalise;
+    const en_normalise *by = en_normalise_by(net->cfg.model->normalise);
     return (en_pixels){ .data = net->in->images, .u8 = net->be->u8, .mean = { by->mean[0], by->mean[1], by->mean[2] },
                         .std = { by->std[0], by->std[1], by->std[2] } };
 }

@@ -31,8 +31,10 @@ static void print_input(const en_run *run, FILE *f)
     if (o->erase > 0) fprintf(f, ", %g erased (%s)", o->erase, o->erase_fill);
     if (o->mixup > 0) fprintf(f, ", mixup %s%g", grows, o->mixup);
     if (o->cutmix > 0) fprintf(f, ", cutmix %s%g", grows, o->cutmix);
+    if (strcmp(o->train_crop, "v2") == 0) fprintf(f, ", crops of 5 to 100 %%");
     if (strcmp(o->decode, "scaled") == 0) fprintf(f, ", JPEGs decoded at scale");
-    fprintf(f, "; %s; %d thread%s decode%s ahead of the step%s\n", run->resize.name, workers, workers == 1 ? "" : "s", workers == 1 ? "s" : "",
+    const en_normalising pixels = run->t.model->normalise;
+    fprintf(f, "; %s%s; %d thread%s decode%s ahead of the step%s\n", run->resize.name, pixels == EN_NORMALISE_HALF ? ", (v - 128) / 128" : pixels == EN_NORMALISE_UNIT ? ", (v - 127.5) / 127.5" : "", workers, workers == 1 ? "" : "s", workers == 1 ? "s" : "",
             run->cache ? ", pictures are kept" : "");
 }
 

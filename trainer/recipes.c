@@ -81,6 +81,9 @@ static const en_recipe_row rows[] = {
     { V, "v2l v2xl", "mixup", "0.5", "augment none", "effnetv2_configs.py, table 6" },
     { V, "v2l v2xl", "cutmix", "0.5", "augment none", "effnetv2_configs.py; the paper has no cutmix" },
     { V, V2_SMALL, "augment", "autoaugment", "", "effnetv2_configs.py: the first paper's pipeline" },
+    { V, "", "normalise", "auto", "", "the model's own: (v - 128) / 128 for S to XL (preprocessing.py), the first paper's for B0 to B3" },
+    { V, V2_LARGE, "train_crop", "v2", "", "preprocessing.py" },
+    { V, "", "eval_crop", "auto", "", "the model's own: all of the picture for S to XL from 320 px (preprocessing.py)" },
     { V, V2_LARGE, "resize", "bilinear", "", "preprocessing.py: TensorFlow 2's, not antialiased" },
     { V, V2_SMALL, "resize", "bicubic", "", "preprocess_legacy.py: the first paper's pipeline" },
 
@@ -114,6 +117,7 @@ static const en_recipe_row rows[] = {
     { F, "", "augment", "basic", "", "section 5.3: a simple cutout in place of a policy" },
     { F, "", "erase", "1", "augment none", "section 5.3: cutout, every picture; erased rectangles stand for it, as our choice (area 2 % to 33 %; the code: a square of a quarter)" },
     { F, "", "erase_fill", "noise", "", "the code: random values" },
+    { F, "", "normalise", "auto", "", "as the weights were trained" },
     { F, "", "label_smoothing", "0.1", "", "as for ImageNet" },
 };
 #undef E

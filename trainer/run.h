@@ -45,6 +45,7 @@ struct en_run {
     char   device_why[600];                  /* why this device, when auto chose it                                 */
     int64_t device_memory;                   /* that this rank may take of a device with memory of its own; 0: it has none */
     float   bn_eps, bn_momentum; en_padding padding;   /* of the weights that it begins with; 0, EN_PADDING_OWN: the network's own */
+    en_normalising normalise; en_eval_crop eval_crop;   /* and these, or as the options say; 0: the network's own */
     char    init_said[3200];                 /* what --init gave, for the header, rank 0; "": nothing               */
     char   *changed_said;                    /* owned: settings that are not the checkpoint's, rank 0; NULL: none   */
     int64_t accum_before; int world_before;  /* of the checkpoint that the run goes on from; 0: not known           */

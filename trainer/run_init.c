@@ -42,7 +42,8 @@ static en_status read_checkpoint(const char *argument, en_brought *b)
     EN_TRY_OUT(en_checkpoint_inspect(path, true, &i), "opening %s", path);
     EN_TRY_OUT(en_model_row_find(i.model, &row), "the checkpoint's model");
     const en_model_overrides o = { .width = i.width, .depth = i.depth, .resolution = i.resolution, .classes = i.classes, .dropout = i.dropout, .drop_path = i.drop_path,
-                                   .bn_eps = i.bn_eps, .bn_momentum = i.bn_momentum, .padding = i.padding };
+                                   .bn_eps = i.bn_eps, .bn_momentum = i.bn_momentum, .padding = i.padding, .normalise = i.normalise,
+                                   .eval_crop = i.eval_crop };
     EN_TRY_OUT(en_model_build(row, &o, 1, &b->model), "opening %s", path);
     EN_TRY_OUT(en_snapshot_alloc(b->model, 0, NULL, i.has_ema, &b->weights), "reading %s", path);
     EN_TRY_OUT(en_checkpoint_read(path, &b->weights, true), "reading %s", path);
@@ -80,7 +81,8 @@ static en_status variant_of_file(const en_run *run, en_variant *v)
 {
     en_brought b;
     EN_TRY(read_file(run, &b), "starting");
-    *v = (en_variant){ b.model->bn_eps, b.model->bn_momentum, b.model->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC };
+    *v = (en_variant){ b.model->bn_eps, b.model->bn_momentum, b.model->same_padding ? EN_PADDING_SAME : EN_PADDING_SYMMETRIC, b.model->normalise,
+                       b.model->eval_crop };
     en_brought_free(&b);
     return EN_OK;
 }
@@ -90,13 +92,18 @@ en_status en_run_choose_variant(en_run *run, const en_checkpoint_info *info)
     en_comm *c = run->t.comm;
     en_variant v = { 0 };
     en_status mine = EN_OK;
-    if (c->rank == 0 && run->resumed) v = (en_variant){ info->bn_eps, info->bn_momentum, info->padding };
+    if (c->rank == 0 && run->resumed) v = (en_variant){ info->bn_eps, info->bn_momentum, info->padding, info->normalise, info->eval_crop };
     else if (c->rank == 0 && run->t.o->init[0]) mine = variant_of_file(run, &v);
+    if (mine == EN_OK && v.normalise) mine = en_normalise_agrees(run->t.o, v.normalise, run->resumed ? "the checkpoint" : "--init");
+    if (!v.normalise) v.normalise = en_normalise_asked(run->t.o);
+    if (!v.eval_crop || en_eval_crop_asked(run->t.o)) v.eval_crop = en_eval_crop_asked(run->t.o);
     EN_TRY(en_agree(c, mine), "--init");
     EN_TRY(c->ops->broadcast(c, &v, sizeof v, 0), "sharing the variant of the network");
     run->bn_eps = v.bn_eps;
     run->bn_momentum = v.bn_momentum;
     run->padding = v.padding;
+    run->normalise = v.normalise;
+    run->eval_crop = v.eval_crop;
     return EN_OK;
 }
 
@@ -104,7 +111,8 @@ en_status en_run_take_variant(const en_run *run, en_model **model)
 {
     const en_model *m = *model;
     const en_model_overrides o = { .width = m->width, .depth = m->depth, .resolution = m->resolution, .classes = m->classes, .dropout = m->dropout,
-                                   .drop_path = m->drop_path, .bn_eps = run->bn_eps, .bn_momentum = run->bn_momentum, .padding = run->padding };
+                                   .drop_path = m->drop_path, .bn_eps = run->bn_eps, .bn_momentum = run->bn_momentum, .padding = run->padding,
+                                   .normalise = run->normalise, .eval_crop = run->eval_crop };
     en_model *made;
     EN_TRY(en_model_build(m->row, &o, m->channel_align, &made), "building %s as its weights want it", m->name);
     en_model_free(*model);

@@ -70,7 +70,8 @@ en_status en_run_open_loader(en_run *run)
     en_loader_config c = { .dataset = t->train_set, .shard = t->shard, .size = t->stage_model->resolution,
                            .workers = en_workers_of(o, t->be),
                            .ahead = EN_BATCHES_AHEAD, .ahead_bytes = (size_t)o->prefetch << 20, .seed = t->state.seed, .training = true,
-                           .center_crop = strcmp(o->augment, "none") == 0, .normalise = en_imagenet_normalise, .kernel = run->resize.kernel,
+                           .center_crop = strcmp(o->augment, "none") == 0, .normalise = *en_normalise_by(t->model->normalise),
+                           .eval_crop = t->model->eval_crop, .v2_crop = strcmp(o->train_crop, "v2") == 0, .kernel = run->resize.kernel,
                            .scaled = strcmp(o->decode, "scaled") == 0, .cache = run->cache, .cache_side = cache_side(run),
                            .first_step = t->state.step, .max_bad_fraction = o->max_bad, .max_pixels = o->max_pixels, .u8 = t->be->u8,
                            .take = take_images, .give_back = give_images_back, .owner = t->be };

@@ -35,7 +35,8 @@ void en_single_close(en_single *s)
 static en_crop centre(const void *model, int64_t w, int64_t h, int channels)
 {
     (void)channels;
-    return en_crop_eval(w, h, ((const en_model *)model)->resolution);
+    const en_model *m = model;
+    return en_crop_evaluated(m->eval_crop, w, h, m->resolution);
 }
 
 en_status en_single_logits(en_single *s, const char *path, float *logits)
@@ -46,7 +47,7 @@ en_status en_single_logits(en_single *s, const char *path, float *logits)
     if (status == EN_OK) status = en_decode_crop(s->decoder, path, s->bytes, n, centre, m, 0, &s->image, &s->crop);
     if (status != EN_OK) return status;
     if (en_net_reads_bytes(s->net)) en_resize_bytes(&s->image, &s->crop, s->kernel, m->resolution, false, (uint8_t *)s->pixels);
-    else en_resize(&s->image, &s->crop, s->kernel, m->resolution, &en_imagenet_normalise, s->pixels);
+    else en_resize(&s->image, &s->crop, s->kernel, m->resolution, en_normalise_by(m->normalise), s->pixels);
     EN_TRY(en_net_input(s->net, 1, s->pixels, NULL), "predicting %s", path);
     EN_TRY(en_net_forward(s->net, 0), "predicting %s", path);
     EN_TRY(en_net_logits(s->net, logits), "predicting %s", path);

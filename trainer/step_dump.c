@@ -24,8 +24,7 @@ static en_status dump_images(en_trainer *t, const en_batch *batch, const int64_t
     const size_t n = (size_t)(dims[0] * dims[1] * dims[2] * 3);
     float *f = malloc((n + 1) * sizeof *f);
     EN_REQUIRE(f, EN_ENOMEM, "no memory for %zu pixels", n);
-    for (size_t i = 0; i < n; i++)
-        f[i] = ((float)batch->bytes[i] - en_imagenet_normalise.mean[i % 3]) / en_imagenet_normalise.std[i % 3];
+    en_normalise_bytes(batch->bytes, n, en_normalise_by(t->model->normalise), f);
     const en_status s = en_dump_f32(t->dump, "/batch/images", 4, dims, f);
     free(f);
     return s;

@@ -1,6 +1,7 @@
 #include "trainer/weights.h"
 
 #include "trainer/commands.h"
+#include "trainer/input.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,9 @@ static en_status model_of(const en_options *o, const en_checkpoint_info *i, int 
     EN_TRY(en_model_row_find(i->model, &row), "the checkpoint's model");
     const en_model_overrides as_trained = { .width = i->width, .depth = i->depth, .resolution = o->eval_size > 0 ? (int)o->eval_size : en_model_eval_side(row, i->resolution),
                                             .classes = i->classes, .dropout = i->dropout, .drop_path = i->drop_path,
-                                            .bn_eps = i->bn_eps, .bn_momentum = i->bn_momentum, .padding = i->padding };
+                                            .bn_eps = i->bn_eps, .bn_momentum = i->bn_momentum, .padding = i->padding, .normalise = i->normalise,
+                                            .eval_crop = en_eval_crop_asked(o) ? en_eval_crop_asked(o) : i->eval_crop };
+    EN_TRY(en_normalise_agrees(o, i->normalise, "the checkpoint"), "the checkpoint's pixels");
     return en_model_build(row, &as_trained, channel_align, out);
 }
 

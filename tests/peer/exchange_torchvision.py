@@ -4,7 +4,7 @@
   1. a checkpoint of effnet, exported under torchvision's names, evaluated by torchvision (with its padding and eps set to those that the
      file names) and by effnet;
   2. weights of torchvision's own network, random and calibrated, in float32, float16 and bfloat16, imported and evaluated by effnet, with
-     torchvision's padding and eps;
+     torchvision's padding and eps; once with other pixels;
   3. activation maps of classes, for the same weights and picture;
   4. networks whose names follow other patterns: every tensor of them comes back from import and export as it was.
 
@@ -111,9 +111,9 @@ class Peers:
         with h5py.File(out) as f:
             return torch.from_numpy(f["logits"][()])
 
-    def compare(self, what, ours, model):
+    def compare(self, what, ours, model, x=None):
         with torch.no_grad():
-            theirs = model.eval()(self.x)
+            theirs = model.eval()(self.x if x is None else x)
         apart, spread = float((ours - theirs).abs().max()), float(theirs.std(0).mean())
         right = apart <= TOLERANCE and spread > 100 * TOLERANCE
         print(f"{'same ' if right else 'WRONG'} {what}: logits of {len(ours)} pictures differ by {apart:.2e}; they spread by {spread:.2g}")
@@ -159,6 +159,9 @@ class Peers:
             assert "symmetric padding, batch-norm eps 1e-05" in said, said
             model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
             self.compare(f"torchvision's efficientnet_b0, {name}, in effnet", self.logits(self.path(f"{name}.h5")), model)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        run([self.effnet, "import", self.path("F32.safetensors"), self.path("unit.h5"), "--model", "b0", "--class-names", self.data, "--normalise", "unit"])
+        self.compare("the same fed as V2-L is, mean and deviation 0.5", self.logits(self.path("unit.h5")), model, (self.x * std + mean - 0.5) / 0.5)
         run([self.effnet, "import", self.path("F32.safetensors"), self.path("other.h5"), "--model", "b0", "--class-names", self.data, "--padding", "tf_same"])
         with torch.no_grad():
             apart = float((self.logits(self.path("other.h5")) - model.eval()(self.x)).abs().max())
