@@ -160,7 +160,7 @@ class Peers:
             model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
             self.compare(f"torchvision's efficientnet_b0, {name}, in effnet", self.logits(self.path(f"{name}.h5")), model)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        run([self.effnet, "import", self.path("F32.safetensors"), self.path("unit.h5"), "--model", "b0", "--class-names", self.data, "--normalise", "unit"])
+        run([self.effnet, "import", self.path("BF16.safetensors"), self.path("unit.h5"), "--model", "b0", "--class-names", self.data, "--normalise", "unit"])
         self.compare("the same fed as V2-L is, mean and deviation 0.5", self.logits(self.path("unit.h5")), model, (self.x * std + mean - 0.5) / 0.5)
         run([self.effnet, "import", self.path("F32.safetensors"), self.path("other.h5"), "--model", "b0", "--class-names", self.data, "--padding", "tf_same"])
         with torch.no_grad():
