@@ -168,7 +168,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "unit ((v-127.5)/127.5: 0.5 and 0.5 of other programs)") \
   X(eval_crop,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_IMPORT | EN_CAM | EN_SEARCH, "name", "auto|reference|none|v2", \
     "evaluation looks at: auto (as --normalise), reference (the middle), none (all, made square) or v2 (below 320 px the middle, else all)") \
-  X(train_crop,       STR,  "reference",       EN_TRAIN,                                   "name",    "reference|v2",               \
+  X(train_crop,       STR,  "reference",       EN_TRAIN | EN_SEARCH,                       "name",    "reference|v2",               \
     "training looks at: reference (8 to 100 % of the area) or v2 (5 to 100 %)") \
   X(decode,           STR,  "exact",           EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "exact|scaled",               \
     "JPEG: exact, or scaled (large crops at 1/2, 1/4, 1/8 size: faster, slightly other pixels)") \
