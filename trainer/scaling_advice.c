@@ -100,7 +100,8 @@ static en_status micro_batches(en_prediction *p)
         if (!a) continue;
         snprintf(a->what, sizeof a->what, "--micro-batch %" PRId64, c.micro_batch);
         const int at = snprintf(a->because, sizeof a->because, "%.1f of %.0f GB; ", bytes * 1e-9, p->cluster.memory_gb);
-        if (p->o->strong) snprintf(a->because + at, sizeof a->because - (size_t)at, "%" PRId64 " passes a step in place of %" PRId64, point.passes, now->passes);
+        if (p->o->strong) snprintf(a->because + at, sizeof a->because - (size_t)at, "%" PRId64 " pass%s a step in place of %" PRId64, point.passes,
+                                    point.passes == 1 ? "" : "es", now->passes);
         else snprintf(a->because + at, sizeof a->because - (size_t)at, "but then a step is of %" PRId64 " images in place of %" PRId64, point.global_batch,
                       now->global_batch);
     }
