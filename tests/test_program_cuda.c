@@ -129,6 +129,29 @@ static void the_ninth_step_times_its_sums(const char *dir)
     assert_int_equal(steps, 10);
 }
 
+/* 37, 42 and 48 px, four steps each, recorded anew in each stage; evaluated at 64 px in between, by a net that wants more scratch than any
+ * of them.  Stopped within a stage and at a border it is the run that was not. */
+static void stages_are_those_of_the_processor(void **state)
+{
+    (void)state;
+    static const char *const more = "--steps 12 --image-size 48 --size-from 32 --stages 3 --augment randaugment --mixup 0.4 --dropout-from 0.1 --eval-size 64 --eval-every 3";
+    run(0, 0, SMALL " --device cpu --data %s --run %s %s", data(), at("cpu-stages"), more);
+    gpus(1);
+    const outcome *o = train(0, at("cuda-stages"), more);
+    if (!strstr(o->out, "steps recorded and replayed") || !strstr(o->out, "stage 3 of 3 begins with step 9: 48 px")) FAIL_RUN(o, "not recorded, or no stages");
+    losses_agree(at("cuda-stages"), at("cpu-stages"), 12, 1e-3);
+    const char *parts = at("cuda-stages-parts");
+    make_folders(parts);
+    shell("cp -r %s/algorithms %s", at("cuda-stages"), parts);
+    for (int stop = 6; stop <= 8; stop += 2) run(75, 0, SMALL " --device cuda --precision fp32 --data %s --run %s %s --stop-after %d", data(), parts, more, stop);
+    train(0, parts, more);
+    same_bits(checkpoint_of(parts, 12), checkpoint_of(at("cuda-stages"), 12));
+    gpus(2);
+    train(2, at("cuda-stages-2"), more);
+    gpus(1);
+    losses_agree(at("cuda-stages-2"), at("cuda-stages"), 12, 1e-4);
+}
+
 static void two_gpus_train_as_one(void **state)
 {
     (void)state;
@@ -289,6 +312,7 @@ int main(void)
         TEST(accumulated_and_masked_steps_are_those_of_the_processor),
         TEST(augmented_and_mixed_steps_are_those_of_the_processor),
         TEST(every_optimizer_steps_as_on_the_processor),
+        TEST(stages_are_those_of_the_processor),
         TEST(two_gpus_train_as_one),
         TEST(ranks_that_share_a_gpu_sum_through_the_host),
         TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
