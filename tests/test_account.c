@@ -30,11 +30,12 @@ static void causes_add_up_to_the_wall_time(void **state)
     en_account_step(&a, &r);
     en_account_spent(&a, EN_COST_CHECKPOINT, 3);
     en_account_spent(&a, EN_COST_EVALUATION, 5);
+    en_account_spent(&a, EN_COST_STAGE, 0.75);
     en_account_wall(&a, 10);
     en_account_wall(&a, 15);
     en_account_close(&a);
     NEAR(sum(&a), 25);
-    const double expected[EN_COSTS] = { 2, 3, 1, 6, 2, 0.5, 1, 3, 5, 1.5 };
+    const double expected[EN_COSTS] = { 2, 3, 1, 6, 2, 0.5, 1, 3, 5, 0.75, 0.75 };
     for (int i = 0; i < EN_COSTS; i++) NEAR(a.s[i], expected[i]);
 }
 

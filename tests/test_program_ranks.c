@@ -80,7 +80,7 @@ static void three_ranks_with_uneven_shards_train_as_one(void **state)      /* 10
 static void time_is_accounted_for(const char *dir, int ranks)
 {
     static const char *const keys[] = { "data_s", "forward_s", "bn_forward_s", "backward_s", "bn_backward_s", "grad_comm_exposed_s", "optimizer_s",
-                                        "checkpoint_s", "evaluation_s", "other_s" };
+                                        "checkpoint_s", "evaluation_s", "stage_s", "other_s" };
     const char *text = read_file(textf("%s/metrics.jsonl", dir), NULL), *line = strstr(text, "{\"kind\":\"account\"");
     if (!line) fail_msg("%s has no account", dir);
     const double wall = number_in(line, "wall_s"), other = number_in(line, "other_s");

@@ -153,6 +153,7 @@ static void metrics_and_terminal_say_the_stage(void **state)
     char *text = read_file(textf("%s/metrics.jsonl", whole(0)), NULL);
     int step = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        if (strstr(line, "\"kind\":\"account\"")) assert_true(number_in(line, "stage_s") > 0);
         if (!strstr(line, "\"kind\":\"train\"")) continue;
         const double i = step / 3;
         assert_int_equal((int)number_in(line, "image_size"), sides[step / 3]);

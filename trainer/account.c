@@ -4,9 +4,9 @@
 #include <stdlib.h>
 
 const char *const en_cost_key[EN_COSTS] = { "data_s", "forward_s", "bn_forward_s", "backward_s", "bn_backward_s", "grad_comm_exposed_s",
-                                            "optimizer_s", "checkpoint_s", "evaluation_s", "other_s" };
+                                            "optimizer_s", "checkpoint_s", "evaluation_s", "stage_s", "other_s" };
 const char *const en_cost_name[EN_COSTS] = { "waiting for images", "forward", "batch-norm sums forward", "backward", "batch-norm sums backward",
-                                             "sums of gradients waited for", "update", "checkpoints", "evaluations", "other" };
+                                             "sums of gradients waited for", "update", "checkpoints", "evaluations", "opening stages", "other" };
 
 void en_account_step(en_account *a, const en_step_report *r)
 {

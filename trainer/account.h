@@ -2,8 +2,8 @@
  *
  * A step's wall time is what its device was busy with, between marks on its queue (forward, backward, sums that were waited for,
  * update), and the rest, in which the device was idle: waiting for images as far as the host waited for them, else OTHER (the roll
- * call, launching, the tally's way back).  Between steps stand evaluations, checkpoints, and OTHER again.  So the causes add up to
- * the wall time by construction, and OTHER is what nobody can explain: the smaller the better.
+ * call, launching, the tally's way back).  Between steps stand evaluations, checkpoints, the opening of a stage (run_stage.c), and
+ * OTHER again.  So the causes add up to the wall time by construction, and OTHER is what nobody can explain: the smaller the better.
  *
  * Sums of batch norm are parts of forward and backward.  Where they are queued on a device, they stand between marks in one of
  * EN_TIMED_EVERY steps only, in a recording of its own, so that all other steps run as if nobody measured; their share in those
@@ -14,7 +14,7 @@
 #include "trainer/trainer.h"
 
 typedef enum { EN_COST_DATA, EN_COST_FORWARD, EN_COST_BN_FORWARD, EN_COST_BACKWARD, EN_COST_BN_BACKWARD, EN_COST_GRADIENTS,
-               EN_COST_UPDATE, EN_COST_CHECKPOINT, EN_COST_EVALUATION, EN_COST_OTHER, EN_COSTS } en_cost;
+               EN_COST_UPDATE, EN_COST_CHECKPOINT, EN_COST_EVALUATION, EN_COST_STAGE, EN_COST_OTHER, EN_COSTS } en_cost;
 extern const char *const en_cost_key[EN_COSTS];    /* "data_s", ...: in metrics.jsonl           */
 extern const char *const en_cost_name[EN_COSTS];   /* "waiting for images", ...: for people     */
 

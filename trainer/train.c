@@ -150,14 +150,6 @@ static en_status skipped(en_run *run, en_progress *p, bool *back)
     return EN_OK;
 }
 
-static void say_stage(const en_run *run, en_progress *p)
-{
-    const en_trainer *t = &run->t;
-    const en_stage_values v = en_stage_values_of(&t->stages, t->stage);
-    char text[160];
-    en_progress_say(p, "stage %d of %d begins with step %" PRId64 ": %s", t->stage + 1, t->stages.count, t->state.step + 1, en_stage_text(&v, text, sizeof text));
-}
-
 /* An evaluation that fails (files, memory) ends the run, but not the work since the last save. */
 static en_status evaluate_or_save(en_run *run, en_progress *p, bool *best, bool *stopped)
 {
@@ -269,6 +261,23 @@ static en_status make_up(en_run *run, en_progress *p, bool *stopped)
     return EN_OK;
 }
 
+/* The step to come may be the first of another stage. */
+static en_status enter_stage(en_run *run, en_progress *p, watches *w)
+{
+    en_trainer *t = &run->t;
+    bool entered;
+    char text[160];
+    const double began = en_seconds();
+    EN_TRY(en_run_enter_stage(run, &entered), "entering a stage");
+    if (!entered) return EN_OK;
+    w->spent = (en_loader_times){ 0 };                     /* a new loader */
+    en_account_spent(&run->account, EN_COST_STAGE, en_seconds() - began);
+    const en_stage_values v = en_stage_values_of(&t->stages, t->stage);
+    if (t->comm->rank == 0)
+        en_progress_say(p, "stage %d of %d begins with step %" PRId64 ": %s", t->stage + 1, t->stages.count, t->state.step + 1, en_stage_text(&v, text, sizeof text));
+    return EN_OK;
+}
+
 static en_status loop(en_run *run, en_progress *p, bool *stopped)
 {
     en_trainer *t = &run->t;
@@ -278,12 +287,10 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
     EN_TRY(look_up(run), "after step %" PRId64, t->state.step);
     while (!*stopped && t->state.step < t->schedule.total_steps) {
         en_step_report r;
-        bool back = false, entered;
+        bool back = false;
         const double began = en_seconds();
         if (root) en_run_look_at_writer(run);
-        EN_TRY(en_run_enter_stage(run, &entered), "after step %" PRId64, t->state.step);
-        if (entered) w.spent = (en_loader_times){ 0 };     /* a new loader */
-        if (entered && root) say_stage(run, p);
+        EN_TRY(enter_stage(run, p, &w), "after step %" PRId64, t->state.step);
         EN_TRY(en_train_step(t, &r), "training");
         en_watch_at(EN_OUTPUT, NULL);
         if (root) tell(run, p, &w, &r);
