@@ -16,6 +16,8 @@ en_cli_test(scaling_without_predict_is_refused "\"$0\" scaling ${h200} 2>&1; tes
             FAIL_REGULAR_EXPRESSION "wrong code")
 en_cli_test(scaling_counts_are_checked "\"$0\" scaling --predict ${h200} --gpus 8,,64 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION
             "--gpus '8,,64': use whole numbers" FAIL_REGULAR_EXPRESSION "wrong code")
+en_cli_test(scaling_says_what_does_not_fit "\"$0\" scaling --predict --model l2 ${h200} --gpus 8 --micro-batch 4; \"$0\" scaling --predict --model l2 ${h200} --gpus 8 --micro-batch 64"
+            PASS_REGULAR_EXPRESSION "of 141 GB a rank\n.*of 141 GB a rank: it does NOT fit, choose a smaller --micro-batch\n")
 en_cli_test(scaling_writes_a_table_and_figures "d=$(mktemp -d) && \"$0\" scaling --predict ${h200} --folder \"$d/new\" > \"$d/log\" && head -n 2 \"$d/new/predicted.csv\" && \
             wc -l < \"$d/new/predicted.csv\" && grep -c '</svg>' \"$d/new/predicted-throughput.svg\" \"$d/new/predicted-step.svg\"; rm -r \"$d\""
             PASS_REGULAR_EXPRESSION "^# predicted, not measured.*\nranks,.*\n7\n.*throughput.svg:1\n.*step.svg:1\n$")

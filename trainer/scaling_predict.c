@@ -164,6 +164,14 @@ static en_status open_prediction(en_prediction *p)
     return EN_OK;
 }
 
+static en_status take_memory(en_prediction *p)
+{
+    int64_t most = 0;
+    for (int i = 0; i < p->points; i++) most = p->point[i].images > most ? p->point[i].images : most;
+    if (p->cluster.memory_gb > 0) EN_TRY(en_predict_memory(p, most, &p->memory_bytes), "a rank's memory");
+    return EN_OK;
+}
+
 static void close_prediction(en_prediction *p)
 {
     for (int i = 0; i < p->n_known; i++) en_scaling_step_free(&p->known[i].step);
@@ -183,6 +191,7 @@ en_status en_scaling_predict(const en_options *o)
         EN_TRY_OUT(en_predict_point(p, &p->choice, p->point[i].ranks, &p->point[i]), "predicting");
         p->point[i].efficiency = p->point[i].r.images_per_s / p->point[i].ranks / p->point[0].r.images_per_s;
     }
+    EN_TRY_OUT(take_memory(p), "predicting");
     EN_TRY_OUT(en_predict_advise(p), "looking for what gains");
     if (o->json) en_predict_print_json(p);
     else en_predict_print(p);

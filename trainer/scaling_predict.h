@@ -31,6 +31,7 @@ typedef struct {
     en_model     *model;                   /* owned                                                                */
     en_pass_times times;                   /* n 0: floors                                                          */
     en_choice     choice;
+    double        memory_bytes;            /* of a rank, for the largest pass; 0: the machine's memory is not known */
     en_point      point[EN_MOST_POINTS + 1]; int points;     /* [0]: one rank                                      */
     en_advice     advice[EN_MOST_ADVICE];    int n_advice;   /* for the last point                                 */
     struct { int64_t images; int busy; en_scaling_step step; } known[EN_MOST_STEPS]; int n_known;   /* owned       */

@@ -50,8 +50,10 @@ static void print_head(const en_prediction *p)
     printf("  from     %s\n", en_predict_source(p, text, sizeof text));
     printf("  machine  %s: %g %s a node, %g GB/s within it, %g x %g GB/s between nodes (%g %% of that reached), jitter %g %%\n", p->o->cluster,
            c->ranks_per_node, en_ranks_word(c), c->link_gb_per_s, c->nics_per_node, c->nic_gb_per_s, 100 * c->nic_efficiency, 100 * c->jitter);
-    printf("  sums     batch-norm group %s; gradients %.1f MB in %d buckets of at most %zu MiB\n", en_group_text(&p->choice.group, group),
+    printf("  sums     batch-norm group %s; gradients %.1f MB in %d buckets, cut at about %zu MiB\n", en_group_text(&p->choice.group, group),
            (double)p->model->param_elems * 4e-6, last->r.buckets, p->choice.bucket_bytes >> 20);
+    if (p->memory_bytes > 0) printf("  memory   %.1f of %g GB a rank%s\n", 1e-9 * p->memory_bytes, c->memory_gb,
+                                    p->memory_bytes > 0.9e9 * c->memory_gb ? ": it does NOT fit, choose a smaller --micro-batch" : "");
     if (p->o->data_rate > 0) printf("  input    %g images/s a rank\n", p->o->data_rate);
 }
 
@@ -112,9 +114,9 @@ void en_predict_print_json(const en_prediction *p)
     print_json_text("from", en_predict_source(p, text, sizeof text));
     print_json_text("cluster", p->o->cluster);
     print_json_text("bn_group", en_group_text(&p->choice.group, group));
-    printf("\"resolution\":%d,\"scaling\":\"%s\",\"micro_batch\":%" PRId64 ",\"bucket_bytes\":%zu,\"points\":[", p->model->resolution,
+    printf("\"resolution\":%d,\"scaling\":\"%s\",\"micro_batch\":%" PRId64 ",\"bucket_bytes\":%zu,\"memory_bytes\":%.0f,\"points\":[", p->model->resolution,
            p->o->strong ? "strong" : "weak",
-           p->choice.micro_batch, p->choice.bucket_bytes);
+           p->choice.micro_batch, p->choice.bucket_bytes, p->memory_bytes);
     for (int i = 0; i < p->points; i++) {
         const en_point *k = &p->point[i];
         double share;
