@@ -226,6 +226,7 @@ static void sums_are_measured_on_1_2_and_3_ranks(void **state)
         assert_true(norms >= 3 && number_in(batch_norm, "sums") == 2 * layers);
         if (fabs(number_in(batch_norm, "control_us") - us) > 1e-3 * us + 0.01 * layers) FAIL_RUN(o, "batch norm takes %g us", us);
         if (ranks > 1 && count(json, "\"alpha_us\":") < 4) FAIL_RUN(o, "medians and p10 of both kinds of sums have no fit");
+        if ((strstr(json, "\"cluster\":{\"link_gb_per_s\":") != NULL) != (ranks > 1)) FAIL_RUN(o, "what a cluster file wants");
         if (ranks == 1 && strstr(json, "\"alpha_us\":")) FAIL_RUN(o, "a fit over nothing");
         if (count(read_file(textf("%s/comm.csv", folder), NULL), "\n") != 1 + 3 + norms + 2 + 1) fail_msg("%s/comm.csv has not a line for each row", folder);
         if (exists(textf("%s/comm.svg", folder)) != (ranks > 1)) fail_msg("%s/comm.svg", folder);

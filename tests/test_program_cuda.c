@@ -184,6 +184,24 @@ static void ranks_that_share_a_gpu_sum_through_the_host(void **state)
     if (!strstr(o->out, "sums by mpi")) FAIL_RUN(o, "auto does not say that MPI sums");
 }
 
+/* NCCL's sums and those through the host, each beside the control communicator's, in memory of the device. */
+static void sums_over_gpus_are_measured(void **state)
+{
+    (void)state;
+    static const char *const ways[] = { "nccl", "mpi" };
+    gpus(2);
+    for (int k = 0; k < 2; k++) {
+        outcome *o = run(0, 2, "bench comm --width 0.25 --depth 0.1 --device cuda --comm %s --sizes 4k,64k --steps 2 --json", ways[k]);
+        const char *of_tensor = textf("\"role\":\"tensor\",\"comm\":\"%s\",\"op\":\"sum_f", ways[k]);
+        const int rows = count(o->out, textf("%s32\",\"bytes\"", of_tensor)), norms = count(o->out, textf("%s64\",\"bytes\"", of_tensor));
+        if (rows != 2 || norms < 3 || count(o->out, "\"wrong\":0") != count(o->out, "\"wrong\":")) FAIL_RUN(o, "not all is measured, or not all is right");
+        /* a recorded step queues its sums: NCCL's have that time too */
+        if (count(o->out, "\"queued_us\":") - count(o->out, "\"queued_us\":null") - (k == 0) * (rows + norms) != 0 || (k == 0) != (strstr(o->out, "tensor_queued_us") != NULL))
+            FAIL_RUN(o, "sums that are queued, and those that are not");
+    }
+    gpus(1);
+}
+
 /* ---- checkpoints ------------------------------------------------------------------------------------------------------------ */
 
 static void a_checkpoint_of_one_device_goes_on_on_the_other(void **state)
@@ -315,6 +333,7 @@ int main(void)
         TEST(stages_are_those_of_the_processor),
         TEST(two_gpus_train_as_one),
         TEST(ranks_that_share_a_gpu_sum_through_the_host),
+        TEST(sums_over_gpus_are_measured),
         TEST(a_checkpoint_of_one_device_goes_on_on_the_other),
         TEST(a_run_that_goes_on_has_the_bits_of_one_that_did_not_stop),
         TEST(steps_that_are_not_finite_are_skipped_and_gone_back_from),

@@ -152,7 +152,8 @@ en_status en_command_bench(const en_options *o)
                    sums ? "numbers" : "images", strcmp(of_data[i], "erase_fill") == 0 ? "erase-fill" : strcmp(of_data[i], "rand_ops") == 0 ? "rand-ops" : of_data[i]);
     EN_REQUIRE(sums || (!*o->sizes && !*o->folder), EN_EUSAGE, "--%s is of effnet bench comm", *o->sizes ? "sizes" : "folder");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
-    const en_status s = sums ? en_bench_comm(o, comm) : data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops) : bench(o, comm);
+    const en_status s = sums ? en_bench_comm(o, comm) : data ? en_bench_data(o, comm) : passes ? en_bench_passes(o, comm, o->bandwidth, o->tflops)
+                      : bench(o, comm);
     if (s != EN_OK) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

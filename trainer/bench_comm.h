@@ -87,6 +87,10 @@ typedef struct {
     const char *left_out;                    /* what was not measured and why, "" when all was                               */
 } comm_report;
 
+/* What a cluster file (scaling_cluster.h) says of such links, by the medians' fits: false where ranks both share nodes and do not, and
+ * for NCCL between nodes, whose latencies are not one number. */
+typedef struct { const char *link; double us, gb_per_s; } comm_link;   /* link: "link" within a node, "nic" between; us NAN: not of NCCL */
+bool      comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out);
 const char *comm_op_name(comm_op op);
 double    comm_bus_rate(const comm_row *r);                            /* bytes a second                                    */
 void      comm_print_text(const comm_report *r);

@@ -22,12 +22,13 @@ static en_status write_csv(const comm_report *r, const char *path)
 {
     FILE *f = fopen(path, "w");
     EN_REQUIRE(f, EN_EIO, "%s cannot be written: %s; choose another --folder", path, strerror(errno));
-    fprintf(f, "ranks,nodes,role,comm,op,bytes,channels,layers,count,series,median_us,p10_us,p90_us,alg_gb_per_s,bus_gb_per_s,in_4_sums_us,queued_us,checked,wrong\n");
+    fprintf(f, "ranks,nodes,role,comm,op,bytes,channels,layers,count,series,"
+               "median_us,p10_us,p90_us,alg_gb_per_s,bus_gb_per_s,in_4_sums_us,queued_us,checked,wrong\n");
     for (int i = 0; i < r->table->n_rows; i++) {
         const comm_row *row = &r->table->rows[i];
         const en_comm *c = row->place->comm;
-        fprintf(f, "%d,%d,%s,%s,%s,%zu,%" PRId64 ",%" PRId64 ",%" PRId64 ",%d", c->world_size, c->nodes, row->place->role, c->name, comm_op_name(row->op), row->bytes,
-                row->channels, row->layers, row->count, row->series);
+        fprintf(f, "%d,%d,%s,%s,%s,%zu,%" PRId64 ",%" PRId64 ",%" PRId64 ",%d", c->world_size, c->nodes, row->place->role, c->name, comm_op_name(row->op),
+                row->bytes, row->channels, row->layers, row->count, row->series);
         csv_number(f, 1e6 * row->seconds.median);
         csv_number(f, 1e6 * row->seconds.p10);
         csv_number(f, 1e6 * row->seconds.p90);
@@ -88,7 +89,7 @@ static en_status draw(const comm_report *r, const char *path)
         series[CURVES * k + 1] = (en_plot_series){ .name = all[k].name[1], .style = EN_PLOT_POINTS, .x = all[k].x, .y = all[k].parts, .n = all[k].n };
         series[CURVES * k + 2] = (en_plot_series){ .name = all[k].name[2], .style = EN_PLOT_DASHED, .x = all[k].x, .y = all[k].fit, .n = all[k].n };
     }
-    snprintf(title, sizeof title, "All-reduce of floats: %d rank%s on %d host%s", c->world_size, c->world_size == 1 ? "" : "s", c->nodes, c->nodes == 1 ? "" : "s");
+    snprintf(title, sizeof title, "All-reduce of floats: %d ranks on %d host%s", c->world_size, c->nodes, c->nodes == 1 ? "" : "s");
     const en_plot plot = { .title = title, .x_title = "bytes", .y_title = "bus bandwidth, GB/s", .x_scale = EN_PLOT_LOG2, .y_scale = EN_PLOT_LOG10,
                            .note = "bus bandwidth = bytes * 2(n-1)/n / time, as nccl-tests has it; measured by effnet bench comm", .series = series,
                            .n_series = CURVES * r->n_places };

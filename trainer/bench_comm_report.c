@@ -40,6 +40,19 @@ comm_fit comm_fit_rows(const comm_table *t, const comm_place *place, comm_op op,
     return f;
 }
 
+/* A small sum of comm/mpi.c takes log2(n) messages one after another; of a large one each rank sends the bus bytes, whatever way. */
+bool comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out)
+{
+    const en_comm *c = tensor->comm;
+    const comm_fit large = comm_fit_rows(t, tensor, COMM_SUM_F32, false), small = comm_fit_rows(t, tensor, COMM_SUM_F64, false);
+    const bool one_node = c->nodes == 1, mpi = strcmp(c->name, "mpi") == 0;
+    *out = (comm_link){ .link = one_node ? "link" : "nic", .us = NAN };
+    if (large.pieces == 0 || small.pieces == 0 || (!one_node && (c->nodes != c->world_size || !mpi))) return false;
+    if (mpi) out->us = 1e6 * small.piece[0].alpha_s / ceil(log2(c->world_size));
+    out->gb_per_s = 1e-9 * large.piece[large.pieces - 1].bytes_per_s;
+    return isfinite(out->gb_per_s);
+}
+
 /* Seconds of a step's sums of batch norm, one after another: 2c+1 values forward, 2c backward, which take as long. */
 static double step_of_norms(const comm_table *t, const comm_place *place, bool queued, int64_t *sums)
 {
@@ -150,6 +163,7 @@ static void print_place(const comm_report *r, const comm_place *place)
 void comm_print_text(const comm_report *r)
 {
     const en_comm *c = r->places[0].comm, *tensor = r->places[r->n_places - 1].comm;
+    comm_link link;
     printf("%d rank%s on %d host%s (", c->world_size, c->world_size == 1 ? "" : "s", c->nodes, c->nodes == 1 ? "" : "s");
     print_hosts(r);
     printf("), %s\n", r->device);
@@ -158,6 +172,11 @@ void comm_print_text(const comm_report *r)
     printf("a repetition is a barrier and up to 16 sums one after another, its time that of the slowest rank, of a sum; bus GB/s = bytes * 2(n-1)/n / time, GB = 1e9 bytes\n"
            "in 4 sums: us for the same bytes in four sums begun before the first is waited for\n");
     for (int k = 0; k < r->n_places; k++) print_place(r, &r->places[k]);
+    if (comm_link_of(r->table, &r->places[r->n_places - 1], &link)) {
+        printf("\nfor a cluster file of effnet scaling: %s_gb_per_s = %.4g", link.link, link.gb_per_s);
+        if (!isnan(link.us)) printf(", %s_us = %.4g", link.link, link.us);
+        printf("\n");
+    }
     printf("\ncontrol communicator (%s): broadcasts\n", c->name);
     print_rows(r, &r->places[0], COMM_BROADCAST);
     printf("and barriers\n");
@@ -214,6 +233,7 @@ void comm_print_json(const comm_report *r)
 {
     const en_comm *c = r->places[0].comm, *tensor = r->places[r->n_places - 1].comm;
     bool first = true;
+    comm_link link;
     printf("{\"ranks\":%d,\"nodes\":%d,\"hosts\":[", c->world_size, c->nodes);
     for (int k = 0; k < c->world_size; k++) {
         if (k) printf(",");
@@ -235,7 +255,13 @@ void comm_print_json(const comm_report *r)
             print_fit_json(r, &r->places[k], COMM_SUM_F64, p10, &first);
         }
     }
-    printf("],\"batch_norm\":{\"model\":");
+    printf("]");
+    if (comm_link_of(r->table, &r->places[r->n_places - 1], &link)) {
+        printf(",\"cluster\":{\"%s_gb_per_s\":%.6g", link.link, link.gb_per_s);
+        if (!isnan(link.us)) printf(",\"%s_us\":%.6g", link.link, link.us);
+        printf("}");
+    }
+    printf(",\"batch_norm\":{\"model\":");
     en_json_print(r->model);
     for (int k = 0; k < r->n_places; k++) {
         int64_t sums;

@@ -24,7 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WARM = 2, LEAST = 5, MOST = 1000, CHUNK = 1 << 20, LINE = 64, QUEUED = 16, QUEUED_ROUNDS = 5, SERIES = 16, SERIES_BYTES = 64 << 20, BROADCAST_SMALL = 4 << 10, BROADCAST_LARGE = 1 << 20 };
+enum { WARM = 2, LEAST = 5, MOST = 1000, CHUNK = 1 << 20, LINE = 64, QUEUED = 16, QUEUED_ROUNDS = 5, SERIES = 16, SERIES_BYTES = 64 << 20,
+       BROADCAST_SMALL = 4 << 10, BROADCAST_LARGE = 1 << 20 };
 
 typedef struct {
     const comm_work *w;
