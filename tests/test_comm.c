@@ -115,6 +115,31 @@ static void sums_have_the_same_bits_on_all_ranks(void **state)
     free(f); free(d);
 }
 
+/* Up to 4 ranks and 8000 values it is the ranks' own; before and after those, MPI's. */
+static void small_sums_are_added_in_rank_order(void **state)
+{
+    (void)state;
+    const size_t sizes[] = { 1, 33, 2561, 7999, 8000, 8001 };
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes && comm->world_size <= 4; k++)
+        for (int again = 0; again < 3; again++) {
+            const size_t n = sizes[k];
+            double *d = malloc(n * sizeof *d), *e = malloc(n * sizeof *e), most = 0;
+            for (size_t i = 0; i < n; i++) d[i] = any_float((i + 10000 * (size_t)again) * 64 + (size_t)comm->rank) / 3.0;
+            must(comm->ops->sum_f64(comm, d, e, n));
+            must(comm->ops->sum_f64(comm, d, d, n));
+            check(memcmp(d, e, n * sizeof *d) == 0);                 /* in place or not */
+            for (size_t i = 0; i < n; i++) {
+                double want = any_float((i + 10000 * (size_t)again) * 64) / 3.0;
+                for (int p = 1; p < comm->world_size; p++) want += any_float((i + 10000 * (size_t)again) * 64 + (size_t)p) / 3.0;
+                most = fmax(most, fabs(d[i] - want));
+                if (n <= 8000) check(d[i] == want);
+            }
+            check(most <= 4 * 3 * 0x1p-53);                          /* in another order: 3 additions of 4 values below 1/3 */
+            check_same_on_all_ranks(d, n * sizeof *d);
+            free(d); free(e);
+        }
+}
+
 static void a_sum_longer_than_one_piece_is_whole(void **state)
 {
     (void)state;
@@ -288,6 +313,7 @@ int main(void)
         cmocka_unit_test(ranks_know_their_places),
         cmocka_unit_test(sums_of_integers_are_exact),
         cmocka_unit_test(sums_have_the_same_bits_on_all_ranks),
+        cmocka_unit_test(small_sums_are_added_in_rank_order),
         cmocka_unit_test(a_sum_longer_than_one_piece_is_whole),
         cmocka_unit_test(many_sums_fly_at_once_and_land_in_any_order),
         cmocka_unit_test(too_many_sums_are_refused),
