@@ -182,6 +182,7 @@ static void sums_cost_what_their_formulas_say(void **state)
 
     c = machine(EN_NET_MPI);
     SAME(en_sum_small(&c, (en_span_of_ranks){ 8, 4 }, 1e6).seconds, 7e-6 + 140e-6 + 1e6 / 1e9 + 2 * 2 * 1e6 / 0.5e9);
+    SAME(en_sum_small(&c, (en_span_of_ranks){ 4, 2 }, 1e6).seconds, 70e-6 + 2 * 2 * 1e6 / 0.5e9);          /* one round: a node sends p(n-p) messages */
     SAME(en_sum_gradients(&c, (en_span_of_ranks){ 8, 4 }, 1e6).seconds, 420e-6 + 2 * (2 * 6. / 8) * 1e6 / 0.5e9);
     SAME(en_sum_gradients(&c, (en_span_of_ranks){ 8, 4 }, 1e5).seconds, 140e-6 + 2 * (2 * 6. / 8) * 1e5 / 0.5e9);
 }

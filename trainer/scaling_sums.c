@@ -18,13 +18,14 @@
  * A message of more than 64 KiB is asked for first and so takes its way three times (Open MPI's eager limit over TCP); the additions
  * between the rounds are in `link`, which is measured with them.
  *
- * Its small sums are MPI_Allreduce, which doubles recursively at such sizes: log2(p) rounds on the node, log2(k) between nodes, of the
- * whole message each; a round between nodes is shared by the p ranks that all take part in it. */
+ * Its small sums are one round between all pairs, of the whole message, as long as there are at most four ranks; beyond, MPI_Allreduce,
+ * which doubles recursively at such sizes: log2(p) rounds on the node, log2(k) between nodes, of the whole message each; a round between
+ * nodes is shared by the p ranks that all take part in it. */
 #include "trainer/scaling_model.h"
 
 #include <math.h>
 
-enum { EAGER_BYTES = 65536 };
+enum { EAGER_BYTES = 65536, SMALL_RANKS = 4 };
 
 en_span_of_ranks en_span_of_group(const en_cluster *c, int ranks, int group)
 {
@@ -65,6 +66,13 @@ static en_sum_cost two_rounds(const en_cluster *c, en_span_of_ranks who, double 
                           .way = "two rounds" };
 }
 
+static en_sum_cost one_round(const en_cluster *c, en_span_of_ranks who, double bytes)
+{
+    const double n = who.ranks, p = ceil(n / who.nodes), latency = 1e-6 * (who.nodes > 1 ? c->nic_us : c->link_us);
+    const double within = (p - 1) * bytes / (c->link_gb_per_s * 1e9), between = who.nodes > 1 ? p * (n - p) * bytes / cards(c) : 0;
+    return (en_sum_cost){ .seconds = latency + fmax(within, between), .latency = latency, .between_nodes = who.nodes > 1, .way = "one round" };
+}
+
 static en_sum_cost doubling(const en_cluster *c, en_span_of_ranks who, double bytes)
 {
     const double k = who.nodes, p = ceil(who.ranks / k), near = ceil(log2(p)), far = ceil(log2(k));
@@ -82,5 +90,5 @@ en_sum_cost en_sum_gradients(const en_cluster *c, en_span_of_ranks who, double b
 en_sum_cost en_sum_small(const en_cluster *c, en_span_of_ranks who, double bytes)
 {
     if (who.ranks <= 1 || bytes <= 0) return (en_sum_cost){ .way = "nothing" };
-    return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : doubling(c, who, bytes);
+    return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : who.ranks <= SMALL_RANKS ? one_round(c, who, bytes) : doubling(c, who, bytes);
 }
