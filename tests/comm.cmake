@@ -15,6 +15,11 @@ foreach(ranks 1 2 3 4)
   en_mpi_test(test_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm>)
 endforeach()
 
+en_test(test_comm_mail test_comm_mail.c LIBS en_comm TIMEOUT 180)
+foreach(ranks 1 2 4)
+  en_mpi_test(test_comm_mail_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm_mail>)
+endforeach()
+
 en_test(test_comm_watch test_comm_watch.c LIBS en_comm)
 
 en_test(test_comm_tensor test_comm_tensor.c LIBS en_comm TIMEOUT 180)

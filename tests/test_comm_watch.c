@@ -55,6 +55,7 @@ static int begin(void **state)
     all_limits(30);
     rules.patience_s = 0;
     rules.strict = true;
+    rules.apart = false;
     for (int r = 0; r < RANKS; r++) {
         peer[r] = (en_peer){ .rank = r, .pid = 700 + r, .state = EN_HEARD, .silent_s = 0.5, .step_then = 120 };
         snprintf(peer[r].host, sizeof peer[r].host, "node%d", r / 2 + 1);
@@ -138,6 +139,18 @@ static void a_job_that_gets_on_is_left_alone(void **state)
     assert_false(judged());
     peer[1].at.step = 121;                       /* the step that was under way may have ended */
     says("rank 3 ");
+}
+
+/* Ranks in groups that do not meet: that others make steps does not excuse one that is silent, though nobody waits for it. */
+static void a_silent_rank_of_another_group_is_named(void **state)
+{
+    (void)state;
+    for (int r = 0; r < RANKS; r++) place(r, EN_FORWARD, "blocks.3", 10, 0.1);
+    peer[3].silent_s = 31;
+    peer[1].at.step = 500;
+    assert_false(judged());
+    rules.apart = true;
+    says("rank 3 on host node2 (process 703) has been silent for 31 s");
 }
 
 static void a_rank_that_ended_without_a_word_is_named_soon(void **state)
@@ -510,6 +523,7 @@ int main(void)
         JUDGED(several_in_the_same_plight_are_counted),
         JUDGED(a_silent_rank_is_named_with_what_was_heard_last),
         JUDGED(a_job_that_gets_on_is_left_alone),
+        JUDGED(a_silent_rank_of_another_group_is_named),
         JUDGED(a_rank_that_ended_without_a_word_is_named_soon),
         JUDGED(ranks_that_all_wait_blame_the_network),
         JUDGED(a_rank_that_gets_on_too_slowly_ends_the_job_too),

@@ -68,7 +68,7 @@ void en_search_print(const en_options *o, const en_grid *g, void *stream)
     }
     const en_candidate *best = &g->c[order[0]];
     if (best->result.outcome == EN_DONE)
-        fprintf(f, "\nThe best: --alpha %.7g --beta %.7g --gamma %.7g; `effnet train --model %s --phi 2` with them spends about four times the multiply-adds, --phi 3 eight times.\n",
+        fprintf(f, "\nThe best: --alpha %.7g --beta %.7g --gamma %.7g; `effnet train --model %s --phi 2` with them, and what else the base has, spends about four times its multiply-adds, --phi 3 eight times.\n",
                 best->alpha, best->beta, best->gamma, o->model);
     free(order);
 }
