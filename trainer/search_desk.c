@@ -5,8 +5,8 @@
  *
  * Work is handed out, not shared out beforehand: a candidate that resumes, diverges or has more layers takes another time than its
  * multiply-adds tell, and a group that is done early would stand idle.  The desk has no rank to itself: rank 0 trains as well, and looks
- * at its letters between two steps (comm/mail.h), so a free group waits for one step of rank 0's.  Groups meet in no collective
- * from their split to the end of the search.
+ * at its letters between two steps (comm/mail.h), so a free group waits for one step of rank 0's, at most for an evaluation.  Groups meet in
+ * no collective from their split to the end of the search.
  *
  *     desk ──WORK candidate──▶ each rank of a group          group's first rank ──BEGUN, RESULT, STOPPED──▶ desk
  *     desk ──STOP──▶ all ranks  (one was asked to stop)       a rank without work ──STOP──▶ desk

@@ -34,6 +34,16 @@ void en_search_rank(const en_grid *g, int *order)
     qsort(order, (size_t)g->n, sizeof *order, compare);
 }
 
+/* "b0 --width 0.5": what the factors are of */
+static const char *base_of(const en_options *o, char text[160])
+{
+    int n = snprintf(text, 80, "%.70s", o->model);
+    if (o->width > 0) n += snprintf(text + n, 24, " --width %.6g", o->width);
+    if (o->depth > 0) n += snprintf(text + n, 24, " --depth %.6g", o->depth);
+    if (o->image_size > 0) snprintf(text + n, 32, " --image-size %d", (int)o->image_size);
+    return text;
+}
+
 static const char *outcome_of(const en_candidate *c)
 {
     static const char *const names[] = { [EN_OPEN] = "open", [EN_DONE] = "done", [EN_FAILED] = "failed" };
@@ -53,6 +63,7 @@ static const char *const unit = "                                       M       
 void en_search_print(const en_options *o, const en_grid *g, void *stream)
 {
     FILE *f = stream;
+    char base[160];
     int *order = malloc((size_t)g->n * sizeof *order);
     if (!order) return;
     en_search_rank(g, order);
@@ -68,8 +79,8 @@ void en_search_print(const en_options *o, const en_grid *g, void *stream)
     }
     const en_candidate *best = &g->c[order[0]];
     if (best->result.outcome == EN_DONE)
-        fprintf(f, "\nThe best: --alpha %.7g --beta %.7g --gamma %.7g; `effnet train --model %s --phi 2` with them, and what else the base has, spends about four times its multiply-adds, --phi 3 eight times.\n",
-                best->alpha, best->beta, best->gamma, o->model);
+        fprintf(f, "\nThe best: --alpha %.7g --beta %.7g --gamma %.7g; with them `effnet train --model %s --phi 2` spends about four times the base's multiply-adds, --phi 3 eight times.\n",
+                best->alpha, best->beta, best->gamma, base_of(o, base));
     free(order);
 }
 
@@ -177,7 +188,7 @@ static en_status write_whole(const char *path, const en_options *o, const en_gri
 static en_status draw(const char *path, const en_options *o, const en_grid *g)
 {
     double *x = calloc((size_t)g->n, sizeof *x), *y = calloc((size_t)g->n, sizeof *y);
-    char (*text)[64] = calloc((size_t)g->n, sizeof *text), title[160], note[300], budget[48];
+    char (*text)[64] = calloc((size_t)g->n, sizeof *text), title[240], base[160], note[300], budget[48];
     const char **label = calloc((size_t)g->n, sizeof *label);
     en_status status = EN_OK;
     EN_REQUIRE_OUT(x && y && text && label, EN_ENOMEM, "no memory for %s", path);
@@ -191,7 +202,7 @@ static en_status draw(const char *path, const en_options *o, const en_grid *g)
         done++;
     }
     en_span_write(&o->budget, budget, sizeof budget);
-    snprintf(title, sizeof title, "Compound scaling of %.60s: accuracy against multiply-adds", o->model);
+    snprintf(title, sizeof title, "Compound scaling of %s: accuracy against multiply-adds", base_of(o, base));
     snprintf(note, sizeof note, "effnet search: %d of %d candidates, each trained for %s%s, %" PRId64 " images a step. Beside each point: alpha \xc2\xb7 beta \xc2\xb7 gamma (depth, "
              "width, resolution).", done, g->n, budget, o->budget.unit == EN_SPAN_STEPS ? " steps" : "", o->global_batch);
     const en_plot_series s = { .style = EN_PLOT_POINTS, .x = x, .y = y, .n = done, .label = label };
