@@ -220,6 +220,10 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "write tensors of the first step to this HDF5 file: batch, logits, loss, before, gradients, after") \
   X(log_every,        F64,  10,                EN_TRAIN | EN_SEARCH,                       "seconds", "[0,inf)",                    \
     "between progress lines when output is not a terminal") \
+  X(metrics,          STR,  "",                EN_TRAIN,                                   "path",    "",                           \
+    "folder for metrics.jsonl of a run without --run, which saves nothing else") \
+  X(account_after,    I64,  0,                 EN_TRAIN,                                   "step",    "[0,inf)",                    \
+    "the account of where the time went begins anew after this step, so that a warm-up stands apart (0: not)") \
   X(stop_after,       SPAN, "0",               EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
     "save and leave with 75, as on SIGUSR1: after this step (100), this epoch (2e), or so long after the start (3h50m); 0: never") \
   X(stall_timeout,    STR,  "10m,startup=30m,checkpoint=30m,ending=30m", EN_TRAIN | EN_EVAL | EN_SEARCH, "span",  "",                           \

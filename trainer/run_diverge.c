@@ -51,7 +51,7 @@ static en_status open_again(en_run *run)
     if (!run->metrics) return EN_OK;
     en_metrics_close(run->metrics);
     run->metrics = NULL;
-    EN_TRY(en_metrics_open(run->dir, t->state.step, &run->metrics), "metrics");
+    EN_TRY(en_metrics_open(run->dir[0] ? run->dir : t->o->metrics, t->state.step, &run->metrics), "metrics");
     return EN_OK;
 }
 

@@ -341,7 +341,8 @@ static en_status open_loader(en_run *run)
 {
     en_trainer *t = &run->t;
     EN_TRY(en_run_open_loader(run), "starting the loader");
-    if (run->dir[0] && t->comm->rank == 0) EN_TRY(en_metrics_open(run->dir, run->resumed ? t->state.step : -1, &run->metrics), "metrics");
+    const char *folder = run->dir[0] ? run->dir : t->o->metrics;
+    if (folder[0] && t->comm->rank == 0) EN_TRY(en_metrics_open(folder, run->resumed ? t->state.step : -1, &run->metrics), "metrics");
     if (t->o->dump[0] && t->comm->rank == 0) EN_TRY(en_dump_open(t->o->dump, &t->dump), "--dump");
     return EN_OK;
 }
@@ -355,7 +356,8 @@ static en_status check_options(const en_options *o, const en_comm *comm)
     EN_REQUIRE(o->cache[0] || !en_option_given(o, "cache_side"), EN_EUSAGE, "--cache-side is of cached images; give --cache too, or leave it out");
     EN_REQUIRE(!o->cache[0] || strcmp(o->decode, "scaled") != 0, EN_EUSAGE, "--cache keeps whole pictures, so --decode scaled has no meaning with it; leave "
                "one of them out");
-    EN_REQUIRE(o->run[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
+    EN_REQUIRE(!o->run[0] || !o->metrics[0], EN_EUSAGE, "--metrics is for a run that saves nothing; --run has its own, so leave one of them out");
+    EN_REQUIRE(o->run[0] || o->metrics[0] || made_up, EN_EUSAGE, "--run DIR: where shall checkpoints and metrics go?");
     EN_REQUIRE(strlen(o->run) < 3900, EN_EUSAGE, "--run is longer than a path can be");
     EN_REQUIRE(!o->dump[0] || comm->world_size == 1, EN_EUSAGE, "--dump compares with another framework: run it on one rank");
     EN_TRY(en_inject_open(o, comm), "checking the options");

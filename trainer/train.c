@@ -299,7 +299,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         else EN_TRY(between_steps(run, p, &r, stopped), "after step %" PRId64, t->state.step);
         en_account_step(&run->account, &r);
         en_account_wall(&run->account, en_seconds() - began);
-        if (run->account.steps == EN_ACCOUNT_EVERY) EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
+        if (run->account.steps == EN_ACCOUNT_EVERY || t->state.step == t->o->account_after) EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
     }
     EN_TRY(settle_account(run, p), "after step %" PRId64, t->state.step);
     bool best;
