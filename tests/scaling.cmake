@@ -2,6 +2,7 @@
 en_test(test_scaling_cluster test_scaling_cluster.c LIBS en_trainer)
 target_compile_definitions(test_scaling_cluster PRIVATE EN_CLUSTERS="${CMAKE_SOURCE_DIR}/launch/clusters")
 en_test(test_scaling_model test_scaling_model.c LIBS en_trainer)
+en_test(test_scaling_measure test_scaling_measure.c LIBS en_trainer)
 target_compile_definitions(test_scaling_model PRIVATE EN_CLUSTERS="${CMAKE_SOURCE_DIR}/launch/clusters")
 
 set(h200 "--cluster '${CMAKE_SOURCE_DIR}/launch/clusters/h200-ndr.txt'")
@@ -12,7 +13,7 @@ en_cli_test(scaling_predicts_json "\"$0\" scaling --predict --model b0 ${h200} -
 en_cli_test(scaling_says_the_same_twice "test \"$(\"$0\" scaling --predict ${h200})\" = \"$(\"$0\" scaling --predict ${h200})\"")
 en_cli_test(scaling_wants_a_machine "\"$0\" scaling --predict 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "--cluster FILE. launch/clusters"
             FAIL_REGULAR_EXPRESSION "wrong code")
-en_cli_test(scaling_without_predict_is_refused "\"$0\" scaling ${h200} 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "say --predict"
+en_cli_test(scaling_wants_to_know_what "\"$0\" scaling ${h200} 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION "say --ranks 1,2,4 to measure, or --predict"
             FAIL_REGULAR_EXPRESSION "wrong code")
 en_cli_test(scaling_counts_are_checked "\"$0\" scaling --predict ${h200} --gpus 8,,64 2>&1; test $? -eq 2 || echo wrong code" PASS_REGULAR_EXPRESSION
             "--gpus '8,,64': use whole numbers" FAIL_REGULAR_EXPRESSION "wrong code")

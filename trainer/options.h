@@ -27,7 +27,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(EN_IMPORT,   import,   2,  2, "FILE.safetensors CHECKPOINT.h5", "weights of other programs as a checkpoint: timm's or torchvision's names, safetensors") \
   X(EN_PACK,     pack,     1,  2, "DIR FILE.h5", "image folder to one HDF5 file with checksums; --verify FILE.h5 checks every byte")          \
   X(EN_BENCH,    bench,    1,  1, "train|passes|data|comm", "the training step on resident data, every pass beside its floor, the input side, or the sums over ranks") \
-  X(EN_SCALING,  scaling,  0,  0, "--predict --model b7 --cluster FILE --gpus 8,64,512", "what a step would take on machines that are not there, where its time would go, and what would gain") \
+  X(EN_SCALING,  scaling,  0,  0, "--ranks 1,2,4 | --predict --cluster FILE", "how much faster with more ranks and where the time goes: measured, or predicted for machines that are not there") \
   X(EN_DOCTOR,   doctor,   0,  0, "[--data DIR] [--run DIR]", "what the hosts of a job offer, who differs, and what to do (exit code 1: something would break a job)")
 
 #define EN_OPTIONS(X)                                                                                                               \
@@ -63,11 +63,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "side of the training images (0: the model's own)") \
   X(classes,          I64,  0,                 EN_DESCRIBE | EN_BENCH | EN_SCALING,                     "classes", "[0,1000000]",                \
     "outputs of the classifier (0: 1000)") \
-  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR | EN_SEARCH, "path",    "",                           \
+  X(data,             STR,  "",                EN_TRAIN | EN_EVAL | EN_BENCH | EN_DOCTOR | EN_SEARCH | EN_SCALING, "path",    "",                           \
     "image folder (DIR/train/<class>/..., DIR/val/..., or DIR/<class>/...), packed .h5, or `synthetic`") \
   X(val,              STR,  "",                EN_TRAIN | EN_SEARCH,                       "path",    "",                           \
     "validation images, when not DIR/val of --data") \
-  X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR | EN_SEARCH,           "path",    "",                           \
+  X(run,              STR,  "",                EN_TRAIN | EN_DOCTOR | EN_SEARCH | EN_SCALING,           "path",    "",                           \
     "folder for everything the run writes; goes on from a checkpoint found there") \
   X(recipe,           STR,  "",                EN_TRAIN | EN_SEARCH,                       "name",    "|efficientnet|efficientnetv2|supercomputer|finetune", \
     "settings that belong together, where they are not given one by one; `effnet help recipes` lists them and their sources") \
@@ -75,16 +75,16 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "fine-tuning: begin with these weights, a checkpoint, a run or safetensors; a new classifier where classes differ") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
-  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH, "name",    "auto|cuda|cpu",              \
+  X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH | EN_SCALING, "name",    "auto|cuda|cpu",              \
     "auto (cuda where every rank has a GPU), cuda or cpu") \
-  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH, "type",    "auto|bf16|fp32",             \
+  X(precision,        STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH | EN_SCALING, "type",    "auto|bf16|fp32",             \
     "storage of activations: auto (bf16 on cuda, fp32 on cpu), bf16 or fp32; weights and sums are fp32") \
-  X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH | EN_SEARCH,            "name",    "auto|nccl|mpi",              \
+  X(comm,             STR,  "auto",            EN_TRAIN | EN_BENCH | EN_SEARCH | EN_SCALING,            "name",    "auto|nccl|mpi",              \
     "who sums over GPUs: auto (nccl where it can), nccl, or mpi through host memory (ranks that share a GPU)") \
   X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "passes over the training images") \
-  X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH,                        "steps",   "[0,inf)",                    \
-    "stop after this many steps in all (0: by --epochs; bench: 10; bench data: rounds, comm: repetitions, 0: by time)") \
+  X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH | EN_SCALING,                        "steps",   "[0,inf)",                    \
+    "stop after this many steps in all (0: by --epochs; bench: 10, data: rounds, comm: repetitions, 0: by time; scaling: measured ones, 100)") \
   X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING | EN_SEARCH,                       "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \
@@ -206,11 +206,11 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "how many classes to print for each image") \
   X(seed,             I64,  0,                 EN_TRAIN | EN_SYNTH | EN_BENCH | EN_SEARCH, "number",  "[0,inf)",                    \
     "seed of everything random") \
-  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_CAM | EN_SEARCH, "threads", "[0,1024]",                   \
+  X(threads,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_CAM | EN_SEARCH | EN_SCALING, "threads", "[0,1024]",                   \
     "compute threads per rank (0: OMP_NUM_THREADS, else this host's cores / its ranks)") \
-  X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH,            "parts",   "[0,1024]",                   \
+  X(lanes,            I64,  0,                 EN_TRAIN | EN_BENCH | EN_SEARCH | EN_SCALING,            "parts",   "[0,1024]",                   \
     "fixed partitions of every sum; equal lanes give equal bits on any number of threads (0: --threads)") \
-  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH | EN_SEARCH, "threads", "[0,1024]",                   \
+  X(workers,          I64,  0,                 EN_TRAIN | EN_EVAL | EN_PACK | EN_BENCH | EN_SEARCH | EN_SCALING, "threads", "[0,1024]",                   \
     "threads that read and decode, ahead of the step (0: as --threads; pack: one a core)") \
   X(max_bad,          F64,  0.01,              EN_TRAIN | EN_EVAL | EN_PACK | EN_SEARCH,   "share",   "[0,1]",                      \
     "end the run when more than this share of the files cannot be decoded") \
@@ -221,7 +221,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(log_every,        F64,  10,                EN_TRAIN | EN_SEARCH,                       "seconds", "[0,inf)",                    \
     "between progress lines when output is not a terminal") \
   X(metrics,          STR,  "",                EN_TRAIN,                                   "path",    "",                           \
-    "folder for metrics.jsonl of a run without --run, which saves nothing else") \
+    "folder for metrics.jsonl of a run without --run, which saves nothing else and evaluates nothing") \
   X(account_after,    I64,  0,                 EN_TRAIN,                                   "step",    "[0,inf)",                    \
     "the account of where the time went begins anew after this step, so that a warm-up stands apart (0: not)") \
   X(stop_after,       SPAN, "0",               EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \
@@ -267,6 +267,12 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "bench passes: memory bandwidth that floors are taken from (0: measured)") \
   X(tflops,           F64,  0,                 EN_BENCH,                                   "TFLOP/s", "[0,inf)",                    \
     "bench passes: rate of matrix products that floors are taken from (0: measured)") \
+  X(ranks,            STR,  "",                EN_SCALING,                                 "numbers", "",                           \
+    "measure: how many ranks, one run after another: 1,2,4,8") \
+  X(hosts,            STR,  "",                EN_SCALING,                                 "path",    "",                           \
+    "hostfile of mpirun for --ranks, a line `name slots=8` a host (\"\": this machine, or what Slurm allocated)") \
+  X(warm_steps,       I64,  10,                EN_SCALING,                                 "steps",   "[2,1000000]",                \
+    "steps of each run before those that are measured") \
   X(predict,          FLAG, 0,                 EN_SCALING,                                 "",        "",                           \
     "predict, by a model of the step, for a machine that --cluster describes") \
   X(cluster,          STR,  "",                EN_SCALING,                                 "path",    "",                           \
@@ -288,8 +294,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(data_rate,        F64,  0,                 EN_SCALING,                                 "images/s","[0,inf)",                    \
     "what the input side of one rank gives; bench data tells (0: enough)") \
   X(folder,           STR,  "",                EN_SCALING | EN_BENCH,                      "path",    "",                           \
-    "write predicted.csv and figures (SVG) there; bench comm: comm.csv and comm.svg") \
-  X(sizes,            STR,  "",                EN_BENCH,                                   "bytes",   "",                           \
+    "write a table (CSV) and figures (SVG) there") \
+  X(sizes,            STR,  "",                EN_BENCH | EN_SCALING,                                   "bytes",   "",                           \
     "bench comm: sizes of gradient sums, as 64k,1m,25m (\"\": 4 KiB to 256 MiB, each twice the one before, while they are quick)") \
   X(list,             FLAG, 0,                 EN_DESCRIBE | EN_SEARCH,                    "",        "",                           \
     "list all models") \

@@ -78,7 +78,7 @@ static en_status open_data(en_run *run)
     EN_REQUIRE(t->train_set->samples >= t->comm->world_size, EN_EDATA, "%s has %" PRId64 " images for %d ranks; start fewer ranks", t->train_set->source,
                t->train_set->samples, t->comm->world_size);
     en_watch_at(EN_STARTUP, "listing the validation images");
-    if (o->val[0] || en_dataset_has(o->data, "val"))
+    if (!o->metrics[0] && (o->val[0] || en_dataset_has(o->data, "val")))          /* one that is measured alone evaluates nothing */
         EN_TRY(en_dataset_open(o->val[0] ? o->val : o->data, "val", t->train_set, &t->val_set), "opening the validation images");
     return EN_OK;
 }

@@ -51,6 +51,7 @@ typedef struct {
 #define EN_CLUSTER_FIELD(field, type, ...) EN_CLUSTER_CTYPE_##type(field);
     EN_CLUSTER_KEYS(EN_CLUSTER_FIELD)          /* comm: en_net_kind; precision: en_dtype                                   */
 #undef EN_CLUSTER_FIELD
+    const struct en_measured_sums *sums; int n_sums;   /* borrowed; sums of so many ranks as they were measured, in place of the keys (scaling_model.h) */
 } en_cluster;
 
 /* Reads such a file.  EN_EUSAGE with path, line, value and what would be right: an unknown key (names the nearest), one that stands

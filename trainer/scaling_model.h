@@ -29,6 +29,18 @@ typedef struct {
 en_sum_cost en_sum_gradients(const en_cluster *c, en_span_of_ranks who, double bytes);
 en_sum_cost en_sum_small(const en_cluster *c, en_span_of_ranks who, double bytes);
 
+/* Sums that were measured over so many ranks, sizes ascending; between two of them in proportion, beyond the largest at its bandwidth. */
+enum { EN_MOST_SUMS = 64 };
+typedef struct { double bytes, seconds; } en_measured_sum;
+typedef struct en_measured_sums {
+    int ranks, nodes;
+    int n_gradients, n_small;
+    en_measured_sum gradients[EN_MOST_SUMS], small[EN_MOST_SUMS];
+} en_measured_sums;
+double en_measured_seconds(const en_measured_sum *sum, int n, double bytes);
+/* Those over `ranks` of a cluster's; NULL: none are known. */
+const en_measured_sums *en_measured_sums_of(const en_cluster *c, int ranks);
+
 /* ---- a step as events (scaling_step.c) ------------------------------------------------------------------------------ */
 
 typedef enum { EN_EVENT_PASS, EN_EVENT_BN, EN_EVENT_GRADIENTS } en_event_kind;

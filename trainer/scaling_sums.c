@@ -81,14 +81,40 @@ static en_sum_cost doubling(const en_cluster *c, en_span_of_ranks who, double by
                           .between_nodes = who.nodes > 1, .way = "recursive doubling" };
 }
 
+double en_measured_seconds(const en_measured_sum *sum, int n, double bytes)
+{
+    int i = 1;
+    if (bytes <= sum[0].bytes || n == 1) return sum[0].seconds;
+    while (i < n && sum[i].bytes < bytes) i++;
+    if (i == n) return sum[n - 1].seconds * bytes / sum[n - 1].bytes;
+    const double at = (bytes - sum[i - 1].bytes) / (sum[i].bytes - sum[i - 1].bytes);
+    return sum[i - 1].seconds + at * (sum[i].seconds - sum[i - 1].seconds);
+}
+
+const en_measured_sums *en_measured_sums_of(const en_cluster *c, int ranks)
+{
+    for (int i = 0; i < c->n_sums; i++)
+        if (c->sums[i].ranks == ranks && c->sums[i].n_gradients > 0 && c->sums[i].n_small > 0) return &c->sums[i];
+    return NULL;
+}
+
+static en_sum_cost as_measured(const en_measured_sums *m, const en_measured_sum *sum, int n, double bytes)
+{
+    return (en_sum_cost){ .seconds = en_measured_seconds(sum, n, bytes), .latency = sum[0].seconds, .between_nodes = m->nodes > 1, .way = "as measured" };
+}
+
 en_sum_cost en_sum_gradients(const en_cluster *c, en_span_of_ranks who, double bytes)
 {
     if (who.ranks <= 1 || bytes <= 0) return (en_sum_cost){ .way = "nothing" };
+    const en_measured_sums *m = en_measured_sums_of(c, who.ranks);
+    if (m) return as_measured(m, m->gradients, m->n_gradients, bytes);
     return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : two_rounds(c, who, bytes);
 }
 
 en_sum_cost en_sum_small(const en_cluster *c, en_span_of_ranks who, double bytes)
 {
     if (who.ranks <= 1 || bytes <= 0) return (en_sum_cost){ .way = "nothing" };
+    const en_measured_sums *m = en_measured_sums_of(c, who.ranks);
+    if (m) return as_measured(m, m->small, m->n_small, bytes);
     return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : who.ranks <= SMALL_RANKS ? one_round(c, who, bytes) : doubling(c, who, bytes);
 }

@@ -1,0 +1,296 @@
+/* test_scaling_measure.c - `effnet scaling --ranks` without ranks: what it reads, what it makes of it, and its model beside it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trainer/scaling_measure.h"
+
+static void same(double got, double want, const char *what)
+{
+    if (!(fabs(got - want) <= 1e-12 * (fabs(want) + 1e-3))) fail_msg("%s: %.17g, wanted %.17g", what, got, want);
+}
+#define SAME(got, want) same((got), (want), #got)
+
+/* ---- lines of metrics ------------------------------------------------------------------------------------------------------- */
+
+static char text[1 << 16];
+
+static void begin(void) { text[0] = 0; }
+static void add(const char *line) { strcat(text, line); }
+
+static void add_step(int step, const char *loss)
+{
+    char line[400];
+    snprintf(line, sizeof line, "{\"kind\":\"train\",\"step\":%d,\"loss\":%s,\"images_per_s\":%d,\"data_s\":0.25,\"forward_s\":1,\"backward_s\":2,\"bn_comm_s\":null,"
+             "\"grad_comm_exposed_s\":0.5,\"optimizer_s\":0.125}\n", step, loss, 100 * step);
+    add(line);
+}
+
+/* Each cause i takes (i + 1)*steps seconds of the mean rank, half of that of the fastest, twice of the slowest. */
+static void add_account(int step, int steps)
+{
+    char line[200];
+    snprintf(line, sizeof line, "{\"kind\":\"account\",\"step\":%d,\"steps\":%d,\"ranks\":3,\"wall_s\":%d,\"wall_s_least\":%d,\"wall_s_most\":%d", step, steps, 60 * steps,
+             60 * steps, 60 * steps);
+    add(line);
+    for (int i = 0; i < EN_COSTS; i++) {
+        const double s = (i + 1) * (double)steps;
+        snprintf(line, sizeof line, ",\"%s\":%g,\"%s_least\":%g,\"%s_most\":%g", en_cost_key[i], s, en_cost_key[i], s / 2, en_cost_key[i], 2 * s);
+        add(line);
+    }
+    add("}\n");
+}
+
+static void steps_behind_the_warm_up_are_taken(void **state)
+{
+    (void)state;
+    en_run_lines l;
+    begin();
+    for (int i = 1; i <= 2; i++) add_step(i, "5.5");
+    add_account(2, 2);
+    add("{\"kind\":\"eval\",\"step\":2,\"top1\":0.5}\n");
+    for (int i = 3; i <= 5; i++) add_step(i, i == 4 ? "null" : "2.25");
+    add_account(5, 3);
+    add_step(6, "1");
+    add_account(6, 1);
+    assert_int_equal(en_run_lines_parse("x", text, 2, &l), EN_OK);
+    assert_int_equal(l.n, 4);
+    assert_int_equal(l.n_losses, 6);
+    assert_int_equal(l.line[0].step, 3);
+    SAME(l.line[1].images_per_s, 400);
+    SAME(l.line[0].forward_s, 1);
+    assert_true(isnan(l.line[0].bn_s) && isnan(l.loss[3]));
+    SAME(l.loss[1], 5.5);
+    assert_int_equal(l.account.steps, 4);
+    assert_int_equal(l.account.ranks, 3);
+    for (int i = 0; i < EN_COSTS; i++) {
+        SAME(l.account.of[i].mean, 4. * (i + 1));
+        SAME(l.account.of[i].low, 2. * (i + 1));
+        SAME(l.account.of[i].high, 8. * (i + 1));
+    }
+    en_count k = { .ranks = 3, .global_batch = 60, .lines = l };
+    en_count_figures(&k);
+    SAME(k.rate.median, 450);                                     /* of 300, 400, 500, 600 */
+    SAME(k.rate.p10, 330);
+    SAME(k.rate.p90, 570);
+    SAME(k.step.median, (60. / 400 + 60. / 500) / 2);
+    SAME(k.part[EN_COST_UPDATE], 7);
+    SAME(k.most[EN_COST_UPDATE], 14);
+    en_run_lines_free(&l);
+}
+
+static void refused(const char *what, int64_t warm)
+{
+    en_run_lines l;
+    if (en_run_lines_parse("the/file", text, warm, &l) != EN_EDATA) fail_msg("%s is taken", what);
+    assert_non_null(strstr(en_error_message(), "the/file"));
+    assert_null(l.line);
+    assert_null(l.loss);
+    en_error_clear();
+}
+
+static void what_is_no_whole_run_is_refused(void **state)
+{
+    (void)state;
+    begin();
+    refused("nothing", 0);
+    add_step(1, "1");
+    refused("a step without an account", 0);
+    add_account(1, 1);
+    refused("no step behind the warm-up", 1);
+    add_step(3, "1");
+    refused("a gap", 0);
+    begin(), add_step(1, "1"), add_step(2, "1"), add_account(2, 2);
+    refused("an account that holds the warm-up", 1);
+    text[strlen(text) - 1] = 0;
+    refused("a torn line", 0);
+    begin(), add_step(1, "1"), add("{\"kind\":\"account\",\"step\":1,\"steps\":1,\"ranks\":1,\"wall_s\":1}\n");
+    refused("an account without causes", 0);
+    begin(), add("{\"kind\":\"train\",\"step\":1,\"loss\":1}\n"), add_account(1, 1);
+    refused("a step without times", 0);
+    begin(), add("not metrics\n");
+    refused("another text", 0);
+}
+
+/* ---- sums --------------------------------------------------------------------------------------------------------------------- */
+
+static const char *const sums_text =
+    "{\"ranks\":4,\"nodes\":2,\"hosts\":[\"a{\",\"b\"],\"device\":\"cpu\",\"control\":\"mpi\",\"tensor\":\"%s\",\"rows\":["
+    "{\"role\":\"control\",\"op\":\"sum_f32\",\"bytes\":1000,\"median_us\":10,\"queued_us\":null,\"wrong\":0},"
+    "{\"role\":\"control\",\"op\":\"sum_f32\",\"bytes\":3000,\"median_us\":50,\"queued_us\":null,\"wrong\":0},"
+    "{\"role\":\"control\",\"op\":\"broadcast\",\"bytes\":3000,\"median_us\":70,\"wrong\":0},"
+    "{\"role\":\"control\",\"op\":\"sum_f64\",\"bytes\":24,\"median_us\":1,\"queued_us\":null,\"wrong\":0},"
+    "{\"role\":\"control\",\"op\":\"sum_f64\",\"bytes\":48,\"median_us\":2,\"queued_us\":null,\"wrong\":0}%s],\"fits\":[],\"wrong\":3}\n";
+
+static void sums_are_taken_and_lie_between_what_was_measured(void **state)
+{
+    (void)state;
+    en_measured_sums m;
+    bool nccl;
+    int64_t wrong;
+    snprintf(text, sizeof text, sums_text, "mpi", "");
+    assert_int_equal(en_measured_sums_parse("x", text, &m, &nccl, &wrong), EN_OK);
+    assert_true(m.ranks == 4 && m.nodes == 2 && m.n_gradients == 2 && m.n_small == 2 && !nccl && wrong == 3);
+    SAME(en_measured_seconds(m.gradients, 2, 500), 10e-6);
+    SAME(en_measured_seconds(m.gradients, 2, 2000), 30e-6);
+    SAME(en_measured_seconds(m.gradients, 2, 6000), 100e-6);
+    const en_cluster c = { .comm = EN_NET_MPI, .ranks_per_node = 2, .link_gb_per_s = 1, .nics_per_node = 1, .nic_gb_per_s = 1, .nic_efficiency = 1, .sums = &m, .n_sums = 1 };
+    SAME(en_sum_gradients(&c, (en_span_of_ranks){ 4, 2 }, 2000).seconds, 30e-6);
+    SAME(en_sum_small(&c, (en_span_of_ranks){ 4, 2 }, 36).seconds, 1.5e-6);
+    assert_true(en_sum_small(&c, (en_span_of_ranks){ 2, 1 }, 36).seconds != 1.5e-6);         /* of another number of ranks: by the keys */
+    /* where a device sums, its queue's times count, and nobody else's */
+    snprintf(text, sizeof text, sums_text, "nccl", ",{\"role\":\"tensor\",\"op\":\"sum_f32\",\"bytes\":1000,\"median_us\":9,\"queued_us\":4,\"wrong\":0},"
+             "{\"role\":\"tensor\",\"op\":\"sum_f32\",\"bytes\":2000,\"median_us\":9,\"queued_us\":5,\"wrong\":0},"
+             "{\"role\":\"tensor\",\"op\":\"sum_f64\",\"bytes\":8,\"median_us\":9,\"queued_us\":6,\"wrong\":0},"
+             "{\"role\":\"tensor\",\"op\":\"sum_f64\",\"bytes\":16,\"median_us\":9,\"queued_us\":7,\"wrong\":0}");
+    assert_int_equal(en_measured_sums_parse("x", text, &m, &nccl, &wrong), EN_OK);
+    assert_true(nccl && m.n_gradients == 2 && m.n_small == 2);
+    SAME(m.gradients[1].seconds, 5e-6);
+    assert_int_equal(en_measured_sums_parse("x", "{\"ranks\":2}", &m, &nccl, &wrong), EN_EDATA);
+    en_error_clear();
+}
+
+/* ---- results ------------------------------------------------------------------------------------------------------------------- */
+
+static void losses_are_compared_in_parts_of_them(void **state)
+{
+    (void)state;
+    const double a[] = { 1, 2.0001, 100.02, NAN }, b[] = { 1, 2, 100, 4 };
+    double apart;
+    assert_int_equal(en_losses_wrong(a, b, 3, 1e-4, &apart), 1);
+    SAME(apart, 2e-4);
+    assert_int_equal(en_losses_wrong(a, b, 4, 1e-4, &apart), 2);
+    assert_true(isnan(apart));
+    assert_int_equal(en_losses_wrong(a, b, 0, 1e-4, &apart), 0);
+}
+
+/* ---- a study ------------------------------------------------------------------------------------------------------------------- */
+
+enum { LINES = 5 };
+
+static void fill(en_count *k, double step_s, double loss)
+{
+    k->state = EN_COUNT_MEASURED;
+    k->lines.line = calloc(LINES, sizeof *k->lines.line);
+    k->lines.loss = calloc(LINES, sizeof *k->lines.loss);
+    k->lines.n = k->lines.n_losses = LINES;
+    for (int i = 0; i < LINES; i++) {
+        k->lines.line[i] = (en_step_line){ .step = i + 1, .images_per_s = (double)k->global_batch / step_s, .forward_s = 0.2 * step_s, .backward_s = 0.5 * step_s,
+                                           .update_s = 0.1 * step_s };
+        k->lines.loss[i] = loss;
+    }
+    k->lines.account = (en_account_report){ .steps = LINES, .ranks = k->ranks };
+    en_count_figures(k);
+}
+
+static en_study *study_of(const en_options *o, int cores)
+{
+    en_study *s = calloc(1, sizeof *s);
+    *s = (en_study){ .o = o, .counts = 3, .images = 8, .steps = LINES, .threads = 1, .cores = cores, .one_machine = true };
+    for (int i = 0; i < 3; i++) s->count[i] = (en_count){ .ranks = 1 << i, .passes = 1, .micro_batch = 8, .global_batch = 8 << i };
+    fill(&s->count[0], 1, 2);
+    fill(&s->count[1], 1.25, 2);
+    s->count[2].state = EN_COUNT_FAILED;
+    assert_int_equal(en_model_from_options(o, 10, 1, &s->model), EN_OK);
+    return s;
+}
+
+static void close_study(en_study *s)
+{
+    for (int i = 0; i < s->counts; i++) en_run_lines_free(&s->count[i].lines);
+    en_model_free(s->model);
+    free(s);
+}
+
+static en_options options(const char *more)
+{
+    static char words[8][40];
+    static char *argv[9];
+    int argc = 0;
+    snprintf(text, sizeof text, "effnet scaling --ranks=1,2,4 --width=0.25 --depth=0.5 --image-size=32 %s", more);
+    for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) {
+        snprintf(words[argc], sizeof words[0], "%s", p);
+        argv[argc] = words[argc];
+        argc++;
+    }
+    en_options o;
+    bool help;
+    assert_int_equal(en_options_parse(EN_SCALING, argc, argv, 2, &o, &help), EN_OK);
+    return o;
+}
+
+static void sums_of(en_count *k, double small_s, double large_s)
+{
+    k->sums = (en_measured_sums){ .ranks = k->ranks, .nodes = 1, .n_gradients = 2, .n_small = 2, .gradients = { { 1, large_s }, { 1e9, large_s } },
+                                  .small = { { 1, small_s }, { 1e9, small_s } } };
+}
+
+static void speed_up_is_against_the_smallest(void **state)
+{
+    (void)state;
+    const en_options o = options("--strong --global-batch=8");
+    en_study *s = study_of(&o, 4);
+    s->count[1].lines.loss[3] *= 1.01;
+    en_study_compare(s);
+    assert_ptr_equal(s->base, &s->count[0]);
+    SAME(s->count[1].speedup, 2 / 1.25);
+    SAME(s->count[1].efficiency, 1 / 1.25);
+    assert_true(s->count[0].checked == 0 && s->count[1].checked == LINES && s->count[1].wrong == 1);
+    SAME(s->count[1].apart, 0.01);
+    s->count[0].state = EN_COUNT_FAILED;
+    en_study_compare(s);
+    assert_ptr_equal(s->base, &s->count[1]);
+    SAME(s->count[1].efficiency, 1);
+    close_study(s);
+}
+
+/* The base is met; sums that cost nothing cost nothing; each batch norm and the last bucket are waited for; cores that are shared halve the speed. */
+static void the_model_begins_from_the_smallest_run(void **state)
+{
+    (void)state;
+    const en_options o = options("");
+    en_study *s = study_of(&o, 2);
+    en_study_compare(s);
+    sums_of(&s->count[1], 0, 0);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    assert_true(s->count[0].predicted && s->count[1].predicted && !s->count[2].predicted);
+    SAME(s->count[0].predicted_step_s, 1);
+    SAME(s->count[1].predicted_step_s, 1);
+    SAME(s->count[1].model.forward_s, 0.2);
+    SAME(s->count[1].model.backward_s, 0.5);
+    sums_of(&s->count[1], 1e-3, 0);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(s->count[1].predicted_step_s, 1 + 1e-3 * (s->count[1].model.bn_sums + 2));           /* and roll call and tally */
+    sums_of(&s->count[1], 0, 0.125);                                                           /* two buckets, nothing hides them on one machine */
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(s->count[1].predicted_step_s, 1 + 0.125 * s->count[1].model.buckets);
+    s->cores = 1;
+    sums_of(&s->count[1], 0, 0);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(s->count[0].predicted_step_s, 1);
+    SAME(s->count[1].predicted_step_s, 2);
+    s->count[1].sums.n_gradients = 0;                                                          /* sums were not measured: nothing is said */
+    assert_int_equal(en_study_predict(s), EN_OK);
+    assert_false(s->count[1].predicted);
+    close_study(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_behind_the_warm_up_are_taken),
+        cmocka_unit_test(what_is_no_whole_run_is_refused),
+        cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),
+        cmocka_unit_test(losses_are_compared_in_parts_of_them),
+        cmocka_unit_test(speed_up_is_against_the_smallest),
+        cmocka_unit_test(the_model_begins_from_the_smallest_run),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
