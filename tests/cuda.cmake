@@ -6,7 +6,7 @@ if(NOT DEFINED EN_CUDAEMU_MODES)
 endif()
 
 include_guard()
-set(EN_CUDA_SUBJECTS pointwise depthwise conv stem project residual activation head batchnorm optimizer optimizer_steps noise queue choice)
+set(EN_CUDA_SUBJECTS pointwise depthwise conv stem project residual activation join pool head batchnorm optimizer optimizer_steps noise queue choice)
 set(EN_TEST_WORK_plain 2e6)
 set(EN_TEST_WORK_asan  4e5)
 set(EN_TEST_WORK_race  1e5)

@@ -33,7 +33,7 @@ function(en_gpu_test name)
   set_tests_properties(${name} PROPERTIES WORKING_DIRECTORY ${CMAKE_SOURCE_DIR} RESOURCE_LOCK gpu SKIP_REGULAR_EXPRESSION "cuda: SKIPPED|device cuda: ")
 endfunction()
 
-foreach(subject pointwise depthwise conv stem project residual activation head batchnorm optimizer optimizer_steps noise queue choice)
+foreach(subject pointwise depthwise conv stem project residual activation join pool head batchnorm optimizer optimizer_steps noise queue choice)
   en_gpu_test(test_gpu_${subject} test_kernels_${subject}.c LIBS en_fixture_gpu en_cuda_linked)
 endforeach()
 if(NOT TARGET en_trainer)

@@ -7,6 +7,7 @@
  *
  * The classifier is three float products (gemm.cu) and a column sum. */
 #include "passes.h"
+#include "sweep.h"
 
 enum { LANES = 16, SLICE = 8 * LANES, MAX_GROUPS = 16, POOL_THREADS = LANES * MAX_GROUPS,
        PARTS = 64,              /* of the images in pool_backward: a constant, so the bits do not depend on the device */
@@ -158,6 +159,19 @@ pool_backward_kernel(int64_t n, int64_t hw, int64_t c, int64_t parts, float *dpo
             for (unsigned t = threadIdx.x; t < SLICE && first + t < c; t += blockDim.x) dpooled[m * c + first + t] *= mask[m * c + first + t];
 }
 
+/* sweep (n, hw, c): dx = dpooled[image] * (mask ? mask[image] : 1) / hw in each row.  Bytes: dx once; the two are small. */
+template <typename T> static __global__ void __launch_bounds__(SWEEP_BLOCK) spread_mean(sweep s, const float *dpooled, const float *mask, T *dx)
+{
+    const sweep_place p = place_in(s);
+    const float inv_hw = 1.f / (float)s.hw;
+    float d[8], k[8];
+    load8(dpooled + p.image * s.c + p.channel, d);
+    if (mask) load8(mask + p.image * s.c + p.channel, k);
+#pragma unroll
+    for (int j = 0; j < 8; j++) d[j] = mask ? d[j] * inv_hw * k[j] : d[j] * inv_hw;
+    for (int64_t r = p.first; r < p.end; r += s.stride) store8(dx + at_row(s, p, r), d);
+}
+
 /* grid ceil(k/32), block (32, 32): 32 columns a block, warp w adds rows w, w + 32, ..., then the warps are added in order.
  * dbias +=.  Bytes: dlogits once. */
 static __global__ void __launch_bounds__(1024) bias_kernel(int64_t n, int64_t k, const float *__restrict__ dlogits, float *dbias)
@@ -219,6 +233,16 @@ en_status cuda_pool_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, f
             (const T *)x->y, bn->scale, bn->shift, bn->mean, x->act, partials));
     CU_LAUNCHED("back through the pooling of %lld images of %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
     return collect(be, partials, parts, 2 * c, bn->local);
+}
+
+en_status cuda_mean_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *dpooled, const float *mask, void *dx)
+{
+    CU_CHANNELS(c);
+    if (n * hw == 0) return EN_OK;
+    const sweep s = sweep_to_write(engine(be), n, hw, c);
+    BY_TYPE(be, T, (spread_mean<T><<<sweep_grid(s), SWEEP_BLOCK, 0, engine(be)->compute>>>(s, dpooled, mask, (T *)dx)));
+    CU_LAUNCHED("the gradient of %lld means over %lld rows, %lld channels", (long long)n, (long long)hw, (long long)c);
+    return EN_OK;
 }
 
 /* Float throughout, also where activations are bf16: three products of a few GFLOP, and logits decide the loss. */

@@ -42,6 +42,7 @@ en_status cuda_dense_backward(en_backend *be, int64_t n, int64_t ci, int64_t k, 
     float *dx, float *dwt, float *dbias);
 en_status cuda_pool_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, float *dpooled, const float *mask, const en_operand *x,
     en_bn *bn);
+en_status cuda_mean_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *dpooled, const float *mask, void *dx);
 
 /* optimizer.cu */
 en_status cuda_rmsprop_update(en_backend *be, const en_rmsprop *h, const en_now *now, const en_segment *segments, int64_t n_segments,
@@ -68,6 +69,16 @@ en_status cuda_residual_backward(en_backend *be, int64_t n, int64_t hw, int64_t 
     en_bn *bn);
 en_status cuda_activation_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const float *drop, const en_operand *y, void *dz,
                                    en_bn *bn);
+
+/* join.cu */
+en_status cuda_join_forward(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop, const en_operand *x, en_act out,
+    void *o);
+en_status cuda_join_backward(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const void *o, en_act out, const float *drop,
+    const void *y, en_bn *ybn, const void *x, en_bn *xbn, void *dz);
+
+/* maxpool.cu */
+en_status cuda_max_pool_forward(en_backend *be, const en_conv_geom *g, const en_operand *x, void *y, uint8_t *at);
+en_status cuda_max_pool_backward(en_backend *be, const en_conv_geom *g, const en_operand *x, const uint8_t *at, const void *dy, void *dx, en_bn *xbn);
 
 /* stem.cu */
 en_status cuda_stem_forward(en_backend *be, const en_conv_geom *g, const en_pixels *image, const float *wt, void *y, en_bn *bn);

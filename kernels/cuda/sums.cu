@@ -132,11 +132,11 @@ en_status sweep_sums(en_backend *be, int64_t rows, int64_t c, const void *y, en_
     return collect_rows(be, partials, sweep_parts(s), bn, rows);
 }
 
-/* Sums of either end of a convolution of geometry g, forward and backward. */
+/* Sums of either end of a convolution of geometry g, forward and backward; join_backward leaves those of two batch norms. */
 size_t scratch_of_norm(const cuda_engine *e, const en_conv_geom *g)
 {
     scratch_carver in = { NULL, 0 }, out = { NULL, 0 };
-    if (g->c % 8 == 0) in.take<double>(parts_to_sum_most(e, 1, g->n * g->h * g->w, g->c) * 2 * g->c);
-    if (g->oc % 8 == 0) out.take<double>(parts_to_sum_most(e, 1, g->n * g->oh * g->ow, g->oc) * 2 * g->oc);
+    if (g->c % 8 == 0) in.take<double>(parts_to_sum_most(e, 1, g->n * g->h * g->w, g->c) * 4 * g->c);
+    if (g->oc % 8 == 0) out.take<double>(parts_to_sum_most(e, 1, g->n * g->oh * g->ow, g->oc) * 4 * g->oc);
     return in.used > out.used ? in.used : out.used;
 }
