@@ -69,7 +69,7 @@ static void a_known_latency_and_bandwidth_are_found(void **state)
     }
 }
 
-/* Times that are off by up to 5 %: so is the fit at most, for it is the least in squares, and alpha and beta of many points less. */
+/* Times that are off by up to 5 %: so is the fit at most, and alpha and beta of many points less. */
 static void noise_moves_the_fit_no_further_than_itself(void **state)
 {
     (void)state;
@@ -87,6 +87,22 @@ static void noise_moves_the_fit_no_further_than_itself(void **state)
         near_to(f.piece[0].bytes_per_s, 1e9, 0.05);
         assert_true(f.piece[0].error < 0.1);
     }
+}
+
+/* Of a machine that somebody else used for a while: the other times say what the link is. */
+static void times_that_are_far_too_long_do_not_move_the_fit(void **state)
+{
+    (void)state;
+    static const int disturbed[] = { 3, 4, 9, 12, 16 };
+    double x[SIZES], t[SIZES];
+    sizes(x);
+    for (int k = 0; k < SIZES; k++) t[k] = 50e-6 + x[k] / 1e9;
+    for (size_t i = 0; i < sizeof disturbed / sizeof *disturbed; i++) t[disturbed[i]] *= 3 + (double)i;
+    const comm_fit f = comm_fit_of(x, t, SIZES);
+    assert_int_equal(f.pieces, 1);
+    near_to(f.piece[0].alpha_s, 50e-6, 1e-4);
+    near_to(f.piece[0].bytes_per_s, 1e9, 1e-4);
+    assert_true(f.piece[0].error > 0.6 && f.piece[0].usual_error < 0.3);
 }
 
 /* As MPI sends: at once up to a size, from there on after an answer. */
@@ -311,6 +327,7 @@ int main(void)
         cmocka_unit_test(bus_bytes_are_those_of_nccl_tests),
         cmocka_unit_test(a_known_latency_and_bandwidth_are_found),
         cmocka_unit_test(noise_moves_the_fit_no_further_than_itself),
+        cmocka_unit_test(times_that_are_far_too_long_do_not_move_the_fit),
         cmocka_unit_test(two_regimes_are_told_apart),
         cmocka_unit_test(what_the_times_do_not_tell_is_not_made_up),
         cmocka_unit_test(sums_of_the_values_are_exact_and_known),

@@ -27,11 +27,12 @@ comm_spread comm_spread_of(double *v, int n);                          /* sorts 
 /* What each rank sends at least, of an all-reduce of `bytes` (nccl-tests, doc/PERFORMANCE.md): over the time, the bus bandwidth. */
 static inline double comm_bus_bytes(double bytes, int ranks) { return ranks > 1 ? bytes * 2 * (ranks - 1) / ranks : 0; }
 
-/* seconds = alpha_s + bus bytes / bytes_per_s, in the least squares of the logarithms; in two pieces where one would be off by more
- * than a tenth and two are off by half as much.  A piece serves up to `up_to` bus bytes, the last one any.  bytes_per_s INFINITY: no
+/* seconds = alpha_s + bus bytes / bytes_per_s, with the least differences of logarithms; in two pieces where one is off by more than a
+ * tenth somewhere and two are off by half as much in the mean.  A piece serves up to `up_to` bus bytes, the last one any.  bytes_per_s INFINITY: no
  * larger message took longer. */
 enum { COMM_PIECES = 2, COMM_PIECE_POINTS = 3 };
-typedef struct { double alpha_s, bytes_per_s, up_to, error, error_at; } comm_piece;   /* error: the largest |fit/measured - 1|, at these bus bytes */
+typedef struct { double alpha_s, bytes_per_s, up_to, error, error_at, usual_error; } comm_piece;   /* error: the largest |fit/measured - 1|, at these
+                                                                                      bus bytes; usual_error: the mean */
 typedef struct { int points, pieces; comm_piece piece[COMM_PIECES]; } comm_fit;       /* pieces 0: fewer than two points     */
 
 comm_fit comm_fit_of(const double *bus_bytes, const double *seconds, int n);          /* ascending bus bytes                 */
@@ -90,7 +91,7 @@ typedef struct {
 /* What a cluster file (scaling_cluster.h) says of such links, by the medians' fits: false where ranks both share nodes and do not, and
  * for NCCL between nodes, whose latencies are not one number. */
 typedef struct { const char *link; double us, gb_per_s, error; } comm_link;      /* link: "link" within a node, "nic" between; us NAN: not of NCCL;
-                                                                                  * error: the fits' largest */
+                                                                                  * error: the fits' mean one */
 bool      comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out);
 const char *comm_op_name(comm_op op);
 double    comm_bus_rate(const comm_row *r);                            /* bytes a second                                    */

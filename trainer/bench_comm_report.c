@@ -50,7 +50,7 @@ bool comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out)
     if (large.pieces == 0 || small.pieces == 0 || (!one_node && (c->nodes != c->world_size || !mpi))) return false;
     if (mpi) out->us = 1e6 * small.piece[0].alpha_s / ceil(log2(c->world_size));
     out->gb_per_s = 1e-9 * large.piece[large.pieces - 1].bytes_per_s;
-    out->error = fmax(large.piece[large.pieces - 1].error, isnan(out->us) ? 0 : small.piece[0].error);
+    out->error = fmax(large.piece[large.pieces - 1].usual_error, isnan(out->us) ? 0 : small.piece[0].usual_error);
     return isfinite(out->gb_per_s);
 }
 
@@ -135,7 +135,7 @@ static void print_fit(const char *what, const comm_fit *f)
         if (!isinf(p->up_to)) printf(" up to %s on the bus", size);
         else if (k) printf(" beyond");
         size_text(p->error_at, size);
-        printf(" (largest error %.0f %%, at %s)\n", 100 * p->error, size);
+        printf(" (off by %.0f %% in the mean, by %.0f %% at %s)\n", 100 * p->usual_error, 100 * p->error, size);
     }
 }
 
@@ -176,7 +176,7 @@ void comm_print_text(const comm_report *r)
     if (comm_link_of(r->table, &r->places[r->n_places - 1], &link)) {
         printf("\nfor a cluster file of effnet scaling: %s_gb_per_s = %.4g", link.link, link.gb_per_s);
         if (!isnan(link.us)) printf(", %s_us = %.4g", link.link, link.us);
-        printf(" (within %.0f %%)\n", 100 * link.error);
+        printf(" (fits off by %.0f %% in the mean)\n", 100 * link.error);
     }
     printf("\ncontrol communicator (%s): broadcasts\n", c->name);
     print_rows(r, &r->places[0], COMM_BROADCAST);
@@ -225,6 +225,7 @@ static void print_fit_json(const comm_report *r, const comm_place *place, comm_o
         json_number("gb_per_s", 1e-9 * p->bytes_per_s, "%.6f");
         json_number("up_to_bus_bytes", p->up_to, "%.0f");
         json_number("largest_error", p->error, "%.4f");
+        json_number("mean_error", p->usual_error, "%.4f");
         printf("}");
     }
     printf("]}");
@@ -260,7 +261,7 @@ void comm_print_json(const comm_report *r)
     if (comm_link_of(r->table, &r->places[r->n_places - 1], &link)) {
         printf(",\"cluster\":{\"%s_gb_per_s\":%.6g", link.link, link.gb_per_s);
         if (!isnan(link.us)) printf(",\"%s_us\":%.6g", link.link, link.us);
-        printf(",\"largest_error\":%.4f}", link.error);
+        printf(",\"mean_error\":%.4f}", link.error);
     }
     printf(",\"batch_norm\":{\"model\":");
     en_json_print(r->model);
