@@ -19,12 +19,11 @@
 enum { MOST_SIZES = 64, MOST_CHANNELS = 512, LEAST_BYTES = 4 << 10, MOST_BYTES = 256 << 20, DEFAULT_CLASSES = 1000 };
 static const double row_s = 0.25, slow_s = 1.5;        /* a row lasts about so long; sums that take longer end the default sizes */
 
-typedef struct { int64_t channels, layers; } norm;
-
 typedef struct {
     size_t  sizes[MOST_SIZES]; int n_sizes;
     int64_t channels[MOST_CHANNELS], layers[MOST_CHANNELS]; int n_channels;
     char    left_out[512];
+    bool    measuring;                         /* an error now is one that the other ranks may not know of */
 } plan;
 
 /* ---- which sizes --------------------------------------------------------------------------------------------------------- */
@@ -152,7 +151,9 @@ static en_status bench(const en_options *o, en_comm *c, plan *p, en_run *run, co
     const comm_place places[] = { { "control", c, NULL }, { "tensor", tensors, run->t.be } };
     const comm_work w = { .control = c, .places = places, .n_places = tensors == c ? 1 : 2, .sizes = p->sizes, .n_sizes = p->n_sizes, .channels = p->channels,
                           .layers = p->layers, .n_channels = p->n_channels, .repetitions = o->steps, .row_s = row_s, .slow_s = *o->sizes ? 0 : slow_s };
+    p->measuring = true;
     EN_TRY(comm_measure(&w, t), "measuring");
+    p->measuring = false;
     EN_TRY(report(o, c, run, places, w.n_places, t, p), "reporting");
     if (t->wrong > 0 && c->rank > 0) en_report_hush();
     EN_REQUIRE(t->wrong == 0, EN_EPEER, "%lld elements of the sums over %d ranks are wrong: no training can be trusted here; `effnet doctor`, on the same "
@@ -168,7 +169,7 @@ en_status en_bench_comm(const en_options *o, en_comm *c)
     b.classes = o->classes > 0 ? o->classes : DEFAULT_CLASSES;
     en_run run = { .lock_fd = -1, .t = { .o = &b, .comm = c } };
     const en_status s = bench(&b, c, &p, &run, &t);
-    if (s != EN_OK && c->world_size > 1 && t.wrong == 0 && t.rows) {                    /* the others may wait in a sum */
+    if (p.measuring && c->world_size > 1) {                                             /* the others may wait in a sum */
         en_report_error(c, s);
         en_comm_abort(c, en_status_exit_code(s));
     }

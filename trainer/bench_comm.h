@@ -88,8 +88,8 @@ typedef struct {
     const char *left_out;                    /* what was not measured and why, "" when all was                               */
 } comm_report;
 
-/* What a cluster file (scaling_cluster.h) says of such links, by the medians' fits: false where ranks both share nodes and do not, and
- * for NCCL between nodes, whose latencies are not one number. */
+/* What a cluster file (scaling_cluster.h) says of such links, by the fits of the p10 (how unevenly ranks run is another key): false
+ * where some ranks share a node and others do not, and for NCCL between nodes, whose latencies are not one number. */
 typedef struct { const char *link; double us, gb_per_s, error; } comm_link;      /* link: "link" within a node, "nic" between; us NAN: not of NCCL;
                                                                                   * error: the fits' mean one */
 bool      comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out);

@@ -44,7 +44,7 @@ comm_fit comm_fit_rows(const comm_table *t, const comm_place *place, comm_op op,
 bool comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out)
 {
     const en_comm *c = tensor->comm;
-    const comm_fit large = comm_fit_rows(t, tensor, COMM_SUM_F32, false), small = comm_fit_rows(t, tensor, COMM_SUM_F64, false);
+    const comm_fit large = comm_fit_rows(t, tensor, COMM_SUM_F32, true), small = comm_fit_rows(t, tensor, COMM_SUM_F64, true);
     const bool one_node = c->nodes == 1, mpi = strcmp(c->name, "mpi") == 0;
     *out = (comm_link){ .link = one_node ? "link" : "nic", .us = NAN };
     if (large.pieces == 0 || small.pieces == 0 || (!one_node && (c->nodes != c->world_size || !mpi))) return false;
