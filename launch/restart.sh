@@ -6,7 +6,7 @@
 # Progress is a newer checkpoint: lines of metrics behind the last one are lost with the process that wrote them.
 #
 #     run_folder ARGUMENT...      what --run says among the program's arguments; empty: nothing
-#     newest_step RUN             step of the newest checkpoint, -1: none
+#     newest_step RUN             step of the newest checkpoint, -1: none; of a search (RUN/<candidate>/checkpoints) those of all together
 #     ended_how CODE              "killed: ..." in a few words
 #     worth_again CODE STEP       by the exit code, and by whether there is a checkpoint (STEP >= 0) to go on from
 #     await PID                   wait that signals do not cut short
@@ -22,14 +22,16 @@ run_folder() {
 }
 
 newest_step() {
-    local file step newest=-1
-    for file in "$1"/checkpoints/step-*.h5; do
-        step=${file##*/step-} step=${step%.h5}
+    local file folder step all=-1
+    local -A newest=()
+    for file in "$1"/checkpoints/step-*.h5 "$1"/*/checkpoints/step-*.h5; do
+        folder=${file%/*} step=${file##*/step-} step=${step%.h5}
         [[ $step =~ ^[0-9]{1,18}$ ]] || continue
         step=$((10#$step))
-        if ((step > newest)); then newest=$step; fi
+        if ((step > ${newest[$folder]:--1})); then newest[$folder]=$step; fi
     done
-    echo "$newest"
+    for step in "${newest[@]}"; do all=$(((all < 0 ? 0 : all) + step)); done
+    echo "$all"
 }
 
 ended_how() {
