@@ -97,6 +97,26 @@ static void wait_until_trained(job *j, const char *dir, int steps)
     while (running(j) && steps_made(dir) < before + steps) pause_s(0.01);
 }
 
+/* A budget of time: what was spent before a stop counts, so the same command does not begin anew. */
+static void time_is_a_budget_too(void **state)
+{
+    (void)state;
+    const char *dir = at("by time"), *args = " --alphas 2 --betas 1 --gammas 1 --checkpoint-every 50 --budget 1s";
+    job *j = start((how){ .ranks = 1, .patient = true, .operand = textf("--run=%s", dir) }, SEARCH "%s --data %s", args, data());
+    wait_until_trained(j, dir, 2);
+    send(j, SIGUSR1);
+    const outcome *o = finish(j);
+    if (o->code != 0) expect_code(o, 75);
+    o = run_how((how){ .operand = textf("--run=%s", dir) }, SEARCH "%s --data %s", args, data());
+    expect_code(o, 0);
+    if (!strstr(o->out, "depends on the machine, so the ranking does, too")) FAIL_RUN(o, "it does not say what that means");
+    const char *json = read_file(textf("%s/search.json", dir), NULL);
+    const double seconds = number_in(json, "seconds"), step = number_in(json, "step");
+    size_t n;
+    metrics(textf("%s/%s", dir, names[2]), "train", &n);
+    if (!(seconds >= 0.999 && step == (double)n)) FAIL_RUN(o, "%g s and %g steps, of which %zu are in the metrics", seconds, step, n);
+}
+
 static void stopped_is_uninterrupted(void **state)
 {
     (void)state;
@@ -149,7 +169,7 @@ static void spare_all_but(const char *which, const char *dir, const char *fault)
     for (int i = 0; i < CANDIDATES; i++) {
         const char *line = textf("%s 0.000000 data 3\n", fault);
         make_folders(textf("%s/%s", dir, names[i]));
-        if (strcmp(names[i], which) != 0) write_file(textf("%s/%s/injected.txt", dir, names[i]), line, strlen(line));
+        if (strcmp(names[i], which) != 0) shell("printf '%%s' '%s' >> %s/%s/injected.txt", line, dir, names[i]);
     }
 }
 
@@ -171,6 +191,20 @@ static void one_that_diverges_is_last(void **state)
     assert_null(strstr(failed, ",done,"));
     free(text);
     for (int i = 1; i < CANDIDATES; i++) same_bits(checkpoint_of(textf("%s/%s", dir, names[i]), STEPS), checkpoint_of(textf("%s/%s", undisturbed(), names[i]), STEPS));
+}
+
+/* By launch/run; what it counts as progress are the steps of all candidates' newest checkpoints together. */
+static void launch_run_starts_it_again(void **state)
+{
+    (void)state;
+    const char *dir = at("again");
+    spare_all_but(names[2], dir, "kill@0:6");
+    spare_all_but(names[0], dir, "kill@0:11");
+    outcome *o = run_how((how){ .ranks = 2, .script = "--restarts 2 --restart-pause 0", .operand = textf("--run=%s", dir) },
+                         SEARCH " --inject kill@0:6,kill@0:11 --budget %d --data %s", STEPS, data());
+    expect_code(o, 0);
+    same_search(dir, undisturbed());
+    shell("bash -c '. %s; test $(newest_step \"$1\") -eq %d' x %s", textf("%.*s/restart.sh", (int)(strrchr(EN_RUN_SCRIPT, '/') - EN_RUN_SCRIPT), EN_RUN_SCRIPT), CANDIDATES * STEPS, dir);
 }
 
 /* No other rank waits for it, and all others make steps: still it is found, and named.  The second candidate is rank 1's. */
@@ -223,10 +257,12 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(side_by_side_is_one_by_one),
         cmocka_unit_test(a_candidate_on_two_ranks_and_one_left_over),
+        cmocka_unit_test(time_is_a_budget_too),
         cmocka_unit_test(stopped_is_uninterrupted),
         cmocka_unit_test(killed_is_uninterrupted),
 #ifdef EN_FAULTS
         cmocka_unit_test(one_that_diverges_is_last),
+        cmocka_unit_test(launch_run_starts_it_again),
         cmocka_unit_test(a_rank_that_hangs_ends_the_search),
 #endif
         cmocka_unit_test(nonsense_is_refused),

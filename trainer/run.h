@@ -14,6 +14,7 @@ typedef struct {
     /* On all ranks, before the first step and after each.  *enough, on rank 0: the run ends here, with what ends a run. */
     en_status (*look)(void *context, const en_run *run, bool *enough);
     bool  may_end;                           /* it may say so                                                           */
+    double steps_s;                          /* of the steps that this start has made                                   */
     en_eval_result eval; bool evaluated;     /* out: the last evaluation, if there was one; the end always has one      */
     int64_t step; uint64_t weights_crc;      /* out: where it ended; CRC-32C of the last save, 0: none                  */
 } en_training;

@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { BATCH_PER_RANK = 32 };
@@ -95,8 +96,9 @@ static void announce(const en_search *s, const en_options *o)
     const int left = s->world->world_size - s->groups * s->group_ranks;
     en_span_write(&o->budget, budget, sizeof budget);
     fprintf(f, "search in %s\n  candidates  %d of a grid of %" PRId64 ": alpha * beta^2 * gamma^2 within %g of 2; %d known already\n", o->run, g->n, g->grid, o->tolerance, known);
-    fprintf(f, "  each        trained for %s%s with %" PRId64 " images a step\n", budget, o->budget.unit == EN_SPAN_STEPS ? " steps" : o->budget.unit == EN_SPAN_EPOCHS ? " (epochs)"
-            : " of steps, so that the ranking depends on this machine, too", o->global_batch);
+    const bool by_time = o->budget.unit == EN_SPAN_SECONDS;
+    fprintf(f, "  each        trained for %s%s, %" PRId64 " images a step%s\n", budget, o->budget.unit == EN_SPAN_STEPS ? " steps" : by_time ? " of steps" : " (epochs)", o->global_batch,
+            by_time ? ": how many that are depends on the machine, so the ranking does, too" : "");
     fprintf(f, "  side by side %d group%s of %d rank%s", s->groups, s->groups == 1 ? "" : "s", s->group_ranks, s->group_ranks == 1 ? "" : "s");
     if (left > 0) fprintf(f, "; %d rank%s left over: --candidate-ranks does not divide %d", left, left == 1 ? " is" : "s are", s->world->world_size);
     if (s->groups > g->n - known && g->n > known) fprintf(f, "; %d candidate%s to train: a larger --candidate-ranks would use all", g->n - known, g->n - known == 1 ? " is" : "s are");
@@ -117,6 +119,21 @@ static en_status split(en_search *s, en_comm **group)
     (*group)->local_rank = w->local_rank;                    /* cores, memory and GPUs are shared with the other groups of this host */
     (*group)->local_size = w->local_size;
     if (w->rank < s->groups * s->group_ranks) s->group = *group;
+    return EN_OK;
+}
+
+/* Candidates are written by the first rank of each group, and known to rank 0: --run is one folder for all.  A network file system may take
+ * some seconds to show what another machine has just written. */
+static en_status check_one_folder(const en_search *s)
+{
+    char path[4096];
+    if (!s->group || s->group->rank > 0) return EN_OK;
+    snprintf(path, sizeof path, "%s/search.txt", s->o->run);
+    for (const double until = en_seconds() + 10; access(path, R_OK) != 0;) {
+        EN_REQUIRE(en_seconds() < until, EN_EDATA, "host %s does not see %s, which rank 0 has written: --run of a search is one folder that all ranks share, on a network "
+                   "file system where they are on several machines", s->world->host, path);
+        nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    }
     return EN_OK;
 }
 
@@ -150,6 +167,7 @@ static en_status search(const en_options *asked, en_comm *world)
     EN_TRY_OUT(en_check_same_options(world, asked), "comparing the options of the ranks");
     EN_TRY_OUT(en_agree(world, split(&s, &group)), "groups");
     EN_TRY_OUT(en_agree(world, root ? prepare(&s, &o, &lock) : EN_OK), "starting");
+    EN_TRY_OUT(en_agree(world, check_one_folder(&s)), "looking for the search's folder");
     EN_TRY_OUT(world->ops->broadcast(world, &o.global_batch, sizeof o.global_batch, 0), "sharing the global batch");
     if (root && !s.out) {                                    /* standard output is the candidates' logs' while rank 0 trains */
         const int fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);

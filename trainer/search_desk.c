@@ -54,7 +54,8 @@ typedef struct {
     bool     stopping, told;
     int      known;                          /* candidates with an outcome                                              */
     /* the candidate under way */
-    double   spent_before, began;            /* seconds of its budget, on the group's first rank                        */
+    en_training *part;                       /* borrowed                                                                */
+    double   spent_before;                   /* seconds of its steps in earlier starts, on the group's first rank       */
     int64_t  begun_at;                       /* step, -1: not yet                                                       */
 } desk;
 
@@ -182,12 +183,11 @@ static en_status look(void *context, const en_run *run, bool *enough)
         double rate;
         d->begun_at = t->state.step;
         if (root) en_search_pace(run->dir, t->state.step, t->shard.global_batch, &d->spent_before, &rate);
-        d->began = en_seconds();
         if (root) EN_TRY(en_mail_send(d->mail, 0, &l, sizeof l), "telling the desk");
     }
     EN_TRY(read_letters(d), "between two steps");
     const en_span *budget = &d->s->o->budget;
-    *enough = budget->unit == EN_SPAN_SECONDS && t->state.step > 0 && d->spent_before + en_seconds() - d->began >= budget->count;
+    *enough = budget->unit == EN_SPAN_SECONDS && t->state.step > 0 && d->spent_before + d->part->steps_s >= budget->count;
     return EN_OK;
 }
 
@@ -263,11 +263,13 @@ static en_status train(desk *d)
     const en_options o = en_candidate_options(d->s->o, c, folder);
     en_training part = { .context = d, .look = look, .may_end = o.budget.unit == EN_SPAN_SECONDS };
     d->begun_at = -1;
+    d->part = &part;
     EN_TRY(en_agree(d->s->group, root ? turn_output(folder, &before) : EN_OK), "training %s", c->name);
     const en_status s = en_train(&o, d->s->group, &part);
     if (root) turn_back(before);
     en_watch_step(0);
     if (s != EN_OK && s != EN_ESTOPPED && !is_its_own(s)) EN_TRY(s, "training %s", c->name);
+    d->part = NULL;
     EN_TRY(settle(d, index, folder, s, &part, &o), "after %s", c->name);
     return EN_OK;
 }

@@ -220,6 +220,7 @@ static en_status look_up(en_run *run)
 static en_status between_steps(en_run *run, en_progress *p, const en_step_report *r, bool *stopped)
 {
     en_trainer *t = &run->t;
+    if (run->part) run->part->steps_s += r->step_s;
     EN_TRY(look_up(run), "after step %" PRId64, t->state.step);
     const bool end = t->state.step >= t->schedule.total_steps;
     bool eval, due_to_save, stop, compare, best = false;
