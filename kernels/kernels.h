@@ -251,12 +251,13 @@ struct en_backend_ops {
                                   const en_operand *x, void *o);
     /* End of a bottleneck (arXiv:1512.03385), whose activation follows the sum:
      *     o = out(bn(y) * (drop ? drop[image] : 1) + (x->bn ? bn(x) : x))          y, x, o (n,hw,c), o =   drop NULL or (n)
-     * EN_EINVAL: y->bn NULL, an activation in y or x, out other than relu or relu6 (the way back reads the slope off o). */
+     * o may be y or x.  EN_EINVAL: y->bn NULL, an activation in y or x, out other than relu or relu6 (the way back reads the slope off o). */
     en_status (*join_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *y, const float *drop,
                               const en_operand *x, en_act out, void *o);
     /* Largest of k x k of u = act(bn(x->y)), places outside the image left out:  y[n,i,j,c] = max_{a,b<k} u[n, i*s-p+a, j*s-p+b, c]
-     *   x (n,h,w,c)   y (n,oh,ow,c) =   at: NULL, or (n,oh,ow,c) bytes =: a*k + b of the first largest one (a NaN counts as larger).
-     * EN_EINVAL: k < 2 or > 7, stride < 1, g->c != g->oc, a window that misses the image, an activation of x without batch norm. */
+     *   x (n,h,w,c)   y (n,oh,ow,c) =   at: NULL, or (n,oh,ow,c) bytes =: a*k + b of the first largest one (a NaN is larger than all but a NaN).
+     * u is compared before it is rounded for y.
+     * EN_EINVAL: k < 2 or > 7, stride < 1, pad < 0 or >= k, g->c != g->oc, a window that misses the image, an activation of x without batch norm. */
     en_status (*max_pool_forward)(en_backend *be, const en_conv_geom *g, const en_operand *x, void *y, uint8_t *at);
     /* Global average pooling and dropout: pooled[n,c] = mean_hw(act(bn(x))) * (mask ? mask[n,c] : 1), float (n,c) = */
     en_status (*pool_forward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const en_operand *x, const float *mask, float *pooled);
@@ -283,13 +284,13 @@ struct en_backend_ops {
      * dz = dpooled[image]/hw * act'(bn(y)); dz itself is formed again on load (en_grad.dpooled). */
     en_status (*pool_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, float *dpooled, const float *mask,
                                const en_operand *x, en_bn *bn);
-    /* Back through the mean over an image of a plain tensor: dx[r,c] = dpooled[image,c] * (mask ? mask[image,c] : 1) / hw
-     *   dpooled, mask NULL or (n,c) floats   dx (n,hw,c) = */
+    /* Back through the mean over an image of a plain tensor (pool_forward with bn NULL): dx[r,c] = dpooled[image,c] * (mask ? mask[image,c] : 1) / hw
+     *   dpooled, mask NULL or (n,c) floats, read   dx (n,hw,c) = */
     en_status (*mean_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const float *dpooled, const float *mask, void *dx);
     /* Back through join_forward's activation; the gradients of both summands are dz (y's times drop, see en_grad):
-     *     dz[r,c] = g[r,c] * out'(o[r,c])  (=, dz may be g)      out' read off o: 0 < o (relu6: and o < 6)
+     *     dz[r,c] = g[r,c] * out'(o[r,c])  (=, dz may be g)      out' read off o as stored: 0 < o (relu6: and o < 6)
      *     ybn->local = {sum dz*drop, sum dz*drop*(y-mean)}      xbn NULL, or xbn->local = {sum dz, sum dz*(x-mean)}
-     *   g, o, y, dz (n,hw,c); x (n,hw,c), where xbn is not NULL.   EN_EINVAL: out other than relu or relu6. */
+     *   g, o, y, dz (n,hw,c); x (n,hw,c), where xbn is not NULL.   EN_EINVAL: out other than relu or relu6, xbn without x. */
     en_status (*join_backward)(en_backend *be, int64_t n, int64_t hw, int64_t c, const void *g, const void *o, en_act out, const float *drop,
                                const void *y, en_bn *ybn, const void *x, en_bn *xbn, void *dz);
     /* Back through max_pool_forward and the activation before it, `at` being what that left:

@@ -129,13 +129,15 @@ static void each_case(void (*run)(shape, bool, const en_conv_geom *))
         { .n = 2, .h = 14, .w = 14, .c = 64, .oc = 64, .kernel = 3, .stride = 1, .bn = true, .act = EN_ACT_RELU },
         { .n = 2, .h = 8, .w = 8, .c = 64, .oc = 64, .kernel = 3, .stride = 2, .bn = true, .act = EN_ACT_RELU },
         { .n = 2, .h = 8, .w = 8, .c = 64, .oc = 128, .kernel = 1, .stride = 2 },
+        { .n = 2, .h = 7, .w = 9, .c = 24, .oc = 40, .kernel = 1, .stride = 2, .add = ADD },
+        { .n = 1, .h = 9, .w = 8, .c = 64, .oc = 64, .kernel = 1, .stride = 2, .add = ADD_IN_PLACE },
         { .n = 2, .h = 7, .w = 7, .c = 64, .oc = 32, .kernel = 1, .stride = 1, .bn = true, .act = EN_ACT_RELU },
         { .n = 2, .h = 7, .w = 7, .c = 32, .oc = 16, .kernel = 1, .stride = 1, .bn = true, .act = EN_ACT_RELU6 } };
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
         shape s = shapes[k];
         s.kind = kind_of(k);
         run(s, k % 2, NULL);
-        if (s.bn) run(s, !(k % 2), NULL);
+        if (s.bn || s.kernel < s.stride) run(s, !(k % 2), NULL);
     }
 }
 

@@ -11,9 +11,12 @@ static host_operand operand_far(int64_t rows, int64_t c, int64_t logical, bool w
     return x;
 }
 
-static void forward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with_drop, bool with_bn, en_act act)
+enum { APART, OVER_Y, OVER_X, PLACES };
+static const char *const places[] = { "", " over y", " over x" };
+
+static void forward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with_drop, bool with_bn, en_act act, int place)
 {
-    if (!problem(exact, "join forward n%dhw%dc%d%s%s%s", (int)n, (int)hw, (int)c, with_drop ? " drop" : "", with_bn ? " bn" : "", outs[act])) return;
+    if (!problem(exact, "join forward n%dhw%dc%d%s%s%s%s", (int)n, (int)hw, (int)c, with_drop ? " drop" : "", with_bn ? " bn" : "", outs[act], places[place])) return;
     if (!affordable(4 * n * hw * phys(c))) return;
     const int64_t cp = phys(c), rows = n * hw, size = rows * cp;
     const host_operand y = operand_far(rows, cp, c, true), x = operand_far(rows, cp, c, with_bn);
@@ -21,8 +24,10 @@ static void forward_case(bool exact, int64_t n, int64_t hw, int64_t c, bool with
     const bounded o = stored(activated(act, plus(dropped(operand_raw(&y), drop, n, hw, cp), operand_raw(&x))));
     for (variant *v = first(4 * size); v; v = next(v)) {
         en_bn y_bn, x_bn;
-        const en_operand y_up = operand_up(v, &y, &y_bn), x_up = operand_up(v, &x, &x_bn);
-        void *o_dev = out_a(v, size);
+        en_operand y_up = operand_up(v, &y, &y_bn), x_up = operand_up(v, &x, &x_bn);
+        void *o_dev = place == OVER_Y ? both_a(v, y.y, size) : place == OVER_X ? both_a(v, x.y, size) : out_a(v, size);
+        if (place == OVER_Y) y_up.y = o_dev;
+        if (place == OVER_X) x_up.y = o_dev;
         RUN(v, v->be->ops->join_forward(v->be, n, hw, cp, &y_up, UP_F(v, drop, n), &x_up, act, o_dev));
         check(v, "o", down_a(v, o_dev, size), o, cp, c);
     }
@@ -36,9 +41,10 @@ static void forward_is_within_the_rounding_bound(void **state)
     for (int with = 0; with < 8; with++)
         for (int k = 0; k < 4; k++)
             for (int exact = 0; exact < 2; exact++)
-                forward_case(exact, k % 2 ? 1 : 5, hw[k], (int[]){ 24, 16, 100, 8 }[(k + with) % 4], with & 1, with & 2, with & 4 ? EN_ACT_RELU6 : EN_ACT_RELU);
+                forward_case(exact, k % 2 ? 1 : 5, hw[k], (int[]){ 24, 16, 100, 8 }[(k + with) % 4], with & 1, with & 2, with & 4 ? EN_ACT_RELU6 : EN_ACT_RELU,
+                             (k + with) % PLACES);
     static const int widths[] = { 256, 512, 1024, 2048 };
-    for (int k = 0; k < 4; k++) forward_case(k % 2, 3, 49, widths[k], k % 2, k / 2, EN_ACT_RELU);
+    for (int k = 0; k < 4; k++) forward_case(k % 2, 3, 49, widths[k], k % 2, k / 2, EN_ACT_RELU, APART);
     verdict();
 }
 

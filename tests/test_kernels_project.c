@@ -207,6 +207,8 @@ static void each_odd_case(void (*run)(shape, bool))
         }
     run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_SILU }, false);       /* no squeeze-and-excitation */
     run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_RELU }, false);
+    run((shape){ .n = 2, .hw = 49, .ci = 96, .co = 24, .q = 0, .act = EN_ACT_RELU6, .kind = DROP }, false);        /* MobileNetV2 */
+    run((shape){ .n = 3, .hw = 16, .ci = 32, .co = 64, .q = 0, .act = EN_ACT_RELU }, false);                        /* MobileNet: wider */
     run((shape){ .n = 1, .hw = 49, .ci = 96, .co = 24, .q = 4, .act = EN_ACT_SILU, .kind = DROP }, false);   /* the only image is dropped */
     /* more images than the small layers take at once */
     for (int n = 8; n <= 17; n += 3) run((shape){ .n = n, .hw = 5, .ci = 40, .co = 24, .q = 9, .act = EN_ACT_SILU, .kind = DROP }, false);

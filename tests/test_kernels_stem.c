@@ -79,6 +79,12 @@ static void the_stems_of_the_models_are_within_the_rounding_bound(void **state)
         stem_case(!(k % 2), oracle_same(1, 13, 24, 3, phys(channels[k]), 3, 2), channels[k], PLAIN);
     }
     stem_case(false, oracle_same(3, 75, 75, 3, 32, 3, 2), 32, PLAIN);
+    /* as PyTorch pads: ResNet's 7 x 7 to 64 channels, MobileNet's 3 x 3 to 32 */
+    for (int exact = 0; exact < 2; exact++) {
+        stem_case(exact, (en_conv_geom){ .n = 1, .h = 9, .w = 10, .c = 3, .oh = 5, .ow = 5, .oc = phys(64), .kernel = 7, .stride = 2, .pad = 3 }, 64, exact ? DROP : PLAIN);
+        stem_case(exact, (en_conv_geom){ .n = 2, .h = 10, .w = 9, .c = 3, .oh = 5, .ow = 5, .oc = phys(32), .kernel = 3, .stride = 2, .pad = 1 }, 32, PLAIN);
+    }
+    stem_case(false, (en_conv_geom){ .n = 3, .h = 56, .w = 55, .c = 3, .oh = 28, .ow = 28, .oc = phys(64), .kernel = 7, .stride = 2, .pad = 3 }, 64, PLAIN);
     verdict();
 }
 
