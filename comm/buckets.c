@@ -61,6 +61,15 @@ en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_
     return EN_OK;
 }
 
+void en_buckets_recut(en_buckets *b, size_t bucket_bytes)
+{
+    const size_t elems = b->cut[b->buckets];
+    b->buckets = en_buckets_cut(elems, bucket_bytes, b->cut);
+    en_buckets_begin(b);
+}
+
+int en_buckets_count(const en_buckets *b) { return b->buckets; }
+
 void en_buckets_begin(en_buckets *b)
 {
     b->begun = b->waited = 0;

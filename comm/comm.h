@@ -94,6 +94,9 @@ en_status en_buckets_wait(en_buckets *b);                       /* begins what i
                                                                  * the queue, where c->captures)                          */
 double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait; 0 where the
                                                                  * sums are queued (c->captures): marks tell there        */
+void      en_buckets_recut(en_buckets *b, size_t bucket_bytes); /* between two steps: other cuts from now on; what a device has
+                                                                 * recorded with the old ones is to be recorded again     */
+int       en_buckets_count(const en_buckets *b);
 void      en_buckets_close(en_buckets *b);
 /* The cuts of such an arena, of the sizes alone: bucket i is [cut[i], cut[i + 1]).  Returns how many buckets there are. */
 enum { EN_BUCKETS_MOST = 64 };

@@ -1,4 +1,5 @@
-/* test_scaling_measure.c - `effnet scaling --ranks` without ranks: what it reads, what it makes of it, and its model beside it. */
+/* test_scaling_measure.c - `effnet scaling --ranks` without ranks: what it reads, what it makes of it, and its model beside it; and how `train
+ * --buckets auto` chooses. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "trainer/bucket_tuner.h"
 #include "trainer/scaling_measure.h"
 
 static void same(double got, double want, const char *what)
@@ -282,9 +284,48 @@ static void the_model_begins_from_the_smallest_run(void **state)
     close_study(s);
 }
 
+/* ---- bucket sizes ----------------------------------------------------------------------------------------------------------------- */
+
+static void sizes_that_cut_alike_are_tried_once(void **state)
+{
+    (void)state;
+    en_bucket_tuner t;
+    en_tuner_open(&t, 1 << 17, 1);                                 /* half a MiB: one bucket, however it is cut */
+    assert_int_equal(t.sizes, 0);
+    en_tuner_open(&t, (size_t)8 << 18, 1);                         /* 8 MiB: 1 + 6 + 1, or 6 in 3 of 2 */
+    assert_int_equal(t.sizes, 2);
+    assert_true(t.bytes[0] == (size_t)25 << 20 && t.bytes[1] == (size_t)2 << 20);
+    en_tuner_open(&t, (size_t)300 << 18, 1);
+    assert_int_equal(t.sizes, EN_TUNER_SIZES);
+}
+
+static void the_least_of_the_steps_that_count_decides(void **state)
+{
+    (void)state;
+    en_bucket_tuner t;
+    en_tuner_open(&t, (size_t)8 << 18, 2);
+    static const double seconds[] = { 0.1, 0.1, 7, 5, 6, /* the other size */ 0.2, 0.2, 9, 4, 9 };
+    for (int i = 0; i < 10; i++) {
+        const en_tuner_word word = en_tuner_step(&t, seconds[i]);
+        assert_int_equal(word, i == 4 ? EN_TUNER_NEXT : i == 9 ? EN_TUNER_CHOOSE : EN_TUNER_SAME);
+    }
+    SAME(t.seconds[0], 5);
+    SAME(t.seconds[1], 4);
+    assert_int_equal(en_tuner_best(&t, t.seconds), 1);
+    assert_int_equal(en_tuner_best(&t, (double[EN_TUNER_SIZES]){ 3, 3 }), 0);    /* equal: the larger */
+    size_t bytes;
+    bool tries;
+    assert_int_equal(en_buckets_asked("auto", &bytes, &tries), EN_OK);
+    assert_true(tries && bytes == (size_t)25 << 20);
+    assert_int_equal(en_buckets_asked("7", &bytes, &tries), EN_OK);
+    assert_true(!tries && bytes == (size_t)7 << 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_that_cut_alike_are_tried_once),
+        cmocka_unit_test(the_least_of_the_steps_that_count_decides),
         cmocka_unit_test(steps_behind_the_warm_up_are_taken),
         cmocka_unit_test(what_is_no_whole_run_is_refused),
         cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),

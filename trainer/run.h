@@ -3,6 +3,7 @@
 #ifndef EN_RUN_H
 #define EN_RUN_H
 
+#include "trainer/bucket_tuner.h"
 #include "trainer/input.h"
 #include "trainer/metrics.h"
 #include "trainer/trainer.h"
@@ -29,6 +30,7 @@ struct en_run {
     en_metrics *metrics;
     en_account  account;                     /* of this rank, since the last report                                */
     en_account_report spent;                 /* the last one, rank 0; steps 0: none yet                            */
+    en_bucket_tuner tuner;                   /* all ranks; sizes 0: there is nothing to try                             */
     double best_on_disk;                     /* top-1 of best.h5, -1: none                                          */
     bool   written;                          /* no write is under way whose end has not been looked at                  */
     int    failures; double try_again_at;    /* writes that failed in a row; when the next is due                       */

@@ -331,7 +331,11 @@ static en_status open_net(en_run *run, int64_t step)
     EN_TRY(en_run_reserve(run), "taking memory");
     EN_TRY(en_run_open_net(run, step), "taking memory");
     EN_TRY(en_optimizer_segments(&t->optimizer, t->model, &t->segments, &t->n_segments), "the optimizer");
-    EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, (size_t)25 << 20, &t->buckets), "gradient buckets");
+    size_t bucket_bytes;
+    bool tries;
+    EN_TRY(en_buckets_asked(t->o->buckets, &bucket_bytes, &tries), "gradient buckets");
+    EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, bucket_bytes, &t->buckets), "gradient buckets");
+    if (tries && t->comm->world_size > 1) en_tuner_open(&run->tuner, (size_t)t->model->param_elems, t->recording ? 2 * t->be->slots : 1);
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
     EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;

@@ -153,6 +153,7 @@ static void add_training(const en_study *s, const en_count *k, int64_t global_ba
             en_option_text(s->o, fields[i], value, sizeof value);
             en_args_add(a, "--%s=%s", i == 0 ? "bn-group" : "workers", value);
         }
+    if (en_option_given(s->o, "bucket_mib")) en_args_add(a, "--buckets=%" PRId64, s->o->bucket_mib);
     if (s->o->data[0]) {
         en_args_add(a, "--data=%s", s->o->data);
     } else {

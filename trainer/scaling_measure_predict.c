@@ -34,19 +34,17 @@ static en_status median_of(const en_count *k, double (*of)(const en_count *, con
 static double computing(const en_count *k, const en_step_line *l) { return l->forward_s + l->backward_s - k->part[EN_COST_BN_FORWARD] - k->part[EN_COST_BN_BACKWARD]; }
 static double forward(const en_count *k, const en_step_line *l)   { return l->forward_s - k->part[EN_COST_BN_FORWARD]; }
 static double updating(const en_count *k, const en_step_line *l)  { (void)k; return l->update_s; }
-static double the_rest(const en_count *k, const en_step_line *l)
-{
-    return (double)k->global_batch / l->images_per_s - l->forward_s - l->backward_s - l->grads_s - l->update_s;
-}
+static double exposed(const en_count *k, const en_step_line *l)   { (void)k; return l->grads_s; }
 
 static en_status base_of(const en_count *k, base_times *b)
 {
-    comm_spread all, part, update, rest;
+    comm_spread all, part, update, grads;
     EN_TRY(median_of(k, computing, &all), "the smallest run");
     EN_TRY(median_of(k, forward, &part), "the smallest run");
     EN_TRY(median_of(k, updating, &update), "the smallest run");
-    EN_TRY(median_of(k, the_rest, &rest), "the smallest run");
-    *b = (base_times){ .forward_s = part.median, .backward_s = all.median - part.median, .update_s = update.median, .rest_s = fmax(0, rest.median),
+    EN_TRY(median_of(k, exposed, &grads), "the smallest run");
+    const double known = all.median + update.median + grads.median + k->part[EN_COST_BN_FORWARD] + k->part[EN_COST_BN_BACKWARD];
+    *b = (base_times){ .forward_s = part.median, .backward_s = all.median - part.median, .update_s = update.median, .rest_s = fmax(0, k->step.median - known),
                        .jitter = (all.p90 - all.p10) / 2.5631 / all.median };       /* of a normal distribution, p10 to p90 is 2.5631 sigma */
     return EN_OK;
 }

@@ -216,6 +216,28 @@ static en_status look_up(en_run *run)
     return EN_OK;
 }
 
+/* --buckets auto: the sizes one after another, then the best. */
+static en_status try_buckets(en_run *run, en_progress *p, const en_step_report *r)
+{
+    en_trainer *t = &run->t;
+    en_bucket_tuner *u = &run->tuner;
+    double seconds[EN_TUNER_SIZES] = { 0 };
+    const en_tuner_word word = u->sizes > 0 ? en_tuner_step(u, r->step_s) : EN_TUNER_SAME;
+    if (word == EN_TUNER_SAME) return EN_OK;
+    if (word == EN_TUNER_CHOOSE) {
+        EN_TRY(t->comm->ops->sum_f64(t->comm, u->seconds, seconds, (size_t)u->sizes), "choosing a bucket size");
+        u->at = en_tuner_best(u, seconds);
+    }
+    en_buckets_recut(t->buckets, u->bytes[u->at]);
+    en_replay_close(t);                                        /* recorded steps know the old cuts */
+    if (word == EN_TUNER_NEXT) return EN_OK;
+    if (t->comm->rank == 0)
+        en_progress_say(p, "gradient buckets of at most %zu MiB, %d of them: %.4g ms a step, %.4g ms with 25 MiB (--buckets auto, the best of %d sizes)", u->bytes[u->at] >> 20,
+                        en_buckets_count(t->buckets), 1e3 * seconds[u->at] / t->comm->world_size, 1e3 * seconds[0] / t->comm->world_size, u->sizes);
+    u->sizes = 0;
+    return EN_OK;
+}
+
 /* After a step that was made, or skipped: an evaluation, a checkpoint, the end? */
 static en_status between_steps(en_run *run, en_progress *p, const en_step_report *r, bool *stopped)
 {
@@ -296,6 +318,7 @@ static en_status loop(en_run *run, en_progress *p, bool *stopped)
         en_watch_at(EN_OUTPUT, NULL);
         if (root) tell(run, p, &w, &r);
         if (r.skipped) EN_TRY(skipped(run, p, &back), "training");
+        else EN_TRY(try_buckets(run, p, &r), "after step %" PRId64, t->state.step);
         if (back) w.spent = (en_loader_times){ 0 };        /* a new loader */
         else EN_TRY(between_steps(run, p, &r, stopped), "after step %" PRId64, t->state.step);
         en_account_step(&run->account, &r);
