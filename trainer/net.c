@@ -1,14 +1,14 @@
-/* net.c - the walk over the blocks.
+/* net.c - the walk over a network: stem, blocks (net_block.c), head, and back.
  *
- * Forward, per MBConv block (each arrow a pass, each [=] the all-reduce of synchronised batch norm over bn_comm):
- *     x ─expand▶ y1 [=] ─depthwise▶ y2 [=] ─se+project▶ y3 [=] ─residual▶ o
- * Backward, with g = dloss/do:
- *     g, y3 ▶ sums of bn3 [=] ─se+project▶ dz2 [=] ─depthwise▶ dz1 [=] ─expand▶ dx (+ g over the skip)
- * A fused block has one dense convolution for expand and depthwise together:
- *     x ─convolve▶ y2 [=] ─project▶ y3 [=] ─residual▶ o          or, without expansion,   x ─convolve▶ y2 [=] ─residual▶ o
- * The latter ends in its activation, so that its way back begins with storing dz2 (activation_backward).
- * A block without expansion reads x through `operand`: for the first block that is the stem's raw output with its batch
- * norm on load, for later ones the plain output of the block before; in backward its convolution takes the skip. */
+ *     image ─stem▶ y [=] ( ─pool▶ o ) ─▶ block 0 ▶ ... ▶ block B-1 ( ─head▶ y [=] ) ─mean▶ pooled ─dense▶ logits
+ *
+ * Each arrow is a pass, each [=] the all-reduce of synchronised batch norm over bn_comm.  The first block reads the stem's raw output,
+ * its batch norm and activation on load; where a pool stands between, or the block begins with a 1x1 convolution, which reads no raw
+ * tensor, it reads what that pool, or a pass that applies the two, wrote.  Without a head convolution the mean is over the last block's
+ * output.
+ *
+ * Back the same way: mean and head leave the gradient of the last block's output, each block that of the one before it, and the
+ * first one dz of the stem, or the gradient of what it read, which the way back through the pool turns into dz. */
 #include "comm/watch.h"
 #include "trainer/net_state.h"
 
@@ -40,14 +40,14 @@ static en_status sum_over_ranks(en_net *net, en_bn *bn, size_t doubles)
     return EN_OK;
 }
 
-static en_status settle(en_net *net, en_bn *bn)               /* forward: sums -> scale and shift */
+en_status en_net_settle(en_net *net, en_bn *bn)
 {
     if (!net->cfg.training) return EN_OK;
     EN_TRY(sum_over_ranks(net, bn, (size_t)(2 * bn->c + 1)), "batch norm forward");
     return net->be->ops->bn_finalize(net->be, bn);
 }
 
-static en_status settle_backward(en_net *net, en_bn *bn)      /* sums -> dgamma, dbeta and the affine form of dy */
+en_status en_net_settle_backward(en_net *net, en_bn *bn)
 {
     EN_TRY(net->be->ops->bn_backward_local(net->be, bn), "batch norm backward");
     EN_TRY(sum_over_ranks(net, bn, (size_t)(2 * bn->c)), "batch norm backward");
@@ -58,12 +58,14 @@ en_status en_net_freeze(en_net *net)
 {
     en_status (*const freeze)(en_backend *, en_bn *) = net->be->ops->bn_from_running;
     EN_TRY(freeze(net->be, &net->bn_stem), "running statistics of the stem");
-    EN_TRY(freeze(net->be, &net->bn_head), "running statistics of the head");
+    if (has_head(net->m)) EN_TRY(freeze(net->be, &net->bn_head), "running statistics of the head");
     for (int b = 0; b < net->m->n_blocks; b++) {
+        const en_block *k = &net->m->blocks[b];
         block_state *s = &net->blocks[b];
-        if (net->m->blocks[b].expand) EN_TRY(freeze(net->be, &s->bn_expand), "running statistics of block %d", b);
-        EN_TRY(freeze(net->be, &s->bn_dw), "running statistics of block %d", b);
-        if (net->m->blocks[b].w_project >= 0) EN_TRY(freeze(net->be, &s->bn_project), "running statistics of block %d", b);
+        if (k->expand) EN_TRY(freeze(net->be, &s->bn_expand), "running statistics of %s", k->name);
+        EN_TRY(freeze(net->be, &s->bn_dw), "running statistics of %s", k->name);
+        if (projects(k)) EN_TRY(freeze(net->be, &s->bn_project), "running statistics of %s", k->name);
+        if (has_shortcut(k)) EN_TRY(freeze(net->be, &s->bn_shortcut), "running statistics of %s", k->name);
     }
     return EN_OK;
 }
@@ -106,7 +108,7 @@ bool en_net_reads_bytes(const en_net *net) { return net->be->u8; }
 
 const en_now *en_net_now(const en_net *net, int slot) { return net->slot[slot].now; }
 
-static const float *drop_of(const en_net *net, int b)
+const float *en_net_drop_of(const en_net *net, int b)
 {
     return net->drop && net->m->blocks[b].drop_path > 0 ? net->drop + (int64_t)b * net->in->n : NULL;
 }
@@ -130,17 +132,18 @@ static en_pixels pixels_of(const en_net *net)
 
 /* ---- forward ------------------------------------------------------------------------------------------------------------- */
 
-/* What block b reads: the stem's raw output with its batch norm, or the plain output of the block before. */
-static en_operand input_of(const en_net *net, int b)
+en_operand en_net_reads(const en_net *net, int b)
 {
-    if (b == 0) return (en_operand){ net->y_stem, &net->bn_stem, net->m->act };
-    return (en_operand){ net->blocks[b - 1].o, NULL, EN_ACT_NONE };
+    if (b > 0) return (en_operand){ net->blocks[b - 1].o, NULL, EN_ACT_NONE };
+    if (net->o_stem) return (en_operand){ net->o_stem, NULL, EN_ACT_NONE };
+    return (en_operand){ net->y_stem, &net->bn_stem, net->m->act };
 }
 
-static en_operand spatial_input(const en_net *net, int b)
+/* What the mean is over. */
+static en_operand features(const en_net *net)
 {
-    if (net->m->blocks[b].expand) return (en_operand){ net->blocks[b].y1, &net->blocks[b].bn_expand, net->m->act };
-    return input_of(net, b);
+    if (has_head(net->m)) return (en_operand){ net->y_head, &net->bn_head, net->m->act };
+    return en_net_reads(net, net->m->n_blocks);
 }
 
 /* An evaluation is in its own section all along. */
@@ -149,63 +152,51 @@ static void at_forward(const en_net *net, const char *layer)
     if (net->cfg.training) en_watch_at(EN_FORWARD, layer);
 }
 
-static en_status block_forward(en_net *net, int b, int64_t n)
+static en_status stem_forward(en_net *net, int64_t n)
 {
     const struct en_backend_ops *ops = net->be->ops;
-    const en_block *k = &net->m->blocks[b];
-    block_state *s = &net->blocks[b];
-    const en_operand x = input_of(net, b), u1 = spatial_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act },
-                     y3 = { s->y3, &s->bn_project, EN_ACT_NONE };
-    const en_conv_geom g = spatial_geom(k, n);
-    const bool train = net->cfg.training;
-    if (k->expand) {
-        EN_REQUIRE(!x.bn, EN_EINVAL, "%s expands a raw tensor", k->name);
-        EN_TRY(ops->pointwise_forward(net->be, n * k->h * k->w, k->ci_p, k->mid_p, x.y, s->w_expand, s->y1, train ? &s->bn_expand : NULL), "expand");
-        EN_TRY(settle(net, &s->bn_expand), "expand");
-    }
-    net->be->workspace = s->work_spatial;
-    if (en_block_is_depthwise(k)) EN_TRY(ops->depthwise_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "depthwise");
-    else EN_TRY(ops->conv_forward(net->be, &g, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "convolution");
-    EN_TRY(settle(net, &s->bn_dw), "convolution");
-    if (k->w_project >= 0) {
-        net->be->workspace = s->work_forward;
-        EN_TRY(ops->se_project_forward(net->be, n, k->oh * k->ow, k->mid_p, k->co_p, &u2, k->q > 0 ? &s->se : NULL, s->w_project, s->y3,
-                                       train ? &s->bn_project : NULL), "project");
-        EN_TRY(settle(net, &s->bn_project), "project");
-    }
-    EN_TRY(ops->residual_forward(net->be, n, k->oh * k->ow, k->co_p, k->w_project >= 0 ? &y3 : &u2, net->cfg.training ? drop_of(net, b) : NULL,
-                                 k->skip ? &x : NULL, s->o), "residual");
+    const en_model *m = net->m;
+    const en_pixels images = pixels_of(net);
+    const en_operand y = { net->y_stem, &net->bn_stem, m->act };
+    const en_conv_geom g = stem_geom(m, n), pool = pool_geom(m, n);
+    EN_TRY(ops->stem_forward(net->be, &g, &images, net->w_stem, net->y_stem, net->cfg.training ? &net->bn_stem : NULL), "convolution");
+    EN_TRY(en_net_settle(net, &net->bn_stem), "convolution");
+    if (m->pool.kernel) EN_TRY(ops->max_pool_forward(net->be, &pool, &y, net->o_stem, net->at_stem), "pooling");
+    else if (net->o_stem) EN_TRY(ops->residual_forward(net->be, n, m->stem.oh * m->stem.ow, m->stem.oc_p, &y, NULL, NULL, net->o_stem), "activation");
     return EN_OK;
 }
 
-en_status en_net_forward(en_net *net, int slot)
+static en_status head_forward(en_net *net, int64_t n)
 {
     const struct en_backend_ops *ops = net->be->ops;
     const en_model *m = net->m;
     const bool train = net->cfg.training;
+    const int64_t hw = m->head.h * m->head.w;
+    const en_operand last = en_net_reads(net, m->n_blocks), u = features(net);
+    if (has_head(m)) {
+        EN_TRY(ops->pointwise_forward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, net->y_head, train ? &net->bn_head : NULL), "convolution");
+        EN_TRY(en_net_settle(net, &net->bn_head), "convolution");
+    }
+    EN_TRY(ops->pool_forward(net->be, n, hw, m->head.co_p, &u, train && m->dropout > 0 ? net->mask : NULL, net->pooled), "mean");
+    return ops->dense_forward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->fc_b, net->logits);
+}
+
+en_status en_net_forward(en_net *net, int slot)
+{
+    const en_model *m = net->m;
     net->in = &net->slot[slot];
     net->is_backward = false;
     if (net->time_sums) net->sums[0] = net->sums[1] = 0;
     const int64_t n = net->in->n;
-    const en_pixels images = pixels_of(net);
-    if (train) EN_TRY(draw_noise(net), "drawing masks");
+    if (net->cfg.training) EN_TRY(draw_noise(net), "drawing masks");
     at_forward(net, "stem");
-
-    const en_conv_geom stem = stem_geom(m, n);
-    EN_TRY(ops->stem_forward(net->be, &stem, &images, net->w_stem, net->y_stem, train ? &net->bn_stem : NULL), "stem");
-    EN_TRY(settle(net, &net->bn_stem), "stem");
+    EN_TRY(stem_forward(net, n), "forward of the stem");
     for (int b = 0; b < m->n_blocks; b++) {
         at_forward(net, m->blocks[b].name);
-        EN_TRY(block_forward(net, b, n), "forward of %s", m->blocks[b].name);
+        EN_TRY(en_net_block_forward(net, b, n), "forward of %s", m->blocks[b].name);
     }
     at_forward(net, "head");
-
-    const int64_t hw = m->head.h * m->head.w;
-    const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
-    EN_TRY(ops->pointwise_forward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, net->y_head, train ? &net->bn_head : NULL), "head");
-    EN_TRY(settle(net, &net->bn_head), "head");
-    EN_TRY(ops->pool_forward(net->be, n, hw, m->head.co_p, &uh, train && m->dropout > 0 ? net->mask : NULL, net->pooled), "pooling");
-    EN_TRY(ops->dense_forward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->fc_b, net->logits), "classifier");
+    EN_TRY(head_forward(net, n), "forward of the head");
     return EN_OK;
 }
 
@@ -218,83 +209,54 @@ en_status en_net_loss(en_net *net, float smoothing, float grad_scale, double *ta
 
 /* ---- backward ------------------------------------------------------------------------------------------------------------- */
 
-/* From g to what the convolution over space reads: dz2, and the sums of its batch norm. */
-static en_status narrow_end_backward(en_net *net, int b, const en_operand *u2)
-{
-    const struct en_backend_ops *ops = net->be->ops;
-    const en_block *k = &net->m->blocks[b];
-    block_state *s = &net->blocks[b];
-    const int64_t n = net->in->n, hw = k->oh * k->ow;
-    const float *drop = drop_of(net, b);
-    const en_grad dy3 = { .stored = s->g, .drop = drop, .y = s->y3, .bn = &s->bn_project, .hw = hw };
-    if (k->w_project < 0) return ops->activation_backward(net->be, n, hw, k->co_p, s->g, drop, u2, s->dz2, &s->bn_dw);
-    EN_TRY(ops->residual_backward(net->be, n, hw, k->co_p, s->g, drop, s->y3, &s->bn_project), "residual");
-    EN_TRY(settle_backward(net, &s->bn_project), "project");
-    net->be->workspace = s->work_project;
-    EN_TRY(ops->se_project_backward(net->be, n, hw, k->mid_p, k->co_p, u2, k->q > 0 ? &s->se : NULL, s->w_project, &dy3, s->dz2, s->dw_project,
-                                    &s->bn_dw), "project");
-    return EN_OK;
-}
-
-static en_status block_backward(en_net *net, int b)
-{
-    const struct en_backend_ops *ops = net->be->ops;
-    const en_model *m = net->m;
-    const en_block *k = &m->blocks[b];
-    block_state *s = &net->blocks[b];
-    const int64_t n = net->in->n, hw = k->oh * k->ow;
-    const en_operand x = input_of(net, b), u1 = spatial_input(net, b), u2 = { s->y2, &s->bn_dw, m->act };
-    const en_conv_geom g = spatial_geom(k, n);
-    const en_grad dy2 = { .stored = s->dz2, .gated = net->be->gated && k->w_project >= 0, .act = m->act, .gate = k->q > 0 ? s->se.gate : NULL,
-                          .dgate = k->q > 0 ? s->se.dgate : NULL, .y = s->y2, .bn = &s->bn_dw, .hw = hw },
-                  dy1 = { .stored = s->dz1, .y = s->y1, .bn = &s->bn_expand, .hw = k->h * k->w };
-    const void *skip = k->skip ? s->g : NULL;
-    void *dx = b == 0 ? net->dz_stem : net->blocks[b - 1].g;
-    en_bn *x_bn = b == 0 ? &net->bn_stem : NULL;
-
-    EN_TRY(narrow_end_backward(net, b, &u2), "the narrow end");
-    EN_TRY(settle_backward(net, &s->bn_dw), "convolution");
-    net->be->workspace = s->work_back;
-    if (k->expand) {
-        EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, NULL, s->dz1, s->dw_dw, &s->bn_expand), "depthwise");
-        EN_TRY(settle_backward(net, &s->bn_expand), "expand");
-        net->be->workspace = s->work_expand;
-        EN_TRY(ops->pointwise_backward(net->be, n * k->h * k->w, k->ci_p, k->mid_p, x.y, s->w_expand, &dy1, skip, dx, s->dw_expand), "expand");
-        return EN_OK;
-    }
-    if (en_block_is_depthwise(k)) EN_TRY(ops->depthwise_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "depthwise");
-    else EN_TRY(ops->conv_backward(net->be, &g, &u1, s->w_dw, &dy2, skip, dx, s->dw_dw, x_bn), "convolution");
-    if (x_bn) EN_TRY(settle_backward(net, x_bn), "stem");
-    return EN_OK;
-}
-
-en_status en_net_backward(en_net *net, en_buckets *buckets)
+/* To the gradient of the last block's output. */
+static en_status head_backward(en_net *net)
 {
     const struct en_backend_ops *ops = net->be->ops;
     const en_model *m = net->m;
     const int64_t n = net->in->n, hw = m->head.h * m->head.w;
-    const en_pixels images = pixels_of(net);
-    const en_operand last = input_of(net, m->n_blocks), uh = { net->y_head, &net->bn_head, m->act };
-    const en_grad dyh = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
+    const float *mask = m->dropout > 0 ? net->mask : NULL;
+    const en_operand last = en_net_reads(net, m->n_blocks), u = features(net);
+    const en_grad dy = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
+    void *g = net->blocks[m->n_blocks - 1].g;
+    EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
+    if (!has_head(m)) return ops->mean_backward(net->be, n, hw, m->head.co_p, net->dpooled, mask, g);
+    EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, mask, &u, &net->bn_head), "mean");
+    EN_TRY(en_net_settle_backward(net, &net->bn_head), "convolution");
+    net->be->workspace = net->work_head;
+    return ops->pointwise_backward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, &dy, NULL, g, net->dw_head);
+}
 
+/* The first block left dz of the stem and its sums, or the gradient of what it read. */
+static en_status stem_backward(en_net *net)
+{
+    const struct en_backend_ops *ops = net->be->ops;
+    const en_model *m = net->m;
+    const int64_t n = net->in->n, hw = m->stem.oh * m->stem.ow;
+    const en_pixels images = pixels_of(net);
+    const en_operand y = { net->y_stem, &net->bn_stem, m->act };
+    const en_conv_geom g = stem_geom(m, n), pool = pool_geom(m, n);
+    const en_grad dy = { .stored = net->dz_stem, .y = net->y_stem, .bn = &net->bn_stem, .hw = hw };
+    if (m->pool.kernel) EN_TRY(ops->max_pool_backward(net->be, &pool, &y, net->at_stem, net->g_stem, net->dz_stem, &net->bn_stem), "pooling");
+    else if (net->g_stem) EN_TRY(ops->activation_backward(net->be, n, hw, m->stem.oc_p, net->g_stem, NULL, &y, net->dz_stem, &net->bn_stem), "activation");
+    EN_TRY(en_net_settle_backward(net, &net->bn_stem), "convolution");
+    return ops->stem_backward(net->be, &g, &images, &dy, net->dw_stem);
+}
+
+en_status en_net_backward(en_net *net, en_buckets *buckets)
+{
+    const en_model *m = net->m;
     net->is_backward = true;
     en_watch_at(EN_BACKWARD, "head");
-    EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
-    EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, m->dropout > 0 ? net->mask : NULL, &uh, &net->bn_head), "pooling");
-    EN_TRY(settle_backward(net, &net->bn_head), "head");
-    net->be->workspace = net->work_head;
-    EN_TRY(ops->pointwise_backward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, &dyh, NULL, net->blocks[m->n_blocks - 1].g,
-                                   net->dw_head), "head");
+    EN_TRY(head_backward(net), "backward of the head");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_head), "gradients of the head");
     for (int b = m->n_blocks - 1; b >= 0; b--) {
         en_watch_at(EN_BACKWARD, m->blocks[b].name);
-        EN_TRY(block_backward(net, b), "backward of %s", m->blocks[b].name);
+        EN_TRY(en_net_block_backward(net, b), "backward of %s", m->blocks[b].name);
         if (buckets) EN_TRY(en_buckets_ready(buckets, net->blocks[b].grads_done), "gradients of %s", m->blocks[b].name);
     }
     en_watch_at(EN_BACKWARD, "stem");
-    const en_conv_geom stem = stem_geom(m, n);
-    const en_grad dy0 = { .stored = net->dz_stem, .y = net->y_stem, .bn = &net->bn_stem, .hw = m->stem.oh * m->stem.ow };
-    EN_TRY(ops->stem_backward(net->be, &stem, &images, &dy0, net->dw_stem), "stem");
+    EN_TRY(stem_backward(net), "backward of the stem");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_stem), "gradients of the stem");
     return EN_OK;
 }
@@ -326,7 +288,7 @@ bool en_net_bn_seconds(en_net *net, double *forward, double *backward)
 
 en_status en_net_drop(en_net *net, int block, float *host, bool *has)
 {
-    const float *drop = drop_of(net, block);
+    const float *drop = en_net_drop_of(net, block);
     *has = drop;
     return drop ? net->be->ops->download(net->be, host, drop, (size_t)net->in->n * sizeof *host) : EN_OK;
 }

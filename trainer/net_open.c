@@ -7,9 +7,9 @@
 
 /* ---- memory ------------------------------------------------------------------------------------------------------- */
 
-/* Indices of the buffers of a plan: the four of stem and head, then block b's at base[b] + field. */
-enum { Y_STEM, Y_HEAD, DZ_STEM, WORK_HEAD, FIRST_BLOCK };
-enum { Y1, Y2, Y3, O, DZ1, DZ2, G, WORK_SPATIAL, WORK_FORWARD, WORK_PROJECT, WORK_BACK, WORK_EXPAND, PER_BLOCK };
+/* Indices of the buffers of a plan: those of stem and head, then block b's at FIRST_BLOCK + b*PER_BLOCK + field. */
+enum { Y_STEM, O_STEM, AT_STEM, DZ_STEM, G_STEM, Y_HEAD, WORK_HEAD, FIRST_BLOCK };
+enum { Y1, Y2, Y3, YS, O, DZ1, DZ2, G, FIRST_WORK, PER_BLOCK = FIRST_WORK + WORKS };
 
 static size_t tensor_bytes(const en_net_config *c, int64_t h, int64_t w, int64_t channels)
 {
@@ -18,40 +18,64 @@ static size_t tensor_bytes(const en_net_config *c, int64_t h, int64_t w, int64_t
 
 static size_t work_bytes(const en_net_config *c, en_work kind, en_conv_geom g) { return c->be->ops->workspace_bytes(c->be, kind, &g); }
 
+/* Of a 1x1 convolution, which is a product of rows (kernel 0) or a dense one. */
+static size_t narrow_work(const en_net_config *c, bool exists, bool back, en_conv_geom g)
+{
+    if (!exists || (!g.kernel && !back)) return 0;
+    return work_bytes(c, g.kernel ? EN_WORK_CONV : EN_WORK_POINTWISE_BACKWARD, g);
+}
+
 /* Times, three a block each way: stem 0, block b from 1+3b, head H = 1+3B; back: head H+1, then block b, from the last one:
- * project t, convolution over space t+1, expand t+2; the stem at the end. */
-static en_status plan_activations(const en_net_config *c, en_plan *p)
+ * project t, convolution over space t+1, shortcut and expand t+2; the stem at the end. */
+static void plan_ends(const en_net_config *c, en_plan *p, int head, int back_head, int back_stem)
 {
     const en_model *m = c->model;
-    const int B = m->n_blocks, head = 1 + 3 * B, back_head = head + 1, back_stem = back_head + 1 + 3 * B;
+    const bool train = c->training, raw = stem_is_raw(m);
+    const size_t stem = tensor_bytes(c, m->stem.oh, m->stem.ow, m->stem.oc_p), o = raw ? 0 : tensor_bytes(c, m->pool.oh, m->pool.ow, m->stem.oc_p);
+    const en_conv_geom last = pw_geom(c->max_images, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
+    en_plan_add(p, stem, 0, train ? back_stem : raw ? 3 : 0, "y stem");
+    en_plan_add(p, o, 0, train ? back_stem - 1 : 3, "o stem");
+    en_plan_add(p, train && m->pool.kernel ? o / en_dtype_bytes(c->be->dtype) : 0, 0, back_stem, "places of the pool");
+    en_plan_add(p, train ? stem : 0, raw ? back_stem - 2 : back_stem, back_stem, "dz stem");
+    en_plan_add(p, train ? o : 0, back_stem - 2, back_stem, "g stem");
+    en_plan_add(p, has_head(m) ? tensor_bytes(c, m->head.h, m->head.w, m->head.co_p) : 0, head, train ? back_head : head, "y head");
+    en_plan_add(p, train && has_head(m) ? work_bytes(c, EN_WORK_POOLED_BACKWARD, last) : 0, back_head, back_head, "work head");
+}
+
+static void plan_block(const en_net_config *c, en_plan *p, const en_block *k, int fwd, int bwd, int g_from)
+{
     const int64_t n = c->max_images;
-    const bool train = c->training;
-    const size_t stem = tensor_bytes(c, m->stem.oh, m->stem.ow, m->stem.oc_p);
-    en_plan_add(p, stem, 0, train ? back_stem : 3, "y stem");
-    en_plan_add(p, tensor_bytes(c, m->head.h, m->head.w, m->head.co_p), head, train ? back_head : head, "y head");
-    en_plan_add(p, train ? stem : 0, back_stem - 2, back_stem, "dz stem");
-    en_plan_add(p, train ? work_bytes(c, EN_WORK_POOLED_BACKWARD, pw_geom(n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p)) : 0, back_head, back_head,
-                "work head");
+    const int end = bwd + 2;
+    const bool train = c->training, depthwise = en_block_is_depthwise(k);
+    const size_t wide = tensor_bytes(c, k->eh, k->ew, k->mid_p), mid = tensor_bytes(c, k->oh, k->ow, k->mid_p), out = tensor_bytes(c, k->oh, k->ow, k->co_p);
+    const en_conv_geom expand = expand_geom(k, n), project = project_geom(k, n), spatial = spatial_geom(k, n), shortcut = shortcut_geom(k, n);
+    const size_t work_project = projects(k) ? work_bytes(c, EN_WORK_PROJECT, project) : 0;
+    en_plan_add(p, k->expand ? wide : 0, fwd, train ? end : fwd + 1, "%s y1", k->name);
+    en_plan_add(p, mid, fwd + 1, train ? bwd + 1 : fwd + 2, "%s y2", k->name);
+    en_plan_add(p, projects(k) ? out : 0, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
+    en_plan_add(p, has_shortcut(k) ? out : 0, fwd + 2, train ? end : fwd + 2, "%s y shortcut", k->name);
+    const int o_read = k->act_out ? bwd : bwd - 1;            /* by the next block both ways, and by the slope of the block's own end */
+    en_plan_add(p, out, fwd + 2, train ? o_read : fwd + 5, "%s o", k->name);
+    en_plan_add(p, train && k->expand ? wide : 0, bwd + 1, end, "%s dz1", k->name);
+    en_plan_add(p, train ? mid : 0, bwd, bwd + 1, "%s dz2", k->name);
+    en_plan_add(p, train ? out : 0, g_from, k->skip || has_shortcut(k) ? end : bwd, "%s g", k->name);
+    en_plan_add(p, narrow_work(c, k->expand, false, expand), fwd, fwd, "%s work expand", k->name);
+    en_plan_add(p, depthwise ? 0 : work_bytes(c, EN_WORK_CONV, spatial), fwd + 1, fwd + 1, "%s work convolution", k->name);
+    en_plan_add(p, work_project, fwd + 2, fwd + 2, "%s work", k->name);
+    en_plan_add(p, narrow_work(c, has_shortcut(k), false, shortcut), fwd + 2, fwd + 2, "%s work shortcut", k->name);
+    en_plan_add(p, train ? narrow_work(c, k->expand, true, expand) : 0, end, end, "%s back expand", k->name);
+    en_plan_add(p, train ? work_bytes(c, depthwise ? EN_WORK_DEPTHWISE_BACKWARD : EN_WORK_CONV, spatial) : 0, bwd + 1, bwd + 1, "%s back convolution", k->name);
+    en_plan_add(p, train ? work_project : 0, bwd, bwd, "%s back project", k->name);
+    en_plan_add(p, train ? narrow_work(c, has_shortcut(k), true, shortcut) : 0, end, end, "%s back shortcut", k->name);
+}
+
+static en_status plan_activations(const en_net_config *c, en_plan *p)
+{
+    const int B = c->model->n_blocks, head = 1 + 3 * B, back_head = head + 1, back_stem = back_head + 1 + 3 * B;
+    plan_ends(c, p, head, back_head, back_stem);
     for (int b = 0; b < B; b++) {
-        const en_block *k = &m->blocks[b];
-        const int fwd = 1 + 3 * b, bwd = back_head + 1 + 3 * (B - 1 - b), end = bwd + 2;
-        const size_t in = tensor_bytes(c, k->h, k->w, k->mid_p), mid = tensor_bytes(c, k->oh, k->ow, k->mid_p),
-                     out = tensor_bytes(c, k->oh, k->ow, k->co_p);
-        const en_conv_geom expand = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p), project = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p),
-                           spatial = spatial_geom(k, n);
-        en_plan_add(p, k->expand ? in : 0, fwd, train ? end : fwd + 1, "%s y1", k->name);
-        en_plan_add(p, mid, fwd + 1, train ? bwd + 1 : fwd + 2, "%s y2", k->name);
-        en_plan_add(p, k->w_project >= 0 ? out : 0, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
-        en_plan_add(p, out, fwd + 2, train ? bwd - 1 : fwd + 5, "%s o", k->name);           /* read by the next block, both ways */
-        en_plan_add(p, train && k->expand ? in : 0, bwd + 1, end, "%s dz1", k->name);
-        en_plan_add(p, train ? mid : 0, bwd, bwd + 1, "%s dz2", k->name);
-        en_plan_add(p, train ? out : 0, b == B - 1 ? back_head : bwd - 2, k->skip ? end : bwd, "%s g", k->name);
-        en_plan_add(p, en_block_is_depthwise(k) ? 0 : work_bytes(c, EN_WORK_CONV, spatial), fwd + 1, fwd + 1, "%s work convolution", k->name);
-        en_plan_add(p, k->w_project >= 0 ? work_bytes(c, EN_WORK_PROJECT, project) : 0, fwd + 2, fwd + 2, "%s work", k->name);
-        en_plan_add(p, train && k->w_project >= 0 ? work_bytes(c, EN_WORK_PROJECT, project) : 0, bwd, bwd, "%s work project", k->name);
-        en_plan_add(p, train ? work_bytes(c, en_block_is_depthwise(k) ? EN_WORK_DEPTHWISE_BACKWARD : EN_WORK_CONV, spatial) : 0, bwd + 1, bwd + 1,
-                    "%s work back", k->name);
-        en_plan_add(p, train && k->expand ? work_bytes(c, EN_WORK_POINTWISE_BACKWARD, expand) : 0, end, end, "%s work expand", k->name);
+        const int bwd = back_head + 1 + 3 * (B - 1 - b);
+        plan_block(c, p, &c->model->blocks[b], 1 + 3 * b, bwd, b == B - 1 ? back_head : bwd - 2);
     }
     return en_plan_place(p);
 }
@@ -87,7 +111,7 @@ static void carve_small(en_net *net, carver *c)
         net->slot[i].now = carve(c, sizeof(en_now));
     }
     carve_bn(c, &net->bn_stem, m->stem.oc_p, one);
-    carve_bn(c, &net->bn_head, m->head.co_p, one);
+    if (has_head(m)) carve_bn(c, &net->bn_head, m->head.co_p, one);
     net->pooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
     net->dpooled = carve(c, n * (size_t)m->head.co_p * sizeof(float));
     net->mask = carve(c, n * (size_t)m->head.co_p * sizeof(float));
@@ -100,11 +124,13 @@ static void carve_small(en_net *net, carver *c)
         drops |= train && k->drop_path > 0;
         if (k->expand) {
             carve_bn(c, &s->bn_expand, k->mid_p, one);
-            const int64_t fold = train ? net->cfg.be->ops->fold_floats(net->cfg.be, (int64_t)n * k->h * k->w, k->ci_p, k->mid_p) : 0;
+            const bool folds = train && k->expand_stride == 1;
+            const int64_t fold = folds ? net->cfg.be->ops->fold_floats(net->cfg.be, (int64_t)n * k->h * k->w, k->ci_p, k->mid_p) : 0;
             s->bn_expand.fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
         }
         carve_bn(c, &s->bn_dw, k->mid_p, one);
-        if (k->w_project >= 0) carve_bn(c, &s->bn_project, k->co_p, one);
+        if (projects(k)) carve_bn(c, &s->bn_project, k->co_p, one);
+        if (has_shortcut(k)) carve_bn(c, &s->bn_shortcut, k->co_p, one);
         if (k->q > 0) {
             s->se.q = k->q;
             s->se.pooled = carve(c, n * (size_t)k->mid_p * sizeof(float));
@@ -117,10 +143,11 @@ static void carve_small(en_net *net, carver *c)
     net->drop = drops ? carve(c, (size_t)m->n_blocks * n * sizeof(float)) : NULL;
 }
 
+/* Not yet: passes for a pool, for a mean without a head, and for the end of a bottleneck. */
 en_status en_net_knows(const en_model *m)
 {
-    bool knows = m->act == EN_ACT_SILU && !m->pool.kernel && m->head.weight >= 0;
-    for (int b = 0; b < m->n_blocks; b++) knows = knows && (m->blocks[b].kind == EN_BLOCK_MBCONV || m->blocks[b].kind == EN_BLOCK_FUSED);
+    bool knows = !m->pool.kernel && has_head(m);
+    for (int b = 0; b < m->n_blocks; b++) knows = knows && m->blocks[b].kind != EN_BLOCK_BOTTLENECK;
     EN_REQUIRE(knows, EN_EUSAGE, "this build describes %s but cannot train or evaluate it yet", m->row->name);
     return EN_OK;
 }
@@ -146,24 +173,20 @@ static en_status reserve_all(en_net *net)
 {
     const en_model *m = net->m;
     const int64_t n = net->cfg.max_images;
+    const struct en_backend_ops *ops = net->be->ops;
     en_conv_geom g = stem_geom(m, n);
-    EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of the stem");
+    EN_TRY(ops->reserve(net->be, &g), "scratch of the stem");
     for (int b = 0; b < m->n_blocks; b++) {
         const en_block *k = &m->blocks[b];
-        if (k->expand) {
-            g = pw_geom(n, k->h, k->w, k->ci_p, k->mid_p);
-            EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
-        }
-        g = spatial_geom(k, n);
-        EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
-        if (k->w_project < 0) continue;
-        g = pw_geom(n, k->oh, k->ow, k->mid_p, k->co_p);
-        EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of %s", k->name);
+        const struct { bool exists; en_conv_geom g; } all[] = { { k->expand, expand_geom(k, n) }, { true, spatial_geom(k, n) }, { projects(k), project_geom(k, n) },
+                                                                { has_shortcut(k), shortcut_geom(k, n) } };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (all[i].exists) EN_TRY(ops->reserve(net->be, &all[i].g), "scratch of %s", k->name);
     }
     g = pw_geom(n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
-    EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of the head");
+    if (has_head(m)) EN_TRY(ops->reserve(net->be, &g), "scratch of the head");
     g = pw_geom(n, 1, 1, m->head.co_p, m->classes_p);
-    EN_TRY(net->be->ops->reserve(net->be, &g), "scratch of the classifier");
+    EN_TRY(ops->reserve(net->be, &g), "scratch of the classifier");
     return EN_OK;
 }
 
@@ -218,17 +241,15 @@ en_status en_net_open(const en_net_config *c, en_net **out)
     carve_small(net, &carved);
     const en_plan_buffer *buf = plan.activations.buffer;
 #define AT(i) (buf[i].bytes ? (char *)net->activations + buf[i].offset : NULL)
-    net->y_stem = AT(Y_STEM);
-    net->y_head = AT(Y_HEAD);
-    net->dz_stem = AT(DZ_STEM);
-    net->work_head = AT(WORK_HEAD);
+    net->y_stem = AT(Y_STEM), net->o_stem = AT(O_STEM), net->at_stem = (uint8_t *)AT(AT_STEM);
+    net->dz_stem = AT(DZ_STEM), net->g_stem = AT(G_STEM);
+    net->y_head = AT(Y_HEAD), net->work_head = AT(WORK_HEAD);
     for (int b = 0; b < net->m->n_blocks; b++) {
         block_state *s = &net->blocks[b];
         const int at = FIRST_BLOCK + b * PER_BLOCK;
-        s->y1 = AT(at + Y1), s->y2 = AT(at + Y2), s->y3 = AT(at + Y3), s->o = AT(at + O);
+        s->y1 = AT(at + Y1), s->y2 = AT(at + Y2), s->y3 = AT(at + Y3), s->ys = AT(at + YS), s->o = AT(at + O);
         s->dz1 = AT(at + DZ1), s->dz2 = AT(at + DZ2), s->g = AT(at + G);
-        s->work_spatial = AT(at + WORK_SPATIAL), s->work_forward = AT(at + WORK_FORWARD), s->work_project = AT(at + WORK_PROJECT);
-        s->work_back = AT(at + WORK_BACK), s->work_expand = AT(at + WORK_EXPAND);
+        for (int i = 0; i < WORKS; i++) s->work[i] = AT(at + FIRST_WORK + i);
     }
 #undef AT
     EN_TRY_OUT(upload_keep(net), "stochastic depth");
@@ -291,21 +312,24 @@ void en_net_bind(en_net *net, float *params, float *grads, float *stats)
     net->dfc_w = grad(net, m->head.fc_weight);
     net->dfc_b = grad(net, m->head.fc_bias);
     bind_bn(net, &net->bn_stem, &m->stem.bn);
-    bind_bn(net, &net->bn_head, &m->head.bn);
-    net->grads_done_head = end_of(net, m->head.weight);        /* the arena is laid out from the last tensor to the first */
+    if (has_head(m)) bind_bn(net, &net->bn_head, &m->head.bn);
+    net->grads_done_head = end_of(net, has_head(m) ? m->head.weight : m->head.fc_weight);   /* the arena is laid out from the last tensor to the first */
     net->grads_done_stem = (size_t)m->param_elems;
     for (int b = 0; b < m->n_blocks; b++) {
         const en_block *k = &m->blocks[b];
         block_state *s = &net->blocks[b];
         if (k->expand) bind_bn(net, &s->bn_expand, &k->bn_expand);
         bind_bn(net, &s->bn_dw, &k->bn_spatial);
-        if (k->w_project >= 0) bind_bn(net, &s->bn_project, &k->bn_project);
+        if (projects(k)) bind_bn(net, &s->bn_project, &k->bn_project);
+        if (has_shortcut(k)) bind_bn(net, &s->bn_shortcut, &k->bn_shortcut);
         s->w_expand = param(net, k->w_expand);
         s->dw_expand = grad(net, k->w_expand);
         s->w_dw = param(net, k->w_spatial);
         s->dw_dw = grad(net, k->w_spatial);
         s->w_project = param(net, k->w_project);
         s->dw_project = grad(net, k->w_project);
+        s->w_shortcut = param(net, k->w_shortcut);
+        s->dw_shortcut = grad(net, k->w_shortcut);
         s->se.wr = param(net, k->w_se_reduce), s->se.br = param(net, k->b_se_reduce);
         s->se.we = param(net, k->w_se_expand), s->se.be = param(net, k->b_se_expand);
         s->se.dwr = grad(net, k->w_se_reduce), s->se.dbr = grad(net, k->b_se_reduce);
