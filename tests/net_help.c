@@ -95,12 +95,12 @@ void from_arenas(const en_model *m, const float *params, const float *stats, dou
 
 int partner(const en_model *m, int tensor)
 {
-    const en_bn_ref *ref[2] = { &m->stem.bn, &m->head.bn };
+    if (tensor < 0) return -1;
     for (int k = -1; k < m->n_blocks; k++) {
-        const en_bn_ref *of_block[3] = { k < 0 ? ref[0] : &m->blocks[k].bn_spatial, k < 0 ? ref[1] : &m->blocks[k].bn_project,
-                                         k < 0 || !m->blocks[k].expand ? ref[0] : &m->blocks[k].bn_expand };
-        for (int j = 0; j < 3; j++)
-            if (of_block[j]->gamma == tensor || of_block[j]->beta == tensor) return of_block[j]->gamma == tensor ? of_block[j]->beta : of_block[j]->gamma;
+        const en_block *b = k < 0 ? NULL : &m->blocks[k];
+        const en_bn_ref *const all[] = { b ? &b->bn_expand : &m->stem.bn, b ? &b->bn_spatial : &m->head.bn, b ? &b->bn_project : NULL, b ? &b->bn_shortcut : NULL };
+        for (int j = 0; j < 4 && all[j]; j++)                    /* -1 where a network has no such batch norm */
+            if (all[j]->gamma == tensor || all[j]->beta == tensor) return all[j]->gamma == tensor ? all[j]->beta : all[j]->gamma;
     }
     return -1;
 }

@@ -55,6 +55,14 @@ static void each_weight(const layer *l, double *here, double *there, bool load)
             }
 }
 
+/* A convolution of the model: its own padding, TensorFlow's SAME or (k-1)/2 zeros on each side. */
+static en_conv_geom geometry(const en_model *m, int64_t n, int64_t h, int64_t w, int64_t c, int64_t oc, int kernel, int stride)
+{
+    en_conv_geom g = oracle_same(n, h, w, c, oc, kernel, stride);
+    if (!m->same_padding) g.pad = (kernel - 1) / 2;
+    return g;
+}
+
 static const double *forward(run *r, layer *l, const double *x)
 {
     const en_model *m = r->m;
@@ -94,22 +102,28 @@ static double *backward(run *r, layer *l, const double *du)
     return dx;
 }
 
-/* One block: MBConv (arXiv:1905.11946 after arXiv:1801.04381) expands, convolves by depth, gates, projects; fused (arXiv:2104.00298)
- * convolves densely and projects, or, without expansion, convolves only.  Then drop, and add. */
-typedef struct { layer expand, dw, project; double *we, *pooled, *hidden, *gate, *gated; const double *x, *drop; } block;
+/* One block, as model.h's table has it.  MBConv (arXiv:1905.11946 after arXiv:1801.04381) expands, convolves by depth, gates, projects;
+ * MobileNetV1's (arXiv:1704.04861) convolves by depth and projects, with an activation after both; fused (arXiv:2104.00298) convolves
+ * densely and projects, or, without expansion, convolves only; a bottleneck (arXiv:1512.03385) narrows, convolves densely, widens, and
+ * has an activation after the sum.  Then drop, and add. */
+typedef struct { layer expand, dw, project, shortcut; double *we, *pooled, *hidden, *gate, *gated, *sum; const double *drop; } block;
 
 static const double *block_forward(run *r, const en_block *k, block *s, const double *x, int64_t n, const double *drop)
 {
+    const en_model *m = r->m;
     const int64_t hw = k->oh * k->ow, size = n * hw * k->co;
-    en_conv_geom in = oracle_same(n, k->h, k->w, k->ci, k->mid, 1, 1), out = oracle_same(n, k->oh, k->ow, k->mid, k->co, 1, 1);
-    s->x = x, s->drop = drop;
-    s->expand = (layer){ .g = in, .weight = k->w_expand, .bn = k->bn_expand, .act = r->m->act };
-    const bool depthwise = k->kind == EN_BLOCK_MBCONV, projects = k->w_project >= 0;
-    assert(depthwise || k->kind == EN_BLOCK_FUSED);
-    s->dw = (layer){ .g = oracle_same(n, k->h, k->w, depthwise ? k->mid : k->ci, k->mid, k->kernel, k->stride), .depthwise = depthwise, .weight = k->w_spatial, .bn = k->bn_spatial, .act = r->m->act };
-    if (projects) s->project = (layer){ .g = out, .weight = k->w_project, .bn = k->bn_project, .act = EN_ACT_NONE };
-    assert(s->dw.g.oh == k->oh && s->dw.g.ow == k->ow);
-    const double *u = forward(r, &s->dw, k->expand ? forward(r, &s->expand, x) : x);
+    const bool depthwise = k->kind == EN_BLOCK_MBCONV || k->kind == EN_BLOCK_DSCONV, bottleneck = k->kind == EN_BLOCK_BOTTLENECK;
+    const bool expands = k->w_expand >= 0, projects = k->w_project >= 0, shortcut = k->w_shortcut >= 0;
+    s->drop = drop;
+    if (expands) s->expand = (layer){ .g = geometry(m, n, k->h, k->w, k->ci, k->mid, 1, k->expand_stride), .weight = k->w_expand, .bn = k->bn_expand, .act = m->act };
+    const int64_t h = expands ? s->expand.g.oh : k->h, w = expands ? s->expand.g.ow : k->w;
+    s->dw = (layer){ .g = geometry(m, n, h, w, expands || depthwise ? k->mid : k->ci, k->mid, k->kernel, k->stride), .depthwise = depthwise, .weight = k->w_spatial,
+                     .bn = k->bn_spatial, .act = m->act };
+    if (projects) s->project = (layer){ .g = geometry(m, n, k->oh, k->ow, k->mid, k->co, 1, 1), .weight = k->w_project, .bn = k->bn_project,
+                                        .act = k->kind == EN_BLOCK_DSCONV ? m->act : EN_ACT_NONE };
+    if (shortcut) s->shortcut = (layer){ .g = geometry(m, n, k->h, k->w, k->ci, k->co, 1, k->expand_stride * k->stride), .weight = k->w_shortcut, .bn = k->bn_shortcut };
+    assert(s->dw.g.oh == k->oh && s->dw.g.ow == k->ow && (!shortcut || s->shortcut.g.oh == k->oh));
+    const double *u = forward(r, &s->dw, expands ? forward(r, &s->expand, x) : x);
     if (k->q > 0) {
         s->pooled = take(r, n * k->mid), s->hidden = take(r, n * k->q), s->gate = take(r, n * k->mid), s->gated = take(r, n * hw * k->mid);
         s->we = transposed(r, r->tensors[k->w_se_expand], k->mid, k->q);
@@ -117,17 +131,24 @@ static const double *block_forward(run *r, const en_block *k, block *s, const do
                   s->pooled, s->hidden, s->gate, s->gated);
         u = s->gated;
     }
-    const double *z = projects ? forward(r, &s->project, u) : u;
+    const double *z = projects ? forward(r, &s->project, u) : u, *added = shortcut ? forward(r, &s->shortcut, x) : k->skip ? x : NULL;
     double *o = take(r, size);
-    for (int64_t i = 0; i < size; i++) o[i] = z[i] * (drop ? drop[i / (hw * k->co)] : 1) + (k->skip ? x[i] : 0);
+    s->sum = take(r, size);
+    for (int64_t i = 0; i < size; i++) {
+        s->sum[i] = z[i] * (drop ? drop[i / (hw * k->co)] : 1) + (added ? added[i] : 0);
+        o[i] = bottleneck ? oracle_act(m->act, s->sum[i]) : s->sum[i];
+    }
     return o;
 }
 
 static double *block_backward(run *r, const en_block *k, block *s, const double *g, int64_t n)
 {
     const int64_t hw = k->oh * k->ow, size = n * hw * k->co;
-    double *dz = take(r, size);
-    for (int64_t i = 0; i < size; i++) dz[i] = g[i] * (s->drop ? s->drop[i / (hw * k->co)] : 1);
+    double *dsum = take(r, size), *dz = take(r, size);
+    for (int64_t i = 0; i < size; i++) {
+        dsum[i] = g[i] * (k->kind == EN_BLOCK_BOTTLENECK ? oracle_dact(r->m->act, s->sum[i]) : 1);
+        dz[i] = dsum[i] * (s->drop ? s->drop[i / (hw * k->co)] : 1);
+    }
     double *du = k->w_project >= 0 ? backward(r, &s->project, dz) : dz;
     if (k->q > 0) {
         double *du_before = take(r, n * hw * k->mid), *dwe = take(r, k->q * k->mid);
@@ -137,8 +158,9 @@ static double *block_backward(run *r, const en_block *k, block *s, const double 
         du = du_before;
     }
     double *dx = backward(r, &s->dw, du);
-    if (k->expand) dx = backward(r, &s->expand, dx);
-    for (int64_t i = 0; k->skip && i < size; i++) dx[i] += g[i];
+    if (k->w_expand >= 0) dx = backward(r, &s->expand, dx);
+    const double *more = k->w_shortcut >= 0 ? backward(r, &s->shortcut, dsum) : k->skip ? dsum : NULL;
+    for (int64_t i = 0, in = n * k->h * k->w * k->ci; more && i < in; i++) dx[i] += more[i];
     return dx;
 }
 
@@ -147,14 +169,23 @@ double oracle_net(const en_model *m, double *const *tensors, const oracle_batch 
     run r = { .m = m, .tensors = tensors, .answers = answers, .frozen = b->frozen };
     assert(!answers || !b->frozen);
     const int64_t n = b->n, features = m->head.co, classes = m->classes, hw = m->head.h * m->head.w;
-    layer stem = { .g = oracle_same(n, m->resolution, m->resolution, 3, m->stem.oc, m->stem.kernel, m->stem.stride), .weight = m->stem.weight, .bn = m->stem.bn, .act = m->act };
-    layer head = { .g = oracle_same(n, m->head.h, m->head.w, m->head.ci, features, 1, 1), .weight = m->head.weight, .bn = m->head.bn, .act = m->act };
+    layer stem = { .g = geometry(m, n, m->resolution, m->resolution, 3, m->stem.oc, m->stem.kernel, m->stem.stride), .weight = m->stem.weight, .bn = m->stem.bn, .act = m->act };
+    layer head = { .g = geometry(m, n, m->head.h, m->head.w, m->head.ci, features, 1, 1), .weight = m->head.weight, .bn = m->head.bn, .act = m->act };
+    en_conv_geom pool = { 0 };
+    uint8_t *at = NULL;                                         /* which of a window is its largest */
     block *blocks = calloc((size_t)m->n_blocks + 1, sizeof *blocks);
     assert(blocks);
 
     const double *x = forward(&r, &stem, b->images);
+    if (m->pool.kernel) {
+        pool = geometry(m, n, stem.g.oh, stem.g.ow, stem.g.oc, stem.g.oc, m->pool.kernel, m->pool.stride);
+        double *largest = take(&r, n * pool.oh * pool.ow * pool.oc);
+        at = (uint8_t *)take(&r, n * pool.oh * pool.ow * pool.oc);
+        oracle_max_pool(&pool, x, largest, at);
+        x = largest;
+    }
     for (int k = 0; k < m->n_blocks; k++) x = block_forward(&r, &m->blocks[k], &blocks[k], x, n, b->drop ? b->drop[k] : NULL);
-    const double *u = forward(&r, &head, x);
+    const double *u = m->head.weight >= 0 ? forward(&r, &head, x) : x;
     double *pooled = take(&r, n * features), *y = take(&r, n * classes), *dlogits = take(&r, n * classes);
     oracle_pool(n, hw, features, u, pooled);
     for (int64_t i = 0; b->dropout && i < n * features; i++) pooled[i] *= b->dropout[i];
@@ -174,8 +205,13 @@ double oracle_net(const en_model *m, double *const *tensors, const oracle_batch 
         put_transposed(answers[m->head.fc_weight], dwt, features, classes);
         for (int64_t i = 0; b->dropout && i < n * features; i++) dpooled[i] *= b->dropout[i];
         oracle_pool_backward(n, hw, features, dpooled, g);
-        g = backward(&r, &head, g);
+        if (m->head.weight >= 0) g = backward(&r, &head, g);
         for (int k = m->n_blocks - 1; k >= 0; k--) g = block_backward(&r, &m->blocks[k], &blocks[k], g, n);
+        if (at) {
+            double *dx = take(&r, stem.rows * stem.g.oc);
+            oracle_max_pool_backward(&pool, at, g, dx);
+            g = dx;
+        }
         backward(&r, &stem, g);
     }
     free(blocks);

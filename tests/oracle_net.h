@@ -1,6 +1,7 @@
-/* oracle_net.h - a whole EfficientNet, V1 or V2, in double precision, built from oracle.h alone: forward, loss, every gradient.
+/* oracle_net.h - a whole network of any kind of block (model.h) in double precision, built from oracle.h alone: forward, loss, every
+ * gradient.
  *
- * Of the model it reads the table of blocks and the names' places; padding it works out itself (TensorFlow SAME), and
+ * Of the model it reads the table of blocks and the names' places; padding it works out itself (TensorFlow SAME, or symmetric), and
  * tensors are logical, in the checkpoint's order (O,I,kh,kw), so that arena layouts and alignment play no part. */
 #ifndef EN_TESTS_ORACLE_NET_H
 #define EN_TESTS_ORACLE_NET_H

@@ -34,6 +34,10 @@ static const net_case cases[] = {
     { "b3", { .width = 0.6, .depth = 0.4, .resolution = 50, .classes = 100, .dropout = 0.5f },                   4, true,  "other widths" },
     { "v2s", { .width = 0.34, .depth = 0.13, .resolution = 41, .classes = 7, .dropout = 0.2f, .drop_path = 0.4f }, 5, false, "fused blocks, the first without expansion" },
     { "v2b0", { .width = 0.25, .depth = 0.51, .resolution = 40, .classes = 6, .drop_path = 0.3f },                 4, true,  "fused blocks with skips" },
+    { "mbv1", { .width = 0.2, .depth = 0.3, .resolution = 50, .classes = 9, .dropout = 0.3f },                     5, true,  "blocks that end in an activation, no head" },
+    { "mbv2", { .width = 0.2, .depth = 0.5, .resolution = 45, .classes = 8, .dropout = 0.2f, .drop_path = 0.4f },  4, false, "relu6, symmetric padding" },
+    { "r50", { .width = 0.2, .depth = 0.5, .resolution = 65, .classes = 12, .dropout = 0.2f, .drop_path = 0.4f },  5, true,  "bottlenecks, a pool" },
+    { "r50v1", { .width = 0.15, .depth = 0.3, .resolution = 64, .classes = 5, .padding = EN_PADDING_SAME },        4, false, "bottlenecks with the stride first, SAME" },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
