@@ -10,7 +10,7 @@ en_status en_net_features(en_net *net, float *host)
     const en_model *m = net->m;
     const struct en_backend_ops *ops = net->be->ops;
     const int64_t hw = m->head.h * m->head.w, c = m->head.co, c_p = m->head.co_p;
-    const en_operand u = { net->y_head, &net->bn_head, m->act };
+    const en_operand u = en_net_averages(net);
     const size_t bytes = (size_t)(hw * c_p) * sizeof(float);
     void *device = NULL;
     float *padded = NULL;

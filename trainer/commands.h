@@ -14,8 +14,7 @@ EN_COMMANDS(EN_COMMAND_DECLARED)
 #undef EN_COMMAND_DECLARED
 
 /* The model that --model, --width, --depth, --resolution, --phi, --image-size, --dropout and --drop-path ask for.  classes 0:
- * --classes.  `describe` shows it at the size of its published figures, that of evaluation; for the others it is one to train,
- * and EN_EUSAGE when this build cannot (en_net_knows). */
+ * --classes.  `describe` shows it at the size of its published figures, that of evaluation; for the others it is one to train. */
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out);
 
 /* The same tensors for images of another size, with another dropout. */

@@ -1,6 +1,5 @@
 /* describe.c - what a model is: its layers, its counts, its memory. */
 #include "trainer/commands.h"
-#include "trainer/net.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -190,11 +189,6 @@ en_status en_command_describe(const en_options *o)
     } else if (o->memory) {
         printf("%s: %d x %d x 3 in, %d classes out\n", m->name, m->resolution, m->resolution, m->classes);
         print_state_memory(m);
-        if (en_net_knows(m) != EN_OK) {
-            printf("\nactivations: %s\n", en_error_message());
-            en_error_clear();
-            goto out;
-        }
         EN_TRY_OUT(en_plan_describe(o, stdout), "planning the memory of %s", m->name);
     } else {
         EN_TRY_OUT(print_layers(m), "listing the layers of %s", m->name);

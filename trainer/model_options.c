@@ -1,6 +1,7 @@
 #include "trainer/commands.h"
-#include "trainer/input.h"
-#include "trainer/net.h"
+        .drop_path = (float)o->drop_path, .normalise = en_normalise_asked(o), .eval_crop = en_eval_crop_asked(o), .evaluation = described && !o->memory };
+    EN_TRY(en_model_build(row, &overrides, channel_align, out), "building the model");
+    return EN_OK;
 
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out)
 {
@@ -19,12 +20,8 @@ en_status en_model_from_options(const en_options *o, int classes, int channel_al
         .width = o->width, .depth = o->depth, .scale = o->resolution, .phi = o->phi, .alpha = o->alpha, .beta = o->beta, .gamma = o->gamma,
         .resolution = (int)o->image_size, .classes = classes > 0 ? classes : (int)o->classes, .dropout = (float)o->dropout,
         .drop_path = (float)o->drop_path, .normalise = en_normalise_asked(o), .eval_crop = en_eval_crop_asked(o), .evaluation = described && !o->memory };
-    en_model *m;
-    EN_TRY(en_model_build(row, &overrides, channel_align, &m), "building the model");
-    const en_status known = described ? EN_OK : en_net_knows(m);
-    if (known == EN_OK) *out = m;
-    else en_model_free(m);
-    return known;
+    EN_TRY(en_model_build(row, &overrides, channel_align, out), "building the model");
+    return EN_OK;
 }
 
 en_status en_model_resized(const en_model *m, int side, float dropout, en_model **out)

@@ -139,8 +139,7 @@ en_operand en_net_reads(const en_net *net, int b)
     return (en_operand){ net->y_stem, &net->bn_stem, net->m->act };
 }
 
-/* What the mean is over. */
-static en_operand features(const en_net *net)
+en_operand en_net_averages(const en_net *net)
 {
     if (has_head(net->m)) return (en_operand){ net->y_head, &net->bn_head, net->m->act };
     return en_net_reads(net, net->m->n_blocks);
@@ -172,7 +171,7 @@ static en_status head_forward(en_net *net, int64_t n)
     const en_model *m = net->m;
     const bool train = net->cfg.training;
     const int64_t hw = m->head.h * m->head.w;
-    const en_operand last = en_net_reads(net, m->n_blocks), u = features(net);
+    const en_operand last = en_net_reads(net, m->n_blocks), u = en_net_averages(net);
     if (has_head(m)) {
         EN_TRY(ops->pointwise_forward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, net->y_head, train ? &net->bn_head : NULL), "convolution");
         EN_TRY(en_net_settle(net, &net->bn_head), "convolution");
@@ -216,7 +215,7 @@ static en_status head_backward(en_net *net)
     const en_model *m = net->m;
     const int64_t n = net->in->n, hw = m->head.h * m->head.w;
     const float *mask = m->dropout > 0 ? net->mask : NULL;
-    const en_operand last = en_net_reads(net, m->n_blocks), u = features(net);
+    const en_operand last = en_net_reads(net, m->n_blocks), u = en_net_averages(net);
     const en_grad dy = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
     void *g = net->blocks[m->n_blocks - 1].g;
     EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");

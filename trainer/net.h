@@ -22,10 +22,6 @@ typedef struct {
     bool            mixing;      /* an image may show two labels (en_targets.mates): memory for them                 */
 } en_net_config;
 
-/* EN_EUSAGE, naming the model, when it has blocks, an activation or a stem for which there are no passes yet: such a model can be
- * described, and everything else refuses it. */
-en_status en_net_knows(const en_model *m);
-
 /* The memory plan of en_net_open: activations as placed, and the rest in bytes. */
 typedef struct { en_plan activations; size_t small_bytes; } en_net_plan;
 en_status en_net_plan_make(const en_net_config *c, en_net_plan *out);

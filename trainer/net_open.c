@@ -143,19 +143,9 @@ static void carve_small(en_net *net, carver *c)
     net->drop = drops ? carve(c, (size_t)m->n_blocks * n * sizeof(float)) : NULL;
 }
 
-/* Not yet: passes for a pool, for a mean without a head, and for the end of a bottleneck. */
-en_status en_net_knows(const en_model *m)
-{
-    bool knows = !m->pool.kernel && has_head(m);
-    for (int b = 0; b < m->n_blocks; b++) knows = knows && m->blocks[b].kind != EN_BLOCK_BOTTLENECK;
-    EN_REQUIRE(knows, EN_EUSAGE, "this build describes %s but cannot train or evaluate it yet", m->row->name);
-    return EN_OK;
-}
-
 en_status en_net_plan_make(const en_net_config *c, en_net_plan *out)
 {
     *out = (en_net_plan){ 0 };
-    EN_TRY(en_net_knows(c->model), "a net of %s", c->model->name);
     block_state *blocks = calloc((size_t)c->model->n_blocks + 1, sizeof *blocks);
     EN_REQUIRE(blocks, EN_ENOMEM, "no memory for %d blocks", c->model->n_blocks);
     en_net shape = { .cfg = *c, .m = c->model, .blocks = blocks };

@@ -96,11 +96,12 @@ static inline en_conv_geom spatial_geom(const en_block *k, int64_t n)
                            .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel, .stride = k->stride, .pad = k->pad_h };
 }
 
-/* ---- net.c, for net_block.c ------------------------------------------------------------------------------------------- */
+/* ---- net.c, for net_block.c and cam_map.c -------------------------------------------------------------------------------------- */
 
 en_status    en_net_settle(en_net *net, en_bn *bn);               /* forward: sums over the ranks -> scale and shift              */
 en_status    en_net_settle_backward(en_net *net, en_bn *bn);      /* sums over the ranks -> dgamma, dbeta, the affine form of dy  */
 en_operand   en_net_reads(const en_net *net, int b);              /* what block b reads; b = n_blocks: what the head reads        */
+en_operand   en_net_averages(const en_net *net);                  /* what the mean before the classifier is over                  */
 const float *en_net_drop_of(const en_net *net, int b);            /* (n), or NULL: nothing is dropped                             */
 
 /* ---- net_block.c ------------------------------------------------------------------------------------------------------ */
