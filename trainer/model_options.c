@@ -1,7 +1,5 @@
 #include "trainer/commands.h"
-        .drop_path = (float)o->drop_path, .normalise = en_normalise_asked(o), .eval_crop = en_eval_crop_asked(o), .evaluation = described && !o->memory };
-    EN_TRY(en_model_build(row, &overrides, channel_align, out), "building the model");
-    return EN_OK;
+#include "trainer/input.h"
 
 en_status en_model_from_options(const en_options *o, int classes, int channel_align, en_model **out)
 {
