@@ -98,6 +98,14 @@ static void carve_bn(carver *c, en_bn *bn, int64_t channels, bool is_alone)
     for (size_t i = 0; i < sizeof vector / sizeof *vector; i++) *vector[i] = carve(c, f);
 }
 
+/* Of a 1x1 convolution without a stride.  Wherever the backend wants it: the workspace of the way back counts on it. */
+static void carve_fold(carver *c, const en_net *net, en_bn *bn, en_conv_geom g)
+{
+    const bool may = net->cfg.training && !g.kernel;
+    const int64_t fold = may ? net->cfg.be->ops->fold_floats(net->cfg.be, g.n * g.h * g.w, g.c, g.oc) : 0;
+    bn->fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
+}
+
 static void carve_small(en_net *net, carver *c)
 {
     const en_model *m = net->m;
@@ -124,13 +132,14 @@ static void carve_small(en_net *net, carver *c)
         drops |= train && k->drop_path > 0;
         if (k->expand) {
             carve_bn(c, &s->bn_expand, k->mid_p, one);
-            const bool folds = train && k->expand_stride == 1;
-            const int64_t fold = folds ? net->cfg.be->ops->fold_floats(net->cfg.be, (int64_t)n * k->h * k->w, k->ci_p, k->mid_p) : 0;
-            s->bn_expand.fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
+            carve_fold(c, net, &s->bn_expand, expand_geom(k, (int64_t)n));
         }
         carve_bn(c, &s->bn_dw, k->mid_p, one);
         if (projects(k)) carve_bn(c, &s->bn_project, k->co_p, one);
-        if (has_shortcut(k)) carve_bn(c, &s->bn_shortcut, k->co_p, one);
+        if (has_shortcut(k)) {
+            carve_bn(c, &s->bn_shortcut, k->co_p, one);
+            carve_fold(c, net, &s->bn_shortcut, shortcut_geom(k, (int64_t)n));
+        }
         if (k->q > 0) {
             s->se.q = k->q;
             s->se.pooled = carve(c, n * (size_t)k->mid_p * sizeof(float));
