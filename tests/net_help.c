@@ -240,7 +240,7 @@ net_result net_run(const en_model *m, const net_way *way, double *const *tensors
                                                            .precision = first.precision }, &d.be));
     en_backend *be = d.be;
     OK(en_comm_open(&comm));
-    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training, .mixing = way->mixing }, &d.net));
+    OK(en_net_open(&(en_net_config){ .be = be, .model = m, .bn_comm = comm, .max_images = way->max_images, .training = way->training, .mixing = way->mixing, .frozen = way->frozen }, &d.net));
 
     const size_t values = (size_t)(n * m->resolution * m->resolution * 3);
     float *params = calloc(d.params, sizeof *params), *stats = calloc(d.stats, sizeof *stats), *floats = calloc(values + 1, sizeof *floats);

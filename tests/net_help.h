@@ -35,9 +35,9 @@ int partner(const en_model *m, int tensor);
 
 /* The program's net over one batch, `passes` times: forward, loss with smoothing 0.1 and, when training, backward.  `recorded`: one
  * pass that is replayed from a recording, made after passes over other noise (now.step + 1) and hard labels.  mixing: a net that is
- * opened for mates and shares, which may be NULL all the same. */
+ * opened for mates and shares, which may be NULL all the same.  frozen: so many layers are (freeze.h). */
 typedef struct { const char *device, *isa, *folds; en_precision precision; int lanes, threads; bool training, recorded; int64_t max_images; en_now now;
-                 int passes; bool mixing; const int32_t *mates; const float *shares; } net_way;
+                 int passes; bool mixing; const int32_t *mates; const float *shares; int frozen; } net_way;
 
 /* What this program tests on in a precision, k = 0, 1, ...: sets device, instruction set and folds of `way`, and tells their name;
  * NULL after the last.  The processor's instruction sets that run here; built with EN_TEST_CUDA: cuda, folded and not, where

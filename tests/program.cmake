@@ -1,5 +1,5 @@
 # The program from outside, as users start it: with mpirun, signals, bad input, kills.  Each binary makes its own data.
-foreach(subject ranks resume watch launch errors eval hostile pack bench doctor diverge exchange optimizer stages recipes search pixels scaling buckets)
+foreach(subject ranks resume watch launch errors eval hostile pack bench doctor diverge exchange optimizer stages recipes search pixels scaling buckets freeze)
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/test_program_${subject}.c)
     en_test(test_program_${subject} test_program_${subject}.c program.c program_files.c LIBS en_trainer ${HDF5_C_LIBRARIES} TIMEOUT 900)
     target_include_directories(test_program_${subject} PRIVATE ${HDF5_C_INCLUDE_DIRS})

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "net_help.h"
+#include "trainer/freeze.h"
 
 enum { MAX_N = 5 };
 typedef struct { const char *row; en_model_overrides o; int64_t n; bool mixed; const char *what; } net_case;
@@ -332,6 +333,86 @@ static void mates_need_a_net_that_is_planned_for_them(void **state)
     inputs_free(&in);
 }
 
+/* A momentum of 1 makes the running statistics those of a batch.  With them a frozen part gives what an unfrozen one gave for that batch, and
+ * what is trained above it has the same gradients; frozen tensors have none, and keep their statistics to the bit.  The statistics are
+ * rounded once more, and batch norms amplify that: any other error would be of order 1. */
+static void what_is_trained_above_a_frozen_part(void **state)
+{
+    (void)state;
+    static const int some[] = { 1, 4, 5, 6 };                  /* odd sides, dropout of the classifier, fused blocks */
+    for (size_t c = 0; c < sizeof some / sizeof *some; c++) {
+        net_case k = cases[some[c]];
+        k.o.bn_momentum = 1;
+        k.o.drop_path = 0;
+        inputs in = inputs_make(&k);
+        const en_model *m = in.m;
+        net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 5 } };
+        const char *name;
+        for (int d = 0; (name = net_device(EN_PRECISION_F32, d, &way)); d++) {
+            way.frozen = 0;
+            net_result whole = net_run(m, &way, in.tensors, k.n, in.images, in.labels);
+            for (int i = 0; i < m->n_tensors; i++)
+                if (m->tensors[i].arena == EN_ARENA_STATS) memcpy(in.tensors[i], whole.answers[i], (size_t)en_tensor_count(&m->tensors[i]) * sizeof(double));
+            const struct { const char *name; int layers; } upto[] = { { "stem", 1 }, { m->blocks[0].name, 2 }, { m->blocks[m->n_blocks / 2].name, 2 + m->n_blocks / 2 },
+                                                                      { m->blocks[m->n_blocks - 1].name, 1 + m->n_blocks }, { "features", 2 + m->n_blocks } };
+            for (size_t f = 0; f < sizeof upto / sizeof *upto; f++) {
+                en_frozen frozen;
+                assert_int_equal(en_frozen_of(m, upto[f].name, &frozen), EN_OK);
+                assert_int_equal(frozen.layers, upto[f].layers);
+                way.frozen = frozen.layers;
+                net_result r = net_run(m, &way, in.tensors, k.n, in.images, in.labels);
+                for (int i = 0; i < m->n_tensors; i++) {
+                    const en_tensor *t = &m->tensors[i];
+                    const int64_t n = en_tensor_count(t);
+                    const bool param = t->arena == EN_ARENA_PARAMS, trained = t->offset < (param ? frozen.trained_params : frozen.trained_stats);
+                    if (trained) {
+                        const double x = param ? off(r.answers[i], whole.answers[i], n, scale_of(m, whole.answers, i)) : off(r.answers[i], in.tensors[i], n, norm(in.tensors[i], n));
+                        if (!(x <= 1e-3)) fail_msg("%s, %s, %s: %s is off by %.3g", k.what, name, upto[f].name, t->name, x);
+                    } else {
+                        for (int64_t e = 0; e < n; e++)
+                            if (r.answers[i][e] != (param ? 0 : in.tensors[i][e])) fail_msg("%s, %s, %s: %s[%d] is %g", k.what, name, upto[f].name, t->name, (int)e, r.answers[i][e]);
+                    }
+                }
+                net_result_free(m, &r);
+            }
+            net_result_free(m, &whole);
+        }
+        inputs_free(&in);
+    }
+}
+
+/* Frozen blocks drop no paths, and each layer that is frozen needs no more memory than one that is trained. */
+static void a_frozen_part_keeps_nothing(void **state)
+{
+    (void)state;
+    inputs in = inputs_make(&cases[2]);
+    const int all = in.m->n_blocks + 2;
+    net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 9 }, .frozen = 2 + in.m->n_blocks / 2 };
+    net_device(EN_PRECISION_F32, 0, &way);
+    net_result r = net_run(in.m, &way, in.tensors, MAX_N, in.images, in.labels);
+    int dropping = 0;
+    for (int b = 0; b < in.m->n_blocks; b++) {
+        if (1 + b < way.frozen) assert_null(r.drop[b]);
+        dropping += r.drop[b] != NULL;
+    }
+    assert_true(dropping > 0);
+    net_result_free(in.m, &r);
+    en_backend *be;
+    assert_int_equal(en_backend_open(way.device, &(en_backend_config){ .threads = 1, .folds = way.folds }, &be), EN_OK);
+    size_t before = SIZE_MAX, first = 0;
+    for (int layers = 0; layers <= all; layers++) {
+        en_net_plan plan;
+        assert_int_equal(en_net_plan_make(&(en_net_config){ .be = be, .model = in.m, .max_images = MAX_N, .training = true, .frozen = layers }, &plan), EN_OK);
+        if (layers == 0) first = plan.activations.bytes;
+        if (plan.activations.bytes > before + before / 20) fail_msg("%d layers frozen: %zu bytes, %zu with one less", layers, plan.activations.bytes, before);   /* placed greedily */
+        before = plan.activations.bytes;
+        en_net_plan_free(&plan);
+    }
+    assert_true(2 * before < first);
+    en_backend_close(be);
+    inputs_free(&in);
+}
+
 /* Gradients are +=: three micro-batches that happen to be equal give three times one.  Not to the bit: the running
  * statistics about which the sums are taken have moved.  Any error here would be of order 1. */
 static void gradients_accumulate_over_passes(void **state)
@@ -383,6 +464,8 @@ int main(void)
         cmocka_unit_test(equal_lanes_give_equal_bits_whatever_the_threads),
         cmocka_unit_test(hard_labels_give_the_same_bits_in_a_net_for_mixed_ones),
         cmocka_unit_test(mates_need_a_net_that_is_planned_for_them),
+        cmocka_unit_test(what_is_trained_above_a_frozen_part),
+        cmocka_unit_test(a_frozen_part_keeps_nothing),
         cmocka_unit_test(gradients_accumulate_over_passes),
         cmocka_unit_test(no_images_mean_no_loss_no_gradient_and_the_old_statistics),
     };

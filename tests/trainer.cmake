@@ -6,6 +6,7 @@ target_compile_definitions(test_model_family PRIVATE EN_TEST_DATA="${EN_TEST_DAT
 
 en_test(test_options test_options.c LIBS en_trainer)
 en_test(test_recipes test_recipes.c LIBS en_trainer)
+en_test(test_freeze test_freeze.c LIBS en_trainer)
 en_test(test_input test_input.c LIBS en_trainer)
 en_test(test_doctor test_doctor.c LIBS en_trainer)
 en_test(test_rollcall test_rollcall.c LIBS en_trainer)

@@ -178,6 +178,7 @@ en_status en_command_describe(const en_options *o)
     EN_REQUIRE(!o->operands || !en_option_given(o, "model"), EN_EUSAGE, "the model is named twice, '%s' and --model %s: leave one out",
                o->operand[0], o->model);
     EN_REQUIRE(!o->json || !o->memory, EN_EUSAGE, "--memory prints a table; leave out --json or --memory");
+    EN_REQUIRE(o->memory || !*o->freeze, EN_EUSAGE, "--freeze changes the memory plan: give --memory too, or leave it out");
     if (o->list) return print_list(o->json);
 
     en_model *m;

@@ -42,7 +42,7 @@ static en_status sum_over_ranks(en_net *net, en_bn *bn, size_t doubles)
 
 en_status en_net_settle(en_net *net, en_bn *bn)
 {
-    if (!net->cfg.training) return EN_OK;
+    if (!net->training) return EN_OK;
     EN_TRY(sum_over_ranks(net, bn, (size_t)(2 * bn->c + 1)), "batch norm forward");
     return net->be->ops->bn_finalize(net->be, bn);
 }
@@ -54,12 +54,12 @@ en_status en_net_settle_backward(en_net *net, en_bn *bn)
     return net->be->ops->bn_backward_finalize(net->be, bn);
 }
 
-en_status en_net_freeze(en_net *net)
+static en_status freeze_layers(en_net *net, int layers)
 {
     en_status (*const freeze)(en_backend *, en_bn *) = net->be->ops->bn_from_running;
-    EN_TRY(freeze(net->be, &net->bn_stem), "running statistics of the stem");
-    if (has_head(net->m)) EN_TRY(freeze(net->be, &net->bn_head), "running statistics of the head");
-    for (int b = 0; b < net->m->n_blocks; b++) {
+    if (layers > 0) EN_TRY(freeze(net->be, &net->bn_stem), "running statistics of the stem");
+    if (layers > net->m->n_blocks + 1 && has_head(net->m)) EN_TRY(freeze(net->be, &net->bn_head), "running statistics of the head");
+    for (int b = 0; b < net->m->n_blocks && layers > 1 + b; b++) {
         const en_block *k = &net->m->blocks[b];
         block_state *s = &net->blocks[b];
         if (k->expand) EN_TRY(freeze(net->be, &s->bn_expand), "running statistics of %s", k->name);
@@ -69,6 +69,8 @@ en_status en_net_freeze(en_net *net)
     }
     return EN_OK;
 }
+
+en_status en_net_freeze(en_net *net) { return freeze_layers(net, net->m->n_blocks + 2); }
 
 /* ---- input and noise ---------------------------------------------------------------------------------------------------- */
 
@@ -110,7 +112,7 @@ const en_now *en_net_now(const en_net *net, int slot) { return net->slot[slot].n
 
 const float *en_net_drop_of(const en_net *net, int b)
 {
-    return net->drop && net->m->blocks[b].drop_path > 0 ? net->drop + (int64_t)b * net->in->n : NULL;
+    return net->drop && trains(&net->cfg, 1 + b) && net->m->blocks[b].drop_path > 0 ? net->drop + (int64_t)b * net->in->n : NULL;
 }
 
 /* Inverted dropout and stochastic depth: 0, or 1/keep.  One draw an image and block; one a feature. */
@@ -158,7 +160,7 @@ static en_status stem_forward(en_net *net, int64_t n)
     const en_pixels images = pixels_of(net);
     const en_operand y = { net->y_stem, &net->bn_stem, m->act };
     const en_conv_geom g = stem_geom(m, n), pool = pool_geom(m, n);
-    EN_TRY(ops->stem_forward(net->be, &g, &images, net->w_stem, net->y_stem, net->cfg.training ? &net->bn_stem : NULL), "convolution");
+    EN_TRY(ops->stem_forward(net->be, &g, &images, net->w_stem, net->y_stem, net->training ? &net->bn_stem : NULL), "convolution");
     EN_TRY(en_net_settle(net, &net->bn_stem), "convolution");
     if (m->pool.kernel) EN_TRY(ops->max_pool_forward(net->be, &pool, &y, net->o_stem, net->at_stem), "pooling");
     else if (net->o_stem) EN_TRY(ops->residual_forward(net->be, n, m->stem.oh * m->stem.ow, m->stem.oc_p, &y, NULL, NULL, net->o_stem), "activation");
@@ -173,7 +175,7 @@ static en_status head_forward(en_net *net, int64_t n)
     const int64_t hw = m->head.h * m->head.w;
     const en_operand last = en_net_reads(net, m->n_blocks), u = en_net_averages(net);
     if (has_head(m)) {
-        EN_TRY(ops->pointwise_forward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, net->y_head, train ? &net->bn_head : NULL), "convolution");
+        EN_TRY(ops->pointwise_forward(net->be, n * hw, m->head.ci_p, m->head.co_p, last.y, net->w_head, net->y_head, net->training ? &net->bn_head : NULL), "convolution");
         EN_TRY(en_net_settle(net, &net->bn_head), "convolution");
     }
     EN_TRY(ops->pool_forward(net->be, n, hw, m->head.co_p, &u, train && m->dropout > 0 ? net->mask : NULL, net->pooled), "mean");
@@ -188,13 +190,17 @@ en_status en_net_forward(en_net *net, int slot)
     if (net->time_sums) net->sums[0] = net->sums[1] = 0;
     const int64_t n = net->in->n;
     if (net->cfg.training) EN_TRY(draw_noise(net), "drawing masks");
+    if (net->cfg.training) EN_TRY(freeze_layers(net, net->cfg.frozen), "frozen layers");   /* their weights may have come anew */
     at_forward(net, "stem");
+    net->training = trains(&net->cfg, 0);
     EN_TRY(stem_forward(net, n), "forward of the stem");
     for (int b = 0; b < m->n_blocks; b++) {
         at_forward(net, m->blocks[b].name);
+        net->training = trains(&net->cfg, 1 + b);
         EN_TRY(en_net_block_forward(net, b, n), "forward of %s", m->blocks[b].name);
     }
     at_forward(net, "head");
+    net->training = trains(&net->cfg, 1 + m->n_blocks);
     EN_TRY(head_forward(net, n), "forward of the head");
     return EN_OK;
 }
@@ -219,6 +225,7 @@ static en_status head_backward(en_net *net)
     const en_grad dy = { .dpooled = net->dpooled, .act = m->act, .y = net->y_head, .bn = &net->bn_head, .hw = hw };
     void *g = net->blocks[m->n_blocks - 1].g;
     EN_TRY(ops->dense_backward(net->be, n, m->head.co_p, m->classes_p, net->pooled, net->fc_w, net->dlogits, net->dpooled, net->dfc_w, net->dfc_b), "classifier");
+    if (!trains(&net->cfg, 1 + m->n_blocks)) return EN_OK;
     if (!has_head(m)) return ops->mean_backward(net->be, n, hw, m->head.co_p, net->dpooled, mask, g);
     EN_TRY(ops->pool_backward(net->be, n, hw, m->head.co_p, net->dpooled, mask, &u, &net->bn_head), "mean");
     EN_TRY(en_net_settle_backward(net, &net->bn_head), "convolution");
@@ -248,12 +255,14 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     net->is_backward = true;
     en_watch_at(EN_BACKWARD, "head");
     EN_TRY(head_backward(net), "backward of the head");
+    if (!trains(&net->cfg, 1 + m->n_blocks)) return EN_OK;
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_head), "gradients of the head");
-    for (int b = m->n_blocks - 1; b >= 0; b--) {
+    for (int b = m->n_blocks - 1; b >= 0 && trains(&net->cfg, 1 + b); b--) {
         en_watch_at(EN_BACKWARD, m->blocks[b].name);
         EN_TRY(en_net_block_backward(net, b), "backward of %s", m->blocks[b].name);
         if (buckets) EN_TRY(en_buckets_ready(buckets, net->blocks[b].grads_done), "gradients of %s", m->blocks[b].name);
     }
+    if (!trains(&net->cfg, 0)) return EN_OK;
     en_watch_at(EN_BACKWARD, "stem");
     EN_TRY(stem_backward(net), "backward of the stem");
     if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_stem), "gradients of the stem");

@@ -18,6 +18,7 @@ typedef struct {
     int64_t         max_images;  /* n of every call is 0..max_images                                                 */
     bool            training;    /* false: forward with running statistics only, in a fraction of the memory         */
     float           bn_momentum; /* 0: the model's                                                                   */
+    int             frozen;      /* training: so many layers from the stem on are as in evaluation (freeze.h)        */
     int             slots;       /* of input; 0: 1.  More let the next input travel while a pass computes            */
     bool            mixing;      /* an image may show two labels (en_targets.mates): memory for them                 */
 } en_net_config;

@@ -20,7 +20,7 @@
 static en_status narrow_forward(en_net *net, const en_conv_geom *g, const void *x, const float *wt, void *y, en_bn *bn, void *workspace)
 {
     const en_operand plain = { x, NULL, EN_ACT_NONE };
-    en_bn *sums = net->cfg.training ? bn : NULL;
+    en_bn *sums = net->training ? bn : NULL;
     net->be->workspace = workspace;
     if (g->kernel) EN_TRY(net->be->ops->conv_forward(net->be, g, &plain, wt, y, sums), "convolution");
     else EN_TRY(net->be->ops->pointwise_forward(net->be, g->n * g->h * g->w, g->c, g->oc, x, wt, y, sums), "convolution");
@@ -54,7 +54,7 @@ static en_status end_forward(en_net *net, int b, int64_t n)
     const int64_t hw = k->oh * k->ow;
     const en_operand x = en_net_reads(net, b), shortcut = { s->ys, &s->bn_shortcut, EN_ACT_NONE }, y2 = { s->y2, &s->bn_dw, net->m->act },
                      y3 = { s->y3, &s->bn_project, k->act_project };
-    const float *drop = net->cfg.training ? en_net_drop_of(net, b) : NULL;
+    const float *drop = net->training ? en_net_drop_of(net, b) : NULL;
     if (k->act_out) return ops->join_forward(net->be, n, hw, k->co_p, &y3, drop, has_shortcut(k) ? &shortcut : &x, k->act_out, s->o);
     return ops->residual_forward(net->be, n, hw, k->co_p, projects(k) ? &y3 : &y2, drop, k->skip ? &x : NULL, s->o);
 }
@@ -66,7 +66,7 @@ en_status en_net_block_forward(en_net *net, int b, int64_t n)
     block_state *s = &net->blocks[b];
     const en_operand x = en_net_reads(net, b), u1 = spatial_input(net, b), u2 = { s->y2, &s->bn_dw, net->m->act };
     const en_conv_geom expand = expand_geom(k, n), spatial = spatial_geom(k, n), shortcut = shortcut_geom(k, n);
-    const bool train = net->cfg.training;
+    const bool train = net->training;
     if (k->expand) EN_TRY(narrow_forward(net, &expand, x.y, s->w_expand, s->y1, &s->bn_expand, s->work[WORK_EXPAND]), "expand");
     net->be->workspace = s->work[WORK_SPATIAL];
     if (en_block_is_depthwise(k)) EN_TRY(ops->depthwise_forward(net->be, &spatial, &u1, s->w_dw, s->y2, train ? &s->bn_dw : NULL), "depthwise");

@@ -30,23 +30,25 @@ static size_t narrow_work(const en_net_config *c, bool exists, bool back, en_con
 static void plan_ends(const en_net_config *c, en_plan *p, int head, int back_head, int back_stem)
 {
     const en_model *m = c->model;
-    const bool train = c->training, raw = stem_is_raw(m);
+    const bool raw = stem_is_raw(m), train = trains(c, 0), read_back = trains(c, 1), head_trains = trains(c, m->n_blocks + 1);   /* read_back: by block 0 */
     const size_t stem = tensor_bytes(c, m->stem.oh, m->stem.ow, m->stem.oc_p), o = raw ? 0 : tensor_bytes(c, m->pool.oh, m->pool.ow, m->stem.oc_p);
     const en_conv_geom last = pw_geom(c->max_images, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
-    en_plan_add(p, stem, 0, train ? back_stem : raw ? 3 : 0, "y stem");
-    en_plan_add(p, o, 0, train ? back_stem - 1 : 3, "o stem");
+    en_plan_add(p, stem, 0, train ? back_stem : !raw ? 0 : read_back ? back_stem - 1 : 3, "y stem");
+    en_plan_add(p, o, 0, read_back ? back_stem - 1 : 3, "o stem");
     en_plan_add(p, train && m->pool.kernel ? o / en_dtype_bytes(c->be->dtype) : 0, 0, back_stem, "places of the pool");
-    en_plan_add(p, train ? stem : 0, raw ? back_stem - 2 : back_stem, back_stem, "dz stem");
-    en_plan_add(p, train ? o : 0, back_stem - 2, back_stem, "g stem");
-    en_plan_add(p, has_head(m) ? tensor_bytes(c, m->head.h, m->head.w, m->head.co_p) : 0, head, train ? back_head : head, "y head");
-    en_plan_add(p, train && has_head(m) ? work_bytes(c, EN_WORK_POOLED_BACKWARD, last) : 0, back_head, back_head, "work head");
+    en_plan_add(p, train || (read_back && raw) ? stem : 0, raw ? back_stem - 2 : back_stem, back_stem, "dz stem");
+    en_plan_add(p, read_back ? o : 0, back_stem - 2, back_stem, "g stem");
+    en_plan_add(p, has_head(m) ? tensor_bytes(c, m->head.h, m->head.w, m->head.co_p) : 0, head, head_trains ? back_head : head, "y head");
+    en_plan_add(p, head_trains && has_head(m) ? work_bytes(c, EN_WORK_POOLED_BACKWARD, last) : 0, back_head, back_head, "work head");
 }
 
-static void plan_block(const en_net_config *c, en_plan *p, const en_block *k, int fwd, int bwd, int g_from)
+/* above: what reads the block's output is trained, so that it is kept for its way back, which gives the output's gradient.  Where the
+ * block itself is frozen nobody reads that. */
+static void plan_block(const en_net_config *c, en_plan *p, const en_block *k, int fwd, int bwd, int g_from, bool train, bool above)
 {
     const int64_t n = c->max_images;
     const int end = bwd + 2;
-    const bool train = c->training, depthwise = en_block_is_depthwise(k);
+    const bool depthwise = en_block_is_depthwise(k);
     const size_t wide = tensor_bytes(c, k->eh, k->ew, k->mid_p), mid = tensor_bytes(c, k->oh, k->ow, k->mid_p), out = tensor_bytes(c, k->oh, k->ow, k->co_p);
     const en_conv_geom expand = expand_geom(k, n), project = project_geom(k, n), spatial = spatial_geom(k, n), shortcut = shortcut_geom(k, n);
     const size_t work_project = projects(k) ? work_bytes(c, EN_WORK_PROJECT, project) : 0;
@@ -54,11 +56,11 @@ static void plan_block(const en_net_config *c, en_plan *p, const en_block *k, in
     en_plan_add(p, mid, fwd + 1, train ? bwd + 1 : fwd + 2, "%s y2", k->name);
     en_plan_add(p, projects(k) ? out : 0, fwd + 2, train ? bwd : fwd + 2, "%s y3", k->name);
     en_plan_add(p, has_shortcut(k) ? out : 0, fwd + 2, train ? end : fwd + 2, "%s y shortcut", k->name);
-    const int o_read = k->act_out ? bwd : bwd - 1;            /* by the next block both ways, and by the slope of the block's own end */
-    en_plan_add(p, out, fwd + 2, train ? o_read : fwd + 5, "%s o", k->name);
+    const int o_read = train && k->act_out ? bwd : bwd - 1;   /* by the next block both ways, and by the slope of the block's own end */
+    en_plan_add(p, out, fwd + 2, above ? o_read : fwd + 5, "%s o", k->name);
     en_plan_add(p, train && k->expand ? wide : 0, bwd + 1, end, "%s dz1", k->name);
     en_plan_add(p, train ? mid : 0, bwd, bwd + 1, "%s dz2", k->name);
-    en_plan_add(p, train ? out : 0, g_from, k->skip || has_shortcut(k) ? end : bwd, "%s g", k->name);
+    en_plan_add(p, above ? out : 0, g_from, !train ? bwd - 1 : k->skip || has_shortcut(k) ? end : bwd, "%s g", k->name);
     en_plan_add(p, narrow_work(c, k->expand, false, expand), fwd, fwd, "%s work expand", k->name);
     en_plan_add(p, depthwise ? 0 : work_bytes(c, EN_WORK_CONV, spatial), fwd + 1, fwd + 1, "%s work convolution", k->name);
     en_plan_add(p, work_project, fwd + 2, fwd + 2, "%s work", k->name);
@@ -75,7 +77,7 @@ static en_status plan_activations(const en_net_config *c, en_plan *p)
     plan_ends(c, p, head, back_head, back_stem);
     for (int b = 0; b < B; b++) {
         const int bwd = back_head + 1 + 3 * (B - 1 - b);
-        plan_block(c, p, &c->model->blocks[b], 1 + 3 * b, bwd, b == B - 1 ? back_head : bwd - 2);
+        plan_block(c, p, &c->model->blocks[b], 1 + 3 * b, bwd, b == B - 1 ? back_head : bwd - 2, trains(c, 1 + b), trains(c, 2 + b));
     }
     return en_plan_place(p);
 }
@@ -99,9 +101,9 @@ static void carve_bn(carver *c, en_bn *bn, int64_t channels, bool is_alone)
 }
 
 /* Of a 1x1 convolution without a stride.  Wherever the backend wants it: the workspace of the way back counts on it. */
-static void carve_fold(carver *c, const en_net *net, en_bn *bn, en_conv_geom g)
+static void carve_fold(carver *c, const en_net *net, int layer, en_bn *bn, en_conv_geom g)
 {
-    const bool may = net->cfg.training && !g.kernel;
+    const bool may = trains(&net->cfg, layer) && !g.kernel;
     const int64_t fold = may ? net->cfg.be->ops->fold_floats(net->cfg.be, g.n * g.h * g.w, g.c, g.oc) : 0;
     bn->fold = fold > 0 ? carve(c, (size_t)fold * sizeof(float)) : NULL;
 }
@@ -132,13 +134,13 @@ static void carve_small(en_net *net, carver *c)
         drops |= train && k->drop_path > 0;
         if (k->expand) {
             carve_bn(c, &s->bn_expand, k->mid_p, one);
-            carve_fold(c, net, &s->bn_expand, expand_geom(k, (int64_t)n));
+            carve_fold(c, net, 1 + b, &s->bn_expand, expand_geom(k, (int64_t)n));
         }
         carve_bn(c, &s->bn_dw, k->mid_p, one);
         if (projects(k)) carve_bn(c, &s->bn_project, k->co_p, one);
         if (has_shortcut(k)) {
             carve_bn(c, &s->bn_shortcut, k->co_p, one);
-            carve_fold(c, net, &s->bn_shortcut, shortcut_geom(k, (int64_t)n));
+            carve_fold(c, net, 1 + b, &s->bn_shortcut, shortcut_geom(k, (int64_t)n));
         }
         if (k->q > 0) {
             s->se.q = k->q;

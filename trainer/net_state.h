@@ -28,6 +28,7 @@ struct en_net {
     en_bn  bn_stem, bn_head;
     float *w_stem, *dw_stem, *w_head, *dw_head, *fc_w, *fc_b, *dfc_w, *dfc_b;
     en_net_input_slot slot[MAX_SLOTS];
+    bool   training;                                     /* the layer at hand, forward: not evaluating, not frozen */
     const en_net_input_slot *in;                         /* of the last forward */
     float *whole;                                        /* host (max_images): shares of 1, when mixing; else NULL */
     void  *y_stem, *dz_stem, *y_head, *work_head;
@@ -44,6 +45,8 @@ struct en_net {
 };
 
 static inline int slots_of(const en_net_config *c) { return c->slots > 0 ? c->slots : 1; }
+/* The stem is layer 0, block b layer 1 + b, the head's convolution the one after the last block. */
+static inline bool trains(const en_net_config *c, int layer) { return c->training && layer >= c->frozen; }
 static inline bool alone(const en_net_config *c)   { return !c->bn_comm || c->bn_comm->world_size == 1; }
 
 /* Passes that convolve over space read a raw tensor, 1x1 convolutions a plain one: where the first block begins with one of these, or

@@ -73,6 +73,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "settings that belong together, where they are not given one by one; `effnet help recipes` lists them and their sources") \
   X(init,             STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "fine-tuning: begin with these weights, a checkpoint, a run or safetensors; a new classifier where classes differ") \
+  X(freeze,           STR,  "",                EN_TRAIN | EN_DESCRIBE,                     "layer",   "",                           \
+    "fine-tuning: leave everything from the stem up to and including this layer as it is: stem, a stage or a block (blocks.2, blocks.2.1; " \
+    "ResNet: layer2), or features (all but the classifier)") \
   X(fresh,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
     "refuse to go on from a checkpoint found in --run") \
   X(device,           STR,  "auto",            EN_TRAIN | EN_EVAL | EN_PREDICT | EN_BENCH | EN_DESCRIBE | EN_CAM | EN_SEARCH | EN_SCALING, "name",    "auto|cuda|cpu",              \

@@ -1,5 +1,6 @@
 /* plan_describe.c - `effnet describe --memory`: what a rank will need, tensor by tensor.  For a GPU too, without one. */
 #include "trainer/commands.h"
+#include "trainer/freeze.h"
 #include "trainer/net.h"
 #include "kernels/cuda/footprint.h"
 
@@ -47,11 +48,13 @@ en_status en_plan_describe(const en_options *o, void *stream)
 {
     en_backend *be = NULL;
     en_model *m = NULL;
+    en_frozen frozen;
     en_net_plan plan = { 0 }, twice = { 0 };
     en_status status = open_planner(o, &be);
     EN_TRY(status, "planning memory");
     EN_TRY_OUT(en_model_from_options(o, 0, be->channel_align, &m), "planning memory");
-    en_net_config c = { .be = be, .model = m, .max_images = o->micro_batch > 0 ? o->micro_batch : DEFAULT_IMAGES, .training = true, .slots = be->slots };
+    EN_TRY_OUT(en_frozen_of(m, o->freeze, &frozen), "--freeze %s", o->freeze);
+    en_net_config c = { .be = be, .model = m, .max_images = o->micro_batch > 0 ? o->micro_batch : DEFAULT_IMAGES, .training = true, .frozen = frozen.layers, .slots = be->slots };
     EN_TRY_OUT(en_net_plan_make(&c, &plan), "planning memory");
     const int64_t n = c.max_images;
     c.max_images = 2 * n;

@@ -70,6 +70,8 @@ void en_print_header(const en_run *run, void *stream)
     if (*t->o->recipe) fprintf(f, "  recipe      ");
     en_recipe_say(t->o, 14, f);
     if (run->init_said[0]) fprintf(f, "  begins with %s\n", run->init_said);
+    if (t->frozen.layers > 0)
+        fprintf(f, "  frozen      %s: %.2f M of %.2f M parameters keep their values\n", t->o->freeze, (double)t->frozen.kept / 1e6, (double)m->params_trainable / 1e6);
     if (run->changed_said) fprintf(f, "  changed     "), en_print_wrapped(f, run->changed_said, 14);
     const bool accum_differs = run->accum_before > 0 && run->accum_before != t->shard.accum;
     if (accum_differs || (run->world_before > 0 && run->world_before != t->comm->world_size))

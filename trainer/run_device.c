@@ -83,6 +83,7 @@ static en_status open_device(en_run *run, const char *name, const en_checkpoint_
     const int classes = o->classes > 0 ? (int)o->classes : (int)t->train_set->classes;                   /* bench: more than its data has */
     EN_TRY(en_model_from_options(o, classes, t->be->channel_align, &t->model), "building --model %s", o->model);
     EN_TRY(en_run_take_variant(run, &t->model), "building --model %s", o->model);
+    EN_TRY(en_frozen_of(t->model, o->freeze, &t->frozen), "--freeze %s", o->freeze);
     EN_TRY(en_eval_model_from_options(o, t->model, &run->eval_model), "--eval-size %lld", (long long)o->eval_size);
     return EN_OK;
 }

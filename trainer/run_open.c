@@ -123,7 +123,7 @@ static size_t state_bytes(const en_run *run)
 en_net_config en_run_net_config(const en_run *run, const en_model *m, int64_t images)
 {
     return (en_net_config){ .be = run->t.be, .model = m, .bn_comm = run->t.bn_comm, .max_images = images, .training = true,
-                            .bn_momentum = (float)run->t.o->bn_momentum, .slots = run->t.be->slots,
+                            .bn_momentum = (float)run->t.o->bn_momentum, .frozen = run->t.frozen.layers, .slots = run->t.be->slots,
                             .mixing = run->t.o->mixup > 0 || run->t.o->cutmix > 0 };
 }
 
@@ -331,11 +331,13 @@ static en_status open_net(en_run *run, int64_t step)
     EN_TRY(en_run_reserve(run), "taking memory");
     EN_TRY(en_run_open_net(run, step), "taking memory");
     EN_TRY(en_optimizer_segments(&t->optimizer, t->model, &t->segments, &t->n_segments), "the optimizer");
+    en_frozen_cut(&t->frozen, t->segments, &t->n_segments);
+    EN_TRY(t->be->ops->zero(t->be, t->a.grads, (size_t)t->model->param_elems * sizeof(float)), "gradients");      /* those of frozen layers stay so */
     size_t bucket_bytes;
     bool tries;
     EN_TRY(en_buckets_asked(t->o->buckets, &bucket_bytes, &tries), "gradient buckets");
-    EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->model->param_elems, bucket_bytes, &t->buckets), "gradient buckets");
-    if (tries && t->comm->world_size > 1) en_tuner_open(&run->tuner, (size_t)t->model->param_elems, t->recording ? 2 * t->be->slots : 1);
+    EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->frozen.trained_params, bucket_bytes, &t->buckets), "gradient buckets");
+    if (tries && t->comm->world_size > 1) en_tuner_open(&run->tuner, (size_t)t->frozen.trained_params, t->recording ? 2 * t->be->slots : 1);
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
     EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;

@@ -47,6 +47,16 @@ static en_status check_same_optimizer(const en_optimizer *p, const en_checkpoint
     return EN_OK;
 }
 
+/* A frozen layer's accumulators and averages stand still; one that thaws would begin with them. */
+static en_status check_same_layers(const char *now, const en_checkpoint_info *i, const char *path)
+{
+    char then[80] = "";
+    if (i->options && !en_options_text_find(i->options, "freeze", then, sizeof then)) then[0] = 0;
+    EN_REQUIRE(strcmp(then, now) == 0, EN_EUSAGE, "%s was trained with %s%s, now there is %s%s: give the same, or begin another run with --init", path,
+               *then ? "--freeze " : "no --freeze", then, *now ? "--freeze " : "none", now);
+    return EN_OK;
+}
+
 /* Stages to come may be other ones; those that are behind are as they were. */
 static en_status check_same_stages(const en_stages *now, const en_checkpoint_info *i, const char *path)
 {
@@ -82,6 +92,7 @@ static en_status check_same_run(const en_run *run, const en_checkpoint_info *i, 
     EN_REQUIRE(!en_option_given(t->o, "seed") || (uint64_t)t->o->seed == i->state.seed, EN_EUSAGE, "%s was trained with --seed %" PRIu64
                ", now it is %" PRId64 ": leave it out, or take another --run", path, i->state.seed, t->o->seed);
     EN_TRY(en_recipe_check_same(t->o, i->options, path), "going on");
+    EN_TRY(check_same_layers(t->o->freeze, i, path), "going on");
     EN_TRY(check_same_optimizer(&t->optimizer, i, path), "going on");
     EN_TRY(check_same_stages(&t->stages, i, path), "going on");
     EN_REQUIRE(i->has_ema == (t->o->ema > 0), EN_EUSAGE, "%s was trained %s --ema: go on as it began, or take another --run", path, i->has_ema ? "with" : "without");

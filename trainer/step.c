@@ -62,7 +62,7 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
     const en_now *now = en_net_now(t->net, p->slot);
 
     if (p->first) {
-        EN_TRY(ops->zero(be, t->a.grads, (size_t)t->model->param_elems * sizeof(float)), "zero");            /* every grads below is += */
+        EN_TRY(ops->zero(be, t->a.grads, (size_t)t->frozen.trained_params * sizeof(float)), "zero");         /* every grads below is += */
         EN_TRY(ops->zero(be, t->tally, EN_TALLY * sizeof(double)), "zero");
         EN_TRY(ops->copy(be, t->a.stats_before, t->a.stats, (size_t)t->model->stat_elems * sizeof(float)), "keeping the statistics");
         en_buckets_begin(t->buckets);
@@ -82,15 +82,16 @@ en_status en_step_work(en_trainer *t, const en_piece *p)
     EN_TRY(t->tensors->ops->sum_f64(t->tensors, t->tally, t->tally, EN_TALLY_SUMS), "summing the tally");
     EN_TRY(ops->mark(be, SUMMED), "mark");
     if (t->dump) EN_TRY(en_dump_arenas(t, "/gradients", t->a.grads, NULL), "dump");
-    if (t->bn_comm != t->tensors) {         /* ranks that normalise apart keep statistics apart; the model has their mean */
+    const int64_t stats = t->frozen.trained_stats;
+    if (t->bn_comm != t->tensors && stats > 0) {     /* ranks that normalise apart keep statistics apart; the model has their mean */
         en_request *sum;
-        EN_TRY(t->tensors->ops->sum_f32_begin(t->tensors, t->a.stats, (size_t)t->model->stat_elems, &sum), "running statistics");
+        EN_TRY(t->tensors->ops->sum_f32_begin(t->tensors, t->a.stats, (size_t)stats, &sum), "running statistics");
         EN_TRY(t->tensors->ops->sum_wait(t->tensors, sum), "running statistics");
-        EN_TRY(ops->scale(be, t->model->stat_elems, 1.f / (float)t->tensors->world_size, t->a.stats), "running statistics");
+        EN_TRY(ops->scale(be, stats, 1.f / (float)t->tensors->world_size, t->a.stats), "running statistics");
     }
     const en_optimizer_arenas arenas = { t->a.params, t->a.grads, { t->a.slot[0], t->a.slot[1] }, t->a.ema, t->updates, t->tally };
     EN_TRY(en_optimizer_update(&t->optimizer, be, now, t->segments, t->n_segments, &arenas), "%s", t->optimizer.name);
-    if (t->a.ema) EN_TRY(ops->ema_update(be, now, t->model->stat_elems, t->a.stats, t->a.ema_stats, t->tally), "average of running statistics");
+    if (t->a.ema && stats > 0) EN_TRY(ops->ema_update(be, now, stats, t->a.stats, t->a.ema_stats, t->tally), "average of running statistics");
     EN_TRY(ops->mark(be, UPDATED), "mark");
     return EN_OK;
 }

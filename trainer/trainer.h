@@ -6,6 +6,7 @@
 #include "data/data.h"
 #include "trainer/checkpoint.h"
 #include "trainer/dump.h"
+#include "trainer/freeze.h"
 #include "trainer/net.h"
 #include "trainer/optimizer.h"
 #include "trainer/options.h"
@@ -51,6 +52,7 @@ struct en_trainer {
     en_batch    batch;                   /* its images, borrowed from the loader                                   */
     en_optimizer optimizer;
     en_segment *segments; int64_t n_segments;   /* what it walks                                                   */
+    en_frozen   frozen;                  /* --freeze                                                               */
     en_buckets *buckets;
     en_schedule schedule;
     en_stages   stages;
