@@ -252,8 +252,9 @@ static void a_recorded_step_gives_the_bits_of_an_eager_one(void **state)
         inputs in = inputs_make(&cases[2]);
         net_way way = { .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 5 }, .mixing = true, .mates = in.mates, .shares = in.shares };
         const char *name;
-        for (int k = 0; (name = net_device(precision, k, &way)); k++) {
+        for (int k = 0; (name = net_device(precision, k % 2, &way)) && k < 4; k++) {
             way.recorded = false;
+            way.frozen = k < 2 ? 0 : 3;                        /* the stem and two blocks */
             net_result eager = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
             way.recorded = true;
             net_result replayed = net_run(in.m, &way, in.tensors, 4, in.images, in.labels);
