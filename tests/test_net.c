@@ -336,17 +336,19 @@ static void mates_need_a_net_that_is_planned_for_them(void **state)
 
 /* A momentum of 1 makes the running statistics those of a batch.  With them a frozen part gives what an unfrozen one gave for that batch, and
  * what is trained above it has the same gradients; frozen tensors have none, and keep their statistics to the bit.  The statistics are
- * rounded once more, and batch norms amplify that: any other error would be of order 1. */
+ * rounded once more, and batch norms amplify that; where the activation has a corner one of few values may change its side. Any other
+ * error would be of order 1. */
 static void what_is_trained_above_a_frozen_part(void **state)
 {
     (void)state;
-    static const int some[] = { 1, 4, 5, 6 };                  /* odd sides, dropout of the classifier, fused blocks */
+    static const int some[] = { 1, 4, 5, 6, 7, 8, 9 };         /* odd sides, dropout of the classifier, fused blocks, no head, a pool */
     for (size_t c = 0; c < sizeof some / sizeof *some; c++) {
         net_case k = cases[some[c]];
         k.o.bn_momentum = 1;
         k.o.drop_path = 0;
         inputs in = inputs_make(&k);
         const en_model *m = in.m;
+        in.m->bn_unbiased_running = false;                     /* as the batch normalised */
         net_way way = { .lanes = 2, .threads = 2, .training = true, .max_images = MAX_N, .passes = 1, .now = { .seed = 3, .step = 5 } };
         const char *name;
         for (int d = 0; (name = net_device(EN_PRECISION_F32, d, &way)); d++) {
@@ -355,7 +357,7 @@ static void what_is_trained_above_a_frozen_part(void **state)
             for (int i = 0; i < m->n_tensors; i++)
                 if (m->tensors[i].arena == EN_ARENA_STATS) memcpy(in.tensors[i], whole.answers[i], (size_t)en_tensor_count(&m->tensors[i]) * sizeof(double));
             const struct { const char *name; int layers; } upto[] = { { "stem", 1 }, { m->blocks[0].name, 2 }, { m->blocks[m->n_blocks / 2].name, 2 + m->n_blocks / 2 },
-                                                                      { m->blocks[m->n_blocks - 1].name, 1 + m->n_blocks }, { "features", 2 + m->n_blocks } };
+                                                                      { m->blocks[m->n_blocks - 1].name, (m->head.weight < 0 ? 2 : 1) + m->n_blocks }, { "features", 2 + m->n_blocks } };
             for (size_t f = 0; f < sizeof upto / sizeof *upto; f++) {
                 en_frozen frozen;
                 assert_int_equal(en_frozen_of(m, upto[f].name, &frozen), EN_OK);
@@ -368,7 +370,7 @@ static void what_is_trained_above_a_frozen_part(void **state)
                     const bool param = t->arena == EN_ARENA_PARAMS, trained = t->offset < (param ? frozen.trained_params : frozen.trained_stats);
                     if (trained) {
                         const double x = param ? off(r.answers[i], whole.answers[i], n, scale_of(m, whole.answers, i)) : off(r.answers[i], in.tensors[i], n, norm(in.tensors[i], n));
-                        if (!(x <= 1e-3)) fail_msg("%s, %s, %s: %s is off by %.3g", k.what, name, upto[f].name, t->name, x);
+                        if (!(x <= (m->act == EN_ACT_SILU ? 1e-3 : 0.1))) fail_msg("%s, %s, %s: %s is off by %.3g", k.what, name, upto[f].name, t->name, x);
                     } else {
                         for (int64_t e = 0; e < n; e++)
                             if (r.answers[i][e] != (param ? 0 : in.tensors[i][e])) fail_msg("%s, %s, %s: %s[%d] is %g", k.what, name, upto[f].name, t->name, (int)e, r.answers[i][e]);
