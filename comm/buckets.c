@@ -4,7 +4,8 @@
  *
  * The first cut is small so that the network starts early, the last so that little is left to wait for when backward
  * ends; what lies between is cut evenly, each at most about bucket_bytes.  The cuts depend on the sizes alone, and
- * buckets begin strictly from left to right: all ranks make the same calls in the same order. */
+ * buckets begin strictly from left to right: all ranks make the same calls in the same order.  bucket_bytes 0 is one bucket, which is
+ * full when backward ends: nothing overlaps, to compare with. */
 #include <stdlib.h>
 #include <time.h>
 
@@ -35,6 +36,10 @@ int en_buckets_cut(size_t elems, size_t bucket_bytes, size_t cut[EN_BUCKETS_MOST
 {
     int buckets = 0;
     size_t most = bucket_bytes / sizeof(float) / LINE * LINE;
+    if (bucket_bytes == 0 && elems) {          /* all at once */
+        cut[0] = 0, cut[1] = elems;
+        return 1;
+    }
     if (most < LINE) most = LINE;
     const size_t small = min_size(most, SMALL_ELEMS), first = min_size(elems, small), last = min_size(elems - first, small);
     const size_t middle = elems - first - last;

@@ -84,7 +84,7 @@ void      en_comm_tensor_close(en_comm *control, en_comm *tensor);
 
 /* ---- gradient buckets ----------------------------------------------------------------------------------------------
  * Gradients live in one flat arena, in the order in which backward finishes them.  The arena is cut into buckets, the
- * first about 1 MiB (so that the first sum starts early), then about `bucket_bytes`.  When backward has finished every
+ * first about 1 MiB (so that the first sum starts early), then about `bucket_bytes` (0: one bucket, nothing overlaps).  When backward has finished every
  * gradient below an offset it says so, and each bucket that is complete begins its all-reduce while backward goes on. */
 typedef struct en_buckets en_buckets;
 en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_bytes, en_buckets **out);

@@ -12,7 +12,7 @@ en_status en_buckets_asked(const char *text, size_t *bytes, bool *tries)
 {
     *tries = strcmp(text, "auto") == 0;
     const long mib = *tries ? DEFAULT_MIB : strtol(text, NULL, 10);
-    EN_REQUIRE(mib >= 1 && mib <= 4096, EN_EUSAGE, "--buckets %s: auto, or 1 to 4096 MiB", text);
+    EN_REQUIRE(mib >= 0 && mib <= 4096, EN_EUSAGE, "--buckets %s: auto, or 0 to 4096 MiB", text);
     *bytes = (size_t)mib << 20;
     return EN_OK;
 }

@@ -92,8 +92,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "images per step over all ranks (0: 32 per rank)") \
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \
     "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
-  X(buckets,          STR,  "25",              EN_TRAIN,                                   "MiB",     "auto|[1,4096]",              \
-    "gradients are summed in pieces of about so much, while backward goes on; auto: sizes are tried in the first steps (the same bits over MPI)") \
+  X(buckets,          STR,  "25",              EN_TRAIN,                                   "MiB",     "auto|[0,4096]",              \
+    "gradients are summed in pieces of about so much, while backward goes on; 0: at once, after it; auto: sizes are tried in the first steps " \
+    "(the same bits over MPI)") \
   X(uneven,           FLAG, 0,                 EN_TRAIN | EN_SEARCH,                       "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
   X(lr,               F64,  0.016,             EN_TRAIN | EN_SEARCH,                       "per 256", "[0,inf)",                    \
@@ -290,7 +291,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "a step is of --global-batch images, however many ranks there are") \
   X(bn_images,        I64,  0,                 EN_SCALING,                                 "images",  "[0,1000000]",                \
     "batch-norm groups of as many ranks as have so many images, in place of --bn-group") \
-  X(bucket_mib,       I64,  25,                EN_SCALING,                                 "MiB",     "[1,4096]",                   \
+  X(bucket_mib,       I64,  25,                EN_SCALING,                                 "MiB",     "[0,4096]",                   \
     "gradient buckets are cut at about so much") \
   X(times,            STR,  "",                EN_SCALING,                                 "path",    "",                           \
     "measured passes: what `effnet bench passes --json` printed (\"\": floors, and what share of them the machine reaches)") \

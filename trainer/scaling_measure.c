@@ -10,7 +10,7 @@
 #include "trainer/scaling_measure.h"
 
 #include "kernels/cuda/footprint.h"
-#include "trainer/trainer.h"
+#include "trainer/run.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { DEFAULT_IMAGES = 32, DEFAULT_STEPS = 100, CHECK_STEPS = 4, CHECK_IMAGES = 16, MOST_CHECK = 4096, QUICK = 20 };
@@ -90,19 +89,13 @@ static bool one_machine(const en_options *o)
     return !o->hosts[0] && !(getenv("SLURM_JOB_ID") && nodes && strcmp(nodes, "1") != 0) && !(open4 && *open4) && !(open5 && *open5);
 }
 
-static en_status make_folder(const char *path)
-{
-    EN_REQUIRE(mkdir(path, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s; choose another --run", path, strerror(errno));
-    return EN_OK;
-}
-
 /* Runs on other machines see a shared folder, where this one's /tmp is not. */
 static en_status open_folder(en_study *s)
 {
     const char *tmp = getenv("TMPDIR");
     if (s->o->run[0]) {
         snprintf(s->folder, sizeof s->folder, "%s", s->o->run);
-        return make_folder(s->folder);
+        return en_make_folder(s->folder);
     }
     if (s->one_machine) snprintf(s->folder, sizeof s->folder, "%.3000s/effnet-scaling.XXXXXX", tmp && *tmp ? tmp : "/tmp");
     else snprintf(s->folder, sizeof s->folder, "effnet-scaling.XXXXXX");
@@ -177,7 +170,7 @@ static en_status run_training(const en_study *s, const en_count *k, const en_arg
     snprintf(log, sizeof log, "%s/log", folder);
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", folder);
     unlink(metrics);                                        /* of a study before */
-    EN_TRY(make_folder(folder), "a run's folder");
+    EN_TRY(en_make_folder(folder), "a run's folder");
     EN_TRY(en_start_ranks(s, k->ranks, a, NULL, log), "%s", log);
     EN_TRY(en_text_read(metrics, &text), "what the run wrote");
     const en_status status = en_run_lines_parse(metrics, text, warm, lines);
