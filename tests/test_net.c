@@ -347,7 +347,7 @@ static void mates_need_a_net_that_is_planned_for_them(void **state)
 static void what_is_trained_above_a_frozen_part(void **state)
 {
     (void)state;
-    static const int some[] = { 1, 4, 5, 6, 7, 8, 9 };         /* odd sides, dropout of the classifier, fused blocks, no head, a pool */
+    static const int some[] = { 1, 3, 4, 5, 6, 7 };         /* odd sides, dropout of the classifier, fused blocks, no head, a pool */
     for (size_t c = 0; c < sizeof some / sizeof *some; c++) {
         net_case k = cases[some[c]];
         k.o.bn_momentum = 1;
