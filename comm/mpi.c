@@ -1,7 +1,7 @@
 /* mpi.c - ranks under MPI.
  *
  * Small blocking sums (batch norm, agreement) wait for the network and for little else, so what counts is how many messages
- * follow one another.  Up to SMALL_RANKS ranks send each other all they have, and each adds it up in rank order: one message.
+ * follow one another.  Up to EN_SMALL_SUM_RANKS ranks send each other all they have, and each adds it up in rank order: one message.
  * Above that, and for longer sums, MPI_Allreduce: every algorithm that Open MPI and MPICH have for it either lets one rank
  * compute an element and hands the result on (ring, reduce-scatter, reduce + broadcast), or doubles recursively, where both
  * partners form a+b and b+a: the same bits, because IEEE addition commutes.  (Of few ranks Open MPI 4.1 takes a ring for 4 to 8
@@ -44,7 +44,7 @@
 #include "comm/internal.h"
 
 enum { WINDOW = 4, PIECE = 1 << 23, BLOCK = 1024, MAX_COUNT = 1 << 30, TAGS = (1 << 14) - 1 };
-enum { SMALL_RANKS = 4, SMALL_ELEMS = 8000, SMALL_TAG = 2 * TAGS };       /* below 64 KiB, which Open MPI still sends unasked over TCP */
+enum { SMALL_TAG = 2 * TAGS };
 
 typedef enum { FREE, QUEUED, EXCHANGE, SHARE, DONE } sum_state;
 
@@ -66,7 +66,7 @@ typedef struct {
         int          requests;
     } lane[WINDOW];                            /* sum seq uses lane[seq % WINDOW]             */
     const float **source;                      /* world_size pointers, while adding           */
-    double   *others;                          /* of small sums: SMALL_ELEMS of each other rank; NULL: more than SMALL_RANKS */
+    double   *others;                          /* of small sums: EN_SMALL_SUM_VALUES of each other rank; NULL: more than EN_SMALL_SUM_RANKS */
 } mpi_impl;
 
 static en_status mpi_failed(const char *file, int line, const char *func, int rc, const char *call)
@@ -247,13 +247,13 @@ static en_status sum_at_once(en_comm *c, const double *in, double *out, size_t n
 {
     mpi_impl *m = c->impl;
     const int me = c->rank, ranks = c->world_size;
-    MPI_Request request[2 * (SMALL_RANKS - 1)];
-    const double *source[SMALL_RANKS];
+    MPI_Request request[2 * (EN_SMALL_SUM_RANKS - 1)];
+    const double *source[EN_SMALL_SUM_RANKS];
     int requests = 0;
     source[me] = in;
     for (int step = 1; step < ranks; step++) {
         const int from = (me + ranks - step) % ranks;
-        double *values = m->others + (size_t)(step - 1) * SMALL_ELEMS;
+        double *values = m->others + (size_t)(step - 1) * EN_SMALL_SUM_VALUES;
         source[from] = values;
         MPI_TRY(MPI_Irecv(values, (int)n, MPI_DOUBLE, from, SMALL_TAG, m->comm, &request[requests++]));
     }
@@ -272,7 +272,7 @@ static en_status sum_f64(en_comm *c, const double *in, double *out, size_t n)
 {
     mpi_impl *m = c->impl;
     if (m->oldest < m->next) EN_TRY(progress(c), "advancing the gradients' sums");
-    if (m->others && n <= SMALL_ELEMS) return sum_at_once(c, in, out, n);
+    if (m->others && n <= EN_SMALL_SUM_VALUES) return sum_at_once(c, in, out, n);
     for (size_t at = 0; at < n; at += MAX_COUNT) {
         const int count = (int)(n - at < MAX_COUNT ? n - at : MAX_COUNT);
         MPI_MEET("a sum", MPI_Allreduce(in == out ? MPI_IN_PLACE : in + at, out + at, count, MPI_DOUBLE, MPI_SUM, m->comm));
@@ -391,8 +391,8 @@ static en_status wrap(MPI_Comm comm, bool finalize, en_comm **out)
         EN_REQUIRE_OUT(m->lane[k].request = calloc(2 * (size_t)c->world_size, sizeof *m->lane[k].request), EN_ENOMEM,
                        "no memory for the requests of %d ranks", c->world_size);
     EN_REQUIRE_OUT(m->source = calloc((size_t)c->world_size, sizeof *m->source), EN_ENOMEM, "no memory for %d ranks", c->world_size);
-    if (c->world_size > 1 && c->world_size <= SMALL_RANKS)
-        EN_REQUIRE_OUT(m->others = malloc((size_t)(c->world_size - 1) * SMALL_ELEMS * sizeof *m->others), EN_ENOMEM, "no memory for %d ranks", c->world_size);
+    if (c->world_size > 1 && c->world_size <= EN_SMALL_SUM_RANKS)
+        EN_REQUIRE_OUT(m->others = malloc((size_t)(c->world_size - 1) * EN_SMALL_SUM_VALUES * sizeof *m->others), EN_ENOMEM, "no memory for %d ranks", c->world_size);
     EN_TRY_OUT(find_places(c, comm), "finding out who shares a host");
     *out = c;
     return EN_OK;

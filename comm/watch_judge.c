@@ -169,8 +169,8 @@ bool en_watch_judge(const en_watch_rules *r, const en_peer *peer, int n, bool *m
     char t[32];
 
     for (int i = 0; i < n; i++)
-        mark[i] = peer[i].state == EN_GONE && general > 0 && peer[i].silent_s > grace + r->patience_s && v.step <= peer[i].step_then + 1 &&
-                  v.longest_wait >= shorter(REALLY_WAITS_S, grace / 2);
+        mark[i] = peer[i].state == EN_GONE && general > 0 && peer[i].silent_s > grace + r->patience_s &&
+                  (r->apart || (v.step <= peer[i].step_then + 1 && v.longest_wait >= shorter(REALLY_WAITS_S, grace / 2)));
     if ((c = least(peer, n, mark))) {
         put_rank(&p, c);
         put(&p, " has ended without a word: it was last heard %s ago, in ", seconds(c->silent_s, t));

@@ -151,6 +151,10 @@ static void a_silent_rank_of_another_group_is_named(void **state)
     assert_false(judged());
     rules.apart = true;
     says("rank 3 on host node2 (process 703) has been silent for 31 s");
+    peer[3].state = EN_GONE;                     /* nor one that ended */
+    says("rank 3 on host node2 (process 703) has ended without a word");
+    rules.apart = false;
+    assert_false(judged());
 }
 
 static void a_rank_that_ended_without_a_word_is_named_soon(void **state)

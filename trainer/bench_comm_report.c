@@ -40,7 +40,8 @@ comm_fit comm_fit_rows(const comm_table *t, const comm_place *place, comm_op op,
     return f;
 }
 
-/* A small sum of comm/mpi.c takes log2(n) messages one after another; of a large one each rank sends the bus bytes, whatever way. */
+/* A small sum of comm/mpi.c takes one message between few ranks, else log2(n) one after another; of a large one each rank sends the bus
+ * bytes, whatever way. */
 bool comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out)
 {
     const en_comm *c = tensor->comm;
@@ -48,7 +49,7 @@ bool comm_link_of(const comm_table *t, const comm_place *tensor, comm_link *out)
     const bool one_node = c->nodes == 1, mpi = strcmp(c->name, "mpi") == 0;
     *out = (comm_link){ .link = one_node ? "link" : "nic", .us = NAN };
     if (large.pieces == 0 || small.pieces == 0 || (!one_node && (c->nodes != c->world_size || !mpi))) return false;
-    if (mpi) out->us = 1e6 * small.piece[0].alpha_s / ceil(log2(c->world_size));
+    if (mpi) out->us = 1e6 * small.piece[0].alpha_s / (c->world_size <= EN_SMALL_SUM_RANKS ? 1 : ceil(log2(c->world_size)));
     out->gb_per_s = 1e-9 * large.piece[large.pieces - 1].bytes_per_s;
     out->error = fmax(large.piece[large.pieces - 1].usual_error, isnan(out->us) ? 0 : small.piece[0].usual_error);
     return isfinite(out->gb_per_s);

@@ -104,6 +104,8 @@ static en_status read_snapshot(en_run *run, const char *path)
     en_checkpoint_info info = { 0 };
     EN_TRY(en_checkpoint_inspect(path, false, &info), "reading %s", path);
     en_status s = check_same_run(run, &info, path);
+    free(run->changed_said);                            /* going back reads a checkpoint once more */
+    run->changed_said = NULL;
     if (s == EN_OK && info.options && run->options_text) run->changed_said = en_options_text_changes(info.options, run->options_text);
     en_checkpoint_info_free(&info);
     EN_TRY(s, "going on from %s", path);

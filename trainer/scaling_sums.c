@@ -21,19 +21,23 @@
  * Its small sums are one round between all pairs, of the whole message, as long as there are at most four ranks; beyond, MPI_Allreduce,
  * which doubles recursively at such sizes: log2(p) rounds on the node, log2(k) between nodes, of the whole message each; a round between
  * nodes is shared by the p ranks that all take part in it. */
+#include "comm/comm.h"
 #include "trainer/scaling_model.h"
 
 #include <math.h>
 
-enum { EAGER_BYTES = 65536, SMALL_RANKS = 4 };
+enum { EAGER_BYTES = 65536 };
 
 en_span_of_ranks en_span_of_group(const en_cluster *c, int ranks, int group)
 {
     const int p = (int)c->ranks_per_node;
-    if (group >= ranks) return (en_span_of_ranks){ ranks, (ranks + p - 1) / p };
-    if (group <= p) return (en_span_of_ranks){ group, p % group == 0 || ranks <= p ? 1 : 2 };
-    const int nodes = (group + p - 1) / p + (group % p != 0), all = (ranks + p - 1) / p;
-    return (en_span_of_ranks){ group, nodes < all ? nodes : all };
+    int most = 0;
+    if (group > ranks) group = ranks;
+    for (int first = 0; first < ranks; first += group) {         /* groups are neighbours, so some lie across a node's border */
+        const int last = (first + group < ranks ? first + group : ranks) - 1, nodes = last / p - first / p + 1;
+        if (nodes > most) most = nodes;
+    }
+    return (en_span_of_ranks){ group, most };
 }
 
 static double cards(const en_cluster *c) { return c->nics_per_node * c->nic_gb_per_s * c->nic_efficiency * 1e9; }
@@ -116,5 +120,5 @@ en_sum_cost en_sum_small(const en_cluster *c, en_span_of_ranks who, double bytes
     if (who.ranks <= 1 || bytes <= 0) return (en_sum_cost){ .way = "nothing" };
     const en_measured_sums *m = en_measured_sums_of(c, who.ranks);
     if (m) return as_measured(m, m->small, m->n_small, bytes);
-    return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : who.ranks <= SMALL_RANKS ? one_round(c, who, bytes) : doubling(c, who, bytes);
+    return c->comm == EN_NET_NCCL ? nccl(c, who, bytes) : who.ranks <= EN_SMALL_SUM_RANKS && bytes <= EN_SMALL_SUM_VALUES * sizeof(double) ? one_round(c, who, bytes) : doubling(c, who, bytes);
 }
