@@ -186,6 +186,7 @@ static void refusals_say_value_and_remedy(void **state)
         { EN_TRAIN, { "--bn-group", "2.5" },      { "--bn-group '2.5'" } },
         { EN_TRAIN, { "--bn-group", "1e1" },      { "--bn-group '1e1'" } },
         { EN_TRAIN, { "--bn-group", "+2" },       { "--bn-group '+2'" } },
+        { EN_TRAIN, { "--recipe", "x" },          { "--recipe 'x'", "use efficientnet, " } },
         { EN_TRAIN, { "--bn-group", "nodes" },    { "did you mean node?" } },
         { EN_TRAIN, { "--lr-schedule", "cosin" }, { "did you mean cosine?", "exponential, cosine, constant or polynomial" } },
         { EN_TRAIN, { "--device", "abacus" },     { "--device 'abacus'", "cuda or cpu" } },

@@ -61,7 +61,7 @@ static void lists_are_numbers_and_ranges(void **state)
     static const struct { const char *text, *words; } wrong[] = {
         { "", "give numbers" }, { "1,", "give numbers" }, { "1;2", "give numbers" }, { "x", "give numbers" }, { "nan", "give numbers" }, { "1:2", "FROM:TO:STEP" },
         { "1:2:0.5:3", "FROM:TO:STEP" }, { "1:2:0", "upwards" }, { "2:1:0.1", "upwards" }, { "1:2:-1", "upwards" }, { "0.9", "1 to 4" }, { "1,5", "1 to 4" },
-        { "1:5:1", "1 to 4" }, { "1:4:1e-9", "larger step" }, { "1:2:0.01,1:2:0.005", "larger step" }, { "1e999", "give numbers" },
+        { "1:5:1", "1 to 4" }, { "1:4:1e-9", "larger step" }, { "1:1:1e-12", "larger step" }, { "1:1:1e-300", "larger step" }, { "1:2:0.01,1:2:0.005", "larger step" }, { "1e999", "give numbers" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(en_grid_values("betas", wrong[i].text, v, &n), wrong[i].words);
 }

@@ -146,7 +146,7 @@ static const char *nearest_word(const char *limits, const char *text, char out[S
     en_nearest nearest = { .typed = text };
     int n = 0;
     for (const char *s = limits; *s && n < 8; s = next_alternative(s)) {
-        if (*s == '[' || *s == '(') continue;
+        if (*s == '[' || *s == '(' || *s == '|') continue;         /* a word that may be empty is not meant by one that is not */
         snprintf(words[n], SPELLING, "%.*s", (int)strcspn(s, "|"), s);
         en_nearest_offer(&nearest, words[n++]);
     }

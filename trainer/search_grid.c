@@ -42,8 +42,9 @@ static en_status take_part(const char *option, const char *text, const char **en
     const double to = parts == 3 ? part[1] : part[0], step = parts == 3 ? part[2] : 1;
     EN_REQUIRE(part[0] >= 1 && to <= 4, EN_EUSAGE, "--%s %g is out of range: factors are 1 to 4", option, part[0] >= 1 ? to : part[0]);
     EN_REQUIRE(to >= part[0] && step > 0, EN_EUSAGE, "--%s '%s': a range goes upwards, as 1:1.4:0.05", option, text);
-    EN_REQUIRE((to - part[0]) / step + *n < EN_GRID_VALUES, EN_EUSAGE, "--%s '%s' are more than %d values: take a larger step", option, text, EN_GRID_VALUES);
-    for (int i = 0; part[0] + i * step <= to + 1e-9; i++) value[(*n)++] = rounded(part[0] + i * step);
+    const double steps = floor((to - part[0] + 1e-9) / step);           /* sums of steps end near TO, not at it */
+    EN_REQUIRE(steps + *n < EN_GRID_VALUES, EN_EUSAGE, "--%s '%s' are more than %d values: take a larger step", option, text, EN_GRID_VALUES);
+    for (int i = 0; i <= (int)steps; i++) value[(*n)++] = rounded(part[0] + i * step);
     return EN_OK;
 }
 
