@@ -337,6 +337,103 @@ static void ranks_that_share_cores_take_turns(void **state)
     en_model_free(m);
 }
 
+/* ---- points and advice ---------------------------------------------------------------------------------------------------------- */
+
+static en_prediction *prediction(const en_options *o, int64_t micro_batch, en_group group)
+{
+    en_prediction *p = calloc(1, sizeof *p);
+    assert_non_null(p);
+    p->o = o;
+    assert_int_equal(en_cluster_read(EN_CLUSTERS "/h200-ndr.txt", &p->cluster), EN_OK);
+    p->cluster.memory_gb = 0;                                             /* no advice about memory, which needs a planner */
+    p->model = model("b0");
+    p->choice = (en_choice){ .group = group, .bucket_bytes = (size_t)25 << 20, .micro_batch = micro_batch };
+    return p;
+}
+
+static void close_prediction(en_prediction *p)
+{
+    for (int i = 0; i < p->n_known; i++) en_scaling_step_free(&p->known[i].step);
+    en_model_free(p->model);
+    free(p);
+}
+
+/* One rank does what the rate says, however many passes a step has; other sizes of a pass are stretched by the same factor. */
+static void a_rate_that_is_given_is_met_by_one_rank(void **state)
+{
+    (void)state;
+    en_options o = { .strong = true, .global_batch = 1000, .gpu_rate = 1500 };
+    en_prediction *p = prediction(&o, 32, (en_group){ EN_GROUP_ALL, 0 });  /* 32 passes, the last of 8 images */
+    en_point one, ten;
+    en_scaling_step floors;
+    assert_int_equal(en_predict_calibrate(p), EN_OK);
+    assert_int_equal(en_predict_point(p, &p->choice, 1, &one), EN_OK);
+    assert_int_equal(one.passes, 32);
+    SAME(one.r.images_per_s, 1500);
+    assert_int_equal(en_predict_point(p, &p->choice, 10, &ten), EN_OK);
+    assert_int_equal(en_scaling_step_of(p->model, ten.images, &p->cluster, 8, NULL, &floors), EN_OK);
+    SAME(ten.r.forward_s, p->stretch * (double)ten.passes * floors.forward_s);
+    SAME(ten.r.update_s, floors.update_s);
+    en_scaling_step_free(&floors);
+    close_prediction(p);
+
+    /* the rate of two images a step says more than the update takes, at most just so: that is refused for what it is */
+    o = (en_options){ .gpu_rate = 1 };
+    p = prediction(&o, 2, (en_group){ EN_GROUP_ALL, 0 });
+    assert_int_equal(en_predict_calibrate(p), EN_OK);
+    const double update_s = p->known[0].step.update_s;
+    close_prediction(p);
+    for (int above = 0; above < 2; above++) {
+        o.gpu_rate = 2 / update_s * (above ? 1.01 : 0.99);
+        p = prediction(&o, 2, (en_group){ EN_GROUP_ALL, 0 });
+        assert_int_equal(en_predict_calibrate(p), above ? EN_EUSAGE : EN_OK);
+        if (above) assert_non_null(strstr(en_error_message(), "the optimizer alone takes"));
+        else assert_int_equal(en_predict_point(p, &p->choice, 1, &one), EN_OK);
+        if (!above) SAME(one.r.images_per_s, o.gpu_rate);
+        close_prediction(p);
+    }
+    o = (en_options){ .strong = true, .global_batch = 64, .gpu_rate = 2 / update_s };     /* too high for 2 images and an update, not for 64 */
+    p = prediction(&o, 2, (en_group){ EN_GROUP_ALL, 0 });
+    assert_int_equal(en_predict_calibrate(p), EN_OK);
+    assert_int_equal(en_predict_point(p, &p->choice, 1, &one), EN_OK);
+    SAME(one.r.images_per_s, o.gpu_rate);
+    close_prediction(p);
+    en_error_clear();
+}
+
+static int advice_of(const en_prediction *p, const char *what, const char *because)
+{
+    int n = 0;
+    for (int i = 0; i < p->n_advice; i++) {
+        if (strncmp(p->advice[i].what, what, strlen(what)) != 0) continue;
+        n++;
+        if (!strstr(p->advice[i].because, because)) fail_msg("%s: %s, wanted %s", p->advice[i].what, p->advice[i].because, because);
+    }
+    return n;
+}
+
+/* What is said of a group is what the trainer makes of the option. */
+static void advice_on_groups_says_options_that_exist_and_each_group_once(void **state)
+{
+    (void)state;
+    const en_options o = { 0 };
+    static const struct { int64_t micro_batch; int nodes_too, images_too; const char *images; } cases[] = {
+        { 48, 1, 1, "of 96 images" },                                     /* two ranks of 48 */
+        { 16, 1, 0, "" },                                                 /* 128 images are a node's */
+        { 200, 1, 0, "" } };                                              /* and here a rank's */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        en_prediction *p = prediction(&o, cases[i].micro_batch, (en_group){ EN_GROUP_ALL, 0 });
+        p->points = 1;
+        assert_int_equal(en_predict_point(p, &p->choice, 512, &p->point[0]), EN_OK);
+        assert_int_equal(en_predict_advise(p), EN_OK);
+        assert_int_equal(advice_of(p, "--bn-group node", ""), cases[i].nodes_too);
+        assert_int_equal(advice_of(p, "--bn-group 128i", cases[i].images), cases[i].images_too);
+        assert_int_equal(advice_of(p, "--bn-group 1", ""), 1 + cases[i].images_too);       /* "1", and "128i" begins with it */
+        assert_int_equal(advice_of(p, "--bn-group", ""), 2 + cases[i].images_too);
+        close_prediction(p);
+    }
+}
+
 /* ---- measured passes ------------------------------------------------------------------------------------------------------------ */
 
 /* What bench passes prints, every pass 10 us; without the last `less` of them. */
@@ -429,6 +526,8 @@ int main(void)
         cmocka_unit_test(a_step_has_every_pass_and_every_sum),
         cmocka_unit_test(a_better_machine_is_never_slower),
         cmocka_unit_test(ranks_that_share_cores_take_turns),
+        cmocka_unit_test(a_rate_that_is_given_is_met_by_one_rank),
+        cmocka_unit_test(advice_on_groups_says_options_that_exist_and_each_group_once),
         cmocka_unit_test(measured_passes_take_the_place_of_floors),
         cmocka_unit_test(files_of_times_are_read_or_refused),
     };

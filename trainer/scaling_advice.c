@@ -49,18 +49,22 @@ static en_status groups(en_prediction *p)
 {
     const en_point *now = &p->point[p->points - 1];
     const en_group others[] = { { EN_GROUP_NODE, 0 }, { EN_GROUP_IMAGES, 128 }, { EN_GROUP_RANKS, 1 } };
+    int node = 0;                                          /* 128 images may be those of a node, or of a rank: said once */
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        const en_group_kind kind = others[i].kind;
         en_choice c = p->choice;
         en_point point;
         double gain = 0;
         char text[32];
         c.group = others[i];
         EN_TRY(gain_of(p, &c, &gain, &point), "batch-norm groups");
-        if (point.bn_group == now->bn_group) continue;
+        if (kind == EN_GROUP_NODE) node = point.bn_group;
+        else if (point.bn_group == node) continue;
+        if (point.bn_group == now->bn_group || (kind == EN_GROUP_IMAGES && point.bn_group == 1)) continue;
         en_advice *a = say(p, gain);
         if (!a) continue;
-        if (others[i].kind == EN_GROUP_IMAGES) snprintf(a->what, sizeof a->what, "--bn-group %d (128 images)", point.bn_group);
-        else snprintf(a->what, sizeof a->what, "--bn-group %s", others[i].kind == EN_GROUP_RANKS ? "1" : en_group_text(&others[i], text));
+        if (kind == EN_GROUP_IMAGES) snprintf(a->what, sizeof a->what, "--bn-group %" PRId64 "i", others[i].count);
+        else snprintf(a->what, sizeof a->what, "--bn-group %s", kind == EN_GROUP_RANKS ? "1" : en_group_text(&others[i], text));
         snprintf(a->because, sizeof a->because, "statistics of %" PRId64 " images in place of %" PRId64, point.bn_group * point.images,
                  now->bn_group * now->images);
     }

@@ -58,7 +58,6 @@ typedef struct {
     size_t   param_elems, stat_elems;
     double   forward_s, backward_s;    /* sums over the passes                                                      */
     double   update_s;                 /* once a step                                                               */
-    double   matrix_share;             /* of forward and backward: passes bound by matrix products, not by memory   */
     double   memory_gb_per_s;          /* that the floors were taken from                                           */
 } en_scaling_step;
 

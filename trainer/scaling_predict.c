@@ -37,13 +37,35 @@ static en_status step_for(en_prediction *p, int64_t images, int busy, const en_s
     EN_TRY(en_scaling_step_of(p->model, images, &p->cluster, busy, p->times.n ? &p->times : NULL, s), "a step of %" PRId64 " images", images);
     p->known[p->n_known].images = images;
     p->known[p->n_known++].busy = busy;
+    if (p->stretch > 0) en_scaling_step_stretch(s, p->stretch);
     *out = s;
-    if (p->o->gpu_rate <= 0) return EN_OK;
-    const double wanted = (double)images / p->o->gpu_rate - s->update_s;
-    EN_REQUIRE(wanted > 0, EN_EUSAGE, "--gpu-rate %g: the optimizer alone takes %.3g s for %" PRId64 " images; give a lower rate", p->o->gpu_rate,
-               s->update_s,
-               images);
-    en_scaling_step_stretch(s, wanted / (s->forward_s + s->backward_s));
+    return EN_OK;
+}
+
+/* The images of a step, those of a rank, and the passes that these take. */
+static en_status share_out(const en_prediction *p, const en_choice *choice, int ranks, en_point *out)
+{
+    const int64_t global = p->o->strong ? p->o->global_batch : choice->micro_batch * ranks;
+    EN_REQUIRE(global % ranks == 0, EN_EUSAGE, "--global-batch %" PRId64 " is not a multiple of %d %s", global, ranks, en_ranks_word(&p->cluster));
+    const int64_t mine = global / ranks, passes = (mine + choice->micro_batch - 1) / choice->micro_batch;
+    *out = (en_point){ .ranks = ranks, .global_batch = global, .passes = passes, .images = (mine + passes - 1) / passes };
+    return EN_OK;
+}
+
+en_status en_predict_calibrate(en_prediction *p)
+{
+    const double rate = p->o->gpu_rate;
+    const en_scaling_step *s = NULL;
+    en_point one;
+    p->stretch = 0;
+    if (rate <= 0) return EN_OK;
+    EN_TRY(share_out(p, &p->choice, 1, &one), "--gpu-rate");
+    EN_TRY(step_for(p, one.images, 1, &s), "--gpu-rate");
+    const double step = (double)one.global_batch / rate, computing = (double)one.passes * (s->forward_s + s->backward_s);
+    EN_REQUIRE(step > s->update_s, EN_EUSAGE, "--gpu-rate %g: a step of %" PRId64 " images would take %.3g s, and the optimizer alone takes %.3g s; give a lower rate, or"
+               " a larger --micro-batch", rate, one.global_batch, step, s->update_s);
+    p->stretch = (step - s->update_s) / computing;
+    en_scaling_step_stretch(&p->known[p->n_known - 1].step, p->stretch);
     return EN_OK;
 }
 
@@ -57,17 +79,15 @@ static int group_of(const en_group *g, const en_cluster *c, int ranks, int64_t i
 en_status en_predict_point(en_prediction *p, const en_choice *choice, int ranks, en_point *out)
 {
     const int per_node = (int)p->cluster.ranks_per_node, busy = ranks < per_node ? ranks : per_node;
-    const int64_t global = p->o->strong ? p->o->global_batch : choice->micro_batch * ranks;
-    EN_REQUIRE(global % ranks == 0, EN_EUSAGE, "--global-batch %" PRId64 " is not a multiple of %d %s", global, ranks, en_ranks_word(&p->cluster));
-    const int64_t mine = global / ranks, passes = (mine + choice->micro_batch - 1) / choice->micro_batch, images = (mine + passes - 1) / passes;
     const en_scaling_step *s = NULL;
-    EN_TRY(step_for(p, images, busy, &s), "%d %s", ranks, en_ranks_word(&p->cluster));
-    *out = (en_point){ .ranks = ranks, .nodes = (ranks + per_node - 1) / per_node, .global_batch = global, .passes = passes, .images = images,
-                       .bn_group = group_of(&choice->group, &p->cluster, ranks, images) };
-    const en_scaling_setup setup = { .ranks = ranks, .bn_group = out->bn_group, .passes = passes, .bucket_bytes = choice->bucket_bytes,
+    EN_TRY(share_out(p, choice, ranks, out), "%d %s", ranks, en_ranks_word(&p->cluster));
+    EN_TRY(step_for(p, out->images, busy, &s), "%d %s", ranks, en_ranks_word(&p->cluster));
+    out->nodes = (ranks + per_node - 1) / per_node;
+    out->bn_group = group_of(&choice->group, &p->cluster, ranks, out->images);
+    const en_scaling_setup setup = { .ranks = ranks, .bn_group = out->bn_group, .passes = out->passes, .bucket_bytes = choice->bucket_bytes,
                                      .data_per_s = p->o->data_rate };
     en_scaling_run(s, &p->cluster, &setup, &out->r);
-    out->r.images_per_s = (double)global / out->r.step_s;               /* a last pass with fewer images takes as long */
+    out->r.images_per_s = (double)out->global_batch / out->r.step_s;    /* a last pass with fewer images takes as long */
     return EN_OK;
 }
 
@@ -187,6 +207,7 @@ en_status en_scaling_predict(const en_options *o)
     EN_REQUIRE(p, EN_ENOMEM, "no memory for a prediction");
     p->o = o;
     EN_TRY_OUT(open_prediction(p), "preparing");
+    EN_TRY_OUT(en_predict_calibrate(p), "preparing");
     for (int i = 0; i < p->points; i++) {
         EN_TRY_OUT(en_predict_point(p, &p->choice, p->point[i].ranks, &p->point[i]), "predicting");
         p->point[i].efficiency = p->point[i].r.images_per_s / p->point[i].ranks / p->point[0].r.images_per_s;

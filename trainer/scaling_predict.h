@@ -31,6 +31,7 @@ typedef struct {
     en_model     *model;                   /* owned                                                                */
     en_pass_times times;                   /* n 0: floors                                                          */
     en_choice     choice;
+    double        stretch;                 /* computing over what times or floors say: --gpu-rate; 0: 1            */
     double        memory_bytes;            /* of a rank, for the largest pass; 0: the machine's memory is not known */
     en_point      point[EN_MOST_POINTS + 1]; int points;     /* [0]: one rank                                      */
     en_advice     advice[EN_MOST_ADVICE];    int n_advice;   /* for the last point                                 */
@@ -39,6 +40,9 @@ typedef struct {
 
 /* The step of `ranks` ranks under a choice; efficiency is left alone. */
 en_status en_predict_point(en_prediction *p, const en_choice *choice, int ranks, en_point *out);
+/* --gpu-rate, if given: what one rank computes under p->choice takes as long as the rate says, and every step is stretched alike.  Before any
+ * point.  EN_EUSAGE: the optimizer alone takes longer. */
+en_status en_predict_calibrate(en_prediction *p);
 /* "all", "node", "16 GPUs", "128 images" */
 const char *en_group_text(const en_group *g, char text[32]);
 const char *en_ranks_word(const en_cluster *c);                             /* "GPUs" or "ranks"                    */

@@ -18,7 +18,6 @@ typedef struct {
     const en_pass_times *times;              /* NULL: floors */
     int64_t images;
     double  bandwidth, rate, turns;          /* bytes and operations a second; how many ranks share a core */
-    double  by_products;                     /* seconds of passes that products bound */
     en_scaling_step *out;
     int     room;
 } builder;
@@ -58,7 +57,6 @@ static en_status seconds_of(builder *b, const bench_layer *l, const bench_pass *
         *seconds = 1e-6 * t->us * (of_images ? (double)b->images / (double)b->times->images : 1);
     }
     *seconds *= b->turns;
-    if (of_images && products > memory) b->by_products += *seconds;
     return EN_OK;
 }
 
@@ -161,7 +159,6 @@ en_status en_scaling_step_of(const en_model *m, int64_t images, const en_cluster
     while (bench_layer_at(m, layers, 1, EN_F32, false, 0, &l)) layers++;
     EN_TRY_OUT(walk(&b, layers), "%s", m->name);
     EN_TRY_OUT(update(&b, layers), "%s", m->name);
-    out->matrix_share = b.by_products / (out->forward_s + out->backward_s);
     out->memory_gb_per_s = 1e-9 * b.bandwidth;
     return EN_OK;
 out:
