@@ -112,6 +112,8 @@ static void time_is_a_budget_too(void **state)
     if (!strstr(o->out, "depends on the machine, so the ranking does, too")) FAIL_RUN(o, "it does not say what that means");
     const char *json = read_file(textf("%s/search.json", dir), NULL);
     const double seconds = number_in(json, "seconds"), step = number_in(json, "step");
+    const char *log = read_file(textf("%s/%s/log.txt", dir, names[2]), NULL);
+    if (!strstr(log, "until its time is spent (6.00 an epoch)") || strstr(log, "ETA")) FAIL_RUN(o, "the log knows an end: %s", log);
     size_t n;
     metrics(textf("%s/%s", dir, names[2]), "train", &n);
     if (!(seconds >= 0.999 && step == (double)n)) FAIL_RUN(o, "%g s and %g steps, of which %zu are in the metrics", seconds, step, n);
@@ -185,6 +187,7 @@ static void one_that_diverges_is_last(void **state)
         if (again && !strstr(o->out, "3 known already")) FAIL_RUN(o, "it tries again");
         if (!strstr(o->out, "not finite in 1 step")) FAIL_RUN(o, "it does not say why");
     }
+    if (!(number_in(read_file(textf("%s/%s/result.json", dir, names[0]), NULL), "step") >= 2)) fail_msg("it does not say after how many steps");
     char *text = ranking(dir), *failed = strstr(text, ",failed,");
     assert_non_null(failed);
     assert_int_equal(count(text, ",done,"), 2);
@@ -221,6 +224,18 @@ static void a_rank_that_hangs_ends_the_search(void **state)
     }
 }
 #endif
+
+/* A device that is missing is missing for all: no candidate has failed, so none is passed over when there is one. */
+static void what_no_candidate_can_have_ends_the_search(void **state)
+{
+    (void)state;
+    const char *dir = at("no device");
+    setenv("CUDA_VISIBLE_DEVICES", "", 1);
+    outcome *o = run_how((how){ .operand = textf("--run=%s", dir) }, SEARCH " --device cuda --budget 2 --data %s", data());
+    unsetenv("CUDA_VISIBLE_DEVICES");
+    if (o->code == 0 || strstr(o->out, "failed: ")) FAIL_RUN(o, "it blames the candidates");
+    for (int i = 0; i < CANDIDATES; i++) assert_false(exists(textf("%s/%s/result.json", dir, names[i])));
+}
 
 static void nonsense_is_refused(void **state)
 {
@@ -265,6 +280,7 @@ int main(void)
         cmocka_unit_test(launch_run_starts_it_again),
         cmocka_unit_test(a_rank_that_hangs_ends_the_search),
 #endif
+        cmocka_unit_test(what_no_candidate_can_have_ends_the_search),
         cmocka_unit_test(nonsense_is_refused),
     };
     return program_main("search", tests, sizeof tests / sizeof *tests);

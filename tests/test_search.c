@@ -127,6 +127,10 @@ static void a_candidate_is_the_base_with_its_factors(void **state)
     const en_options e = en_candidate_options(&o, &g.c[0], "R/x");
     assert_true(e.epochs == 2.5 && e.steps == 0);
     en_grid_free(&g);
+    o = options("--alphas", "2", "--betas", "1", "--gammas", "1", "--budget", "90m", NULL);
+    OK(en_grid_make(&o, &g));
+    assert_true(en_candidate_options(&o, &g.c[0], "R/x").steps >= 1000000000000);           /* the time ends it, not the 350 epochs of a run */
+    en_grid_free(&g);
     o = options("--model", "mobilenetv3", NULL);
     OK(en_grid_make(&o, &g));
     refused(en_grid_measure(&o, 10, &g), "no candidate can be trained");

@@ -62,8 +62,9 @@ void en_print_header(const en_run *run, void *stream)
     fprintf(f, "\n  batch       %" PRId64 " images a step = %" PRId64 " a pass x %" PRId64 " accumulated x %d rank%s%s\n", t->shard.global_batch, run->micro_batch,
             t->shard.accum, t->comm->world_size, t->comm->world_size == 1 ? "" : "s",
             run->micro_batch * t->shard.accum * t->comm->world_size == t->shard.global_batch ? "" : " (uneven)");
-    fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
-            (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
+    if (run->part && run->part->may_end) fprintf(f, "  steps       until its time is spent (%.2f an epoch)%s", t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
+    else fprintf(f, "  steps       %" PRId64 " (%.2f an epoch, %.1f epochs)%s", t->schedule.total_steps, t->schedule.steps_per_epoch,
+                 (double)t->schedule.total_steps / t->schedule.steps_per_epoch, run->resumed ? "" : "\n");
     if (run->resumed) fprintf(f, ", going on from step %" PRId64, t->state.step);
     if (run->resumed && t->stages.count > 1) fprintf(f, ", in stage %d of %d", t->stage + 1, t->stages.count);
     if (run->resumed) fprintf(f, "\n");
@@ -130,13 +131,20 @@ void en_progress_step(en_progress *p, const en_run *run, const en_step_report *r
     if (p->shown++ > 0 && !last && now - p->last < (p->live ? 0.2 : p->log_every)) return;
     p->last = now;
 
-    char eta[32], bar[21];
+    char line[256], eta[32], bar[21];
+    if (run->part && run->part->may_end) {                 /* of an end by time, neither the step nor the epoch is known */
+        snprintf(line, sizeof line, "epoch %.2f step %" PRId64 "  loss %.4f  top-1 %4.1f%%  lr %.2e  %.1f img/s  data wait %2.0f%%",
+                 (double)t->state.position / (double)t->state.samples, t->state.step, p->loss, 100 * p->top1, r->lr, p->images_per_s, 100 * p->data_share);
+        printf(p->live ? "\r%s\033[K" : "%s\n", line);
+        p->drawn = p->live;
+        fflush(stdout);
+        return;
+    }
     const double share = (double)t->state.step / (double)t->schedule.total_steps;
     const double per_step = (now - p->began) / (double)(t->state.step - p->began_step);
     hours((double)(t->schedule.total_steps - t->state.step) * per_step, eta);
     for (int i = 0; i < 20; i++) bar[i] = i < (int)(share * 20) ? '=' : i == (int)(share * 20) ? '>' : ' ';
     bar[20] = 0;
-    char line[256];
     snprintf(line, sizeof line, "epoch %.2f/%.2f [%s] step %" PRId64 "/%" PRId64 "  loss %.4f  top-1 %4.1f%%  lr %.2e  %.1f img/s  data wait %2.0f%%  ETA %s",
              (double)t->state.position / (double)t->state.samples, (double)t->schedule.total_steps / t->schedule.steps_per_epoch, bar, t->state.step,
              t->schedule.total_steps, p->loss, 100 * p->top1, r->lr, p->images_per_s, 100 * p->data_share, eta);

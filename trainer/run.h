@@ -17,7 +17,7 @@ typedef struct {
     bool  may_end;                           /* it may say so                                                           */
     double steps_s;                          /* of the steps that this start has made                                   */
     en_eval_result eval; bool evaluated;     /* out: the last evaluation, if there was one; the end always has one      */
-    int64_t step; uint64_t weights_crc;      /* out: where it ended; CRC-32C of the last save, 0: none                  */
+    int64_t step; uint64_t weights_crc;      /* out: where it ended, or failed; CRC-32C of the last save, 0: none                  */
 } en_training;
 
 struct en_run {

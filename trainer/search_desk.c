@@ -27,7 +27,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,7 +163,7 @@ static en_status read_letters(desk *d)
         if (from < 0) break;
         if (from == 0 && l.kind == WORK) d->work = l.candidate;
         else if (from == 0 && l.kind == END) d->ended = true, d->stopped = l.candidate == 1, d->work = -2;
-        else if (l.kind == STOP && !(is_desk && from != 0)) en_stop_request(), d->stopping |= is_desk;
+        else if (l.kind == STOP && !(is_desk && from != 0)) en_stop_request(), d->asked = true, d->stopping |= is_desk;     /* no need to tell a desk that may be closed */
         else if (is_desk) EN_TRY(at_desk(d, &l, from), "at the desk");
     }
     if (is_desk && !d->ended) EN_TRY(hand_out(d), "handing out work");
@@ -230,7 +229,8 @@ static void turn_back(int before)
     if (before >= 0) dup2(before, STDOUT_FILENO), close(before);
 }
 
-static bool is_its_own(en_status s) { return s == EN_EDIVERGED || s == EN_ENOMEM || s == EN_ENOTSUP; }
+/* Not EN_ENOTSUP: a driver that is missing, or fails, does so for all candidates. */
+static bool is_its_own(en_status s) { return s == EN_EDIVERGED || s == EN_ENOMEM; }
 
 static en_status settle(desk *d, int index, const char *folder, en_status s, const en_training *part, const en_options *o)
 {

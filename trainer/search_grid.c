@@ -16,6 +16,7 @@
 #include <string.h>
 
 enum { MOST_CANDIDATES = 1000 };
+#define UNTIL_ENOUGH INT64_C(1000000000000)                  /* steps that no budget of time reaches */
 
 static double rounded(double v) { return round(v * 1e6) / 1e6; }
 
@@ -71,6 +72,7 @@ en_options en_candidate_options(const en_options *o, const en_candidate *c, cons
     t.run = run;
     if (o->budget.unit == EN_SPAN_STEPS) t.steps = (int64_t)o->budget.count;
     if (o->budget.unit == EN_SPAN_EPOCHS) t.epochs = o->budget.count;
+    if (o->budget.unit == EN_SPAN_SECONDS) t.steps = UNTIL_ENOUGH;       /* the desk ends it */
     t.stop_after = (en_span){ 0 };
     return t;
 }

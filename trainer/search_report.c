@@ -145,11 +145,10 @@ void en_search_print_json(const en_options *o, const en_grid *g, void *stream)
 
 /* ---- files ------------------------------------------------------------------------------------------------------------------ */
 
-static void put_csv(const en_options *o, const en_grid *g, void *stream)
+static void put_csv(const en_grid *g, void *stream)
 {
     FILE *f = stream;
     int *order = malloc((size_t)g->n * sizeof *order);
-    (void)o;
     if (!order) return;
     en_search_rank(g, order);
     fprintf(f, "rank,alpha,beta,gamma,product,params_trainable,macs,resolution,outcome,top1,top5,loss,step,images_per_s,seconds,weights,reason\n");
@@ -168,13 +167,14 @@ static void put_csv(const en_options *o, const en_grid *g, void *stream)
     free(order);
 }
 
-static en_status write_whole(const char *path, const en_options *o, const en_grid *g, void (*put)(const en_options *, const en_grid *, void *))
+static en_status write_whole(const char *path, const en_options *o, const en_grid *g, bool json)
 {
     char tmp[4200];
     snprintf(tmp, sizeof tmp, "%s.tmp", path);
     FILE *f = fopen(tmp, "we");
     EN_REQUIRE(f, EN_EIO, "cannot create %s: %s", tmp, strerror(errno));
-    put(o, g, f);
+    if (json) en_search_print_json(o, g, f);
+    else put_csv(g, f);
     errno = 0;
     bool ok = !ferror(f);
     int error = ok ? 0 : EIO;
@@ -220,9 +220,9 @@ en_status en_search_write(const en_options *o, const en_grid *g)
 {
     char path[4100];
     snprintf(path, sizeof path, "%s/search.csv", o->run);
-    EN_TRY(write_whole(path, o, g, put_csv), "the table");
+    EN_TRY(write_whole(path, o, g, false), "the table");
     snprintf(path, sizeof path, "%s/search.json", o->run);
-    EN_TRY(write_whole(path, o, g, en_search_print_json), "the table");
+    EN_TRY(write_whole(path, o, g, true), "the table");
     snprintf(path, sizeof path, "%s/search.svg", o->run);
     EN_TRY(draw(path, o, g), "the figure");
     return EN_OK;

@@ -350,6 +350,7 @@ en_status en_train(const en_options *o, en_comm *comm, en_training *part)
         en_progress_say(&progress, "all %" PRId64 " steps are done already; --epochs or --steps would add more", t->schedule.total_steps);
 
     status = loop(&run, &progress, &stopped);
+    if (part) part->step = t->state.step;
     en_watch_at(EN_ENDING, NULL);
     if (root) en_progress_close(&progress);
     if (status != EN_OK && !t->agreed && comm->world_size > 1) {           /* the others cannot know: nobody waits for us */
@@ -380,7 +381,7 @@ en_status en_train(const en_options *o, en_comm *comm, en_training *part)
         printf("weights %016" PRIx64 " (CRC-32C of parameters and of running statistics), the same on %d rank%s\n", run.weights_crc, comm->world_size,
                comm->world_size == 1 ? "" : "s");
     if (root && stopped) printf("the same command goes on from there\n");
-    if (part) part->step = t->state.step, part->weights_crc = run.weights_crc;
+    if (part) part->weights_crc = run.weights_crc;
     if (stopped) status = EN_ESTOPPED;
 out:
     en_run_close(&run);
