@@ -117,6 +117,8 @@ static void what_is_no_whole_run_is_refused(void **state)
     refused("an account without causes", 0);
     begin(), add("{\"kind\":\"train\",\"step\":1,\"loss\":1}\n"), add_account(1, 1);
     refused("a step without times", 0);
+    begin(), add("{\"kind\":\"train\",\"loss\":1,\"images_per_s\":1,\"forward_s\":1,\"backward_s\":1,\"grad_comm_exposed_s\":1,\"optimizer_s\":1}\n"), add_account(1, 1);
+    refused("a step without its number", 0);
     begin(), add("not metrics\n");
     refused("another text", 0);
 }
@@ -189,6 +191,8 @@ static void fill(en_count *k, double step_s, double loss)
         k->lines.loss[i] = loss;
     }
     k->lines.account = (en_account_report){ .steps = LINES, .ranks = k->ranks };
+    k->lines.account.of[EN_COST_FORWARD].mean = 0.2 * step_s * LINES;
+    k->lines.account.of[EN_COST_BACKWARD].mean = 0.5 * step_s * LINES;
     en_count_figures(k);
 }
 
@@ -284,6 +288,75 @@ static void the_model_begins_from_the_smallest_run(void **state)
     close_study(s);
 }
 
+/* A base of two ranks, of whose 1.25 s forward takes 0.25, backward 0.625, the update 0.125. */
+static en_study *study_of_two(const en_options *o)
+{
+    en_study *s = study_of(o, 4);
+    s->count[0].state = EN_COUNT_FAILED;
+    en_study_compare(s);
+    assert_ptr_equal(s->base, &s->count[1]);
+    sums_of(&s->count[1], 0, 0);
+    return s;
+}
+
+/* A line's own seconds of batch norm go; where it has none, their share in the account does.  One step that hung makes a mean of the account, not
+ * of the lines. */
+static void batch_norm_of_a_base_is_taken_out_of_its_lines(void **state)
+{
+    (void)state;
+    const en_options o = options("");
+    en_study *s = study_of_two(&o);
+    en_count *k = s->base;
+    k->part[EN_COST_BN_FORWARD] = 3;
+    for (int i = 0; i < LINES; i++) k->lines.line[i].bn_s = 0.1;
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.forward_s, (0.875 - 0.1) * 2 / 7);
+    SAME(k->model.backward_s, (0.875 - 0.1) * 5 / 7);
+    SAME(k->predicted_step_s, 1.25 - 0.1);                                                     /* sums of batch norm cost nothing here */
+    k->part[EN_COST_BN_FORWARD] = 0.2, k->part[EN_COST_BN_BACKWARD] = 0.3, k->part[EN_COST_FORWARD] = 0.3, k->part[EN_COST_BACKWARD] = 0.7;
+    for (int i = 0; i < LINES; i++) k->lines.line[i].bn_s = NAN;
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.forward_s, 0.875 * 1 / 1.5 * 0.3);
+    SAME(k->model.backward_s, 0.875 * 1 / 1.5 * 0.7);
+    SAME(k->predicted_step_s, 1.25 - 0.875 * 0.5 / 1.5);
+    for (int i = 0; i < LINES; i++) k->lines.line[i].bn_s = 1;                                  /* more than both: nothing can be said */
+    assert_int_equal(en_study_predict(s), EN_ENOTSUP);
+    assert_non_null(strstr(en_error_message(), "is not known apart from sums of batch norm"));
+    en_error_clear();
+    close_study(s);
+}
+
+/* The roll call is in the rest of its step, the sum of running statistics in its update: both once. */
+static void small_sums_of_a_base_are_not_added_again(void **state)
+{
+    (void)state;
+    const en_options o = options("--bn-group=1");
+    en_study *s = study_of_two(&o);
+    en_count *k = s->base;
+    sums_of(k, 1e-3, 0.025);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.update_s, 0.125 - 0.025);
+    SAME(k->model.data_s, 0.25 - 1e-3);
+    SAME(k->model.other_s, 2e-3 + 0.025);
+    SAME(k->predicted_step_s, 1.25 + 1e-3 + 0.025 * k->model.buckets);                         /* the lines have no tally and no gradients */
+    sums_of(k, 1, 1);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    assert_true(k->model.update_s == 0 && k->model.data_s == 0);
+    close_study(s);
+}
+
+static void sums_of_any_count_may_be_a_device_s(void **state)
+{
+    (void)state;
+    en_study *s = calloc(1, sizeof *s);
+    assert_non_null(s);
+    s->counts = 3;
+    assert_false(en_study_nccl(s));
+    s->count[1].nccl = true;                                                                   /* the largest failed */
+    assert_true(en_study_nccl(s));
+    free(s);
+}
+
 /* ---- bucket sizes ----------------------------------------------------------------------------------------------------------------- */
 
 static void sizes_that_cut_alike_are_tried_once(void **state)
@@ -332,6 +405,9 @@ int main(void)
         cmocka_unit_test(losses_are_compared_in_parts_of_them),
         cmocka_unit_test(speed_up_is_against_the_smallest),
         cmocka_unit_test(the_model_begins_from_the_smallest_run),
+        cmocka_unit_test(batch_norm_of_a_base_is_taken_out_of_its_lines),
+        cmocka_unit_test(small_sums_of_a_base_are_not_added_again),
+        cmocka_unit_test(sums_of_any_count_may_be_a_device_s),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -298,8 +298,7 @@ static void open_model(en_study *s)
 {
     en_backend *planner = NULL;
     const en_backend_config config = { .threads = 1, .precision = EN_PRECISION_AUTO };
-    const bool nccl = s->count[s->counts - 1].nccl;
-    en_status status = nccl ? en_cuda_plan_open(&config, &planner) : en_backend_open("cpu", &config, &planner);
+    en_status status = en_study_nccl(s) ? en_cuda_plan_open(&config, &planner) : en_backend_open("cpu", &config, &planner);
     if (status == EN_OK) status = en_model_from_options(s->o, classes_of(s), planner->channel_align, &s->model);
     en_backend_close(planner);
     if (status == EN_OK) status = en_study_predict(s);

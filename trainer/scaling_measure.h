@@ -15,7 +15,7 @@ enum { EN_MOST_COUNTS = 16, EN_PATH = 4096 };
 
 /* ---- what runs wrote (scaling_measure_read.c) --------------------------------------------------------------------------- */
 
-typedef struct { int64_t step; double loss, images_per_s, data_s, forward_s, backward_s, bn_s, grads_s, update_s; } en_step_line;   /* rank 0's */
+typedef struct { int64_t step; double loss, images_per_s, forward_s, backward_s, bn_s, grads_s, update_s; } en_step_line;   /* rank 0's */
 
 typedef struct {
     en_step_line *line; int n;             /* owned; steps after the warm-up                                           */
@@ -91,6 +91,7 @@ void      en_remove_folder(const char *path);
 void en_count_figures(en_count *k);
 /* speedup, efficiency and results, of all that was measured; sets base. */
 void en_study_compare(en_study *s);
+bool en_study_nccl(const en_study *s);                 /* sums were a device's, on any of the counts */
 /* Losses that differ by more than rounding makes them in so many steps (tests/test_program_ranks.c); *apart: the largest difference. */
 int64_t en_losses_wrong(const double *a, const double *b, int n, double tolerance, double *apart);
 enum { EN_COMPARED_STEPS = 20 };

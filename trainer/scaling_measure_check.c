@@ -53,6 +53,13 @@ static void check_results(const en_study *s, en_count *k)
     k->wrong = k->checked > 0 ? en_losses_wrong(mine, first, (int)k->checked, en_loss_tolerance(s->o), &k->apart) : 0;
 }
 
+bool en_study_nccl(const en_study *s)
+{
+    for (int i = 0; i < s->counts; i++)
+        if (s->count[i].nccl) return true;
+    return false;
+}
+
 void en_study_compare(en_study *s)
 {
     s->base = NULL;

@@ -1,12 +1,14 @@
 /* scaling_measure_predict.c - beside each measured step the one that the model of scaling_model.c says, calibrated by what was measured:
  *
- *     computing       the smallest run's forward, backward and update, medians, without its sums.  How they are spread over the layers is
- *                     taken from floors, in proportion: that decides when buckets are ready
+ *     computing       the smallest run's forward, backward and update, medians, without its sums: those of batch norm are taken out of each line
+ *                     as far as it knows them, else by their share in the run's account, which parts forward from backward, too.  How they are
+ *                     spread over the layers is taken from floors, in proportion: that decides when buckets are ready
  *     images          a pass of more images takes longer as its floor does
  *     sharing cores   ranks whose threads are more than a machine's cores take turns: times ranks * threads / cores
  *     sums            the medians of `effnet bench comm` on as many ranks, in proportion between sizes
  *     ranks apart     the spread of the smallest run's computing, as the jitter of scaling_model.c
- *     the rest        waiting for images and what is unexplained, as in the smallest run
+ *     the rest        waiting for images and what is unexplained, as in the smallest run; where that is of several ranks, without the small
+ *                     sums that are in there (the roll call, and running statistics in the update), since each prediction adds its own
  *
  * Nothing of a larger run's step goes into its own prediction.  What two ranks on one machine take from each other besides cores
  * (memory bandwidth, caches, clock) is not in it either: the error shows it. */
@@ -31,20 +33,45 @@ static en_status median_of(const en_count *k, double (*of)(const en_count *, con
     return EN_OK;
 }
 
-static double computing(const en_count *k, const en_step_line *l) { return l->forward_s + l->backward_s - k->part[EN_COST_BN_FORWARD] - k->part[EN_COST_BN_BACKWARD]; }
-static double forward(const en_count *k, const en_step_line *l)   { return l->forward_s - k->part[EN_COST_BN_FORWARD]; }
+static double computing(const en_count *k, const en_step_line *l)
+{
+    const double whole = l->forward_s + l->backward_s, own = k->part[EN_COST_FORWARD] + k->part[EN_COST_BACKWARD];
+    if (isfinite(l->bn_s)) return fmax(0, whole - l->bn_s);
+    return whole * own / (own + k->part[EN_COST_BN_FORWARD] + k->part[EN_COST_BN_BACKWARD]);
+}
+
+static double normalising(const en_count *k, const en_step_line *l) { return l->forward_s + l->backward_s - computing(k, l); }
 static double updating(const en_count *k, const en_step_line *l)  { (void)k; return l->update_s; }
 static double exposed(const en_count *k, const en_step_line *l)   { (void)k; return l->grads_s; }
 
-static en_status base_of(const en_count *k, base_times *b)
+/* As trainer/run_device.c chooses. */
+static int group_of(const en_study *s, const en_count *k)
 {
-    comm_spread all, part, update, grads;
+    const char *g = s->o->bn_group;
+    const int nodes = k->sums.nodes > 0 ? k->sums.nodes : 1;
+    if (strcmp(g, "all") == 0) return k->ranks;
+    if (strcmp(g, "node") == 0) return k->ranks / nodes;
+    const long n = strtol(g, NULL, 10);
+    return g[strlen(g) - 1] == 'i' ? (int)fmax(1, (double)n / (double)k->micro_batch) : (int)n;
+}
+
+static en_status base_of(const en_study *s, const en_cluster *c, base_times *b)
+{
+    const en_count *k = s->base;
+    const double own = k->part[EN_COST_FORWARD] + k->part[EN_COST_BACKWARD], share = k->part[EN_COST_FORWARD] / own;
+    comm_spread all = { 0 }, bn = { 0 }, update = { 0 }, grads = { 0 };
     EN_TRY(median_of(k, computing, &all), "the smallest run");
-    EN_TRY(median_of(k, forward, &part), "the smallest run");
+    EN_TRY(median_of(k, normalising, &bn), "the smallest run");
     EN_TRY(median_of(k, updating, &update), "the smallest run");
     EN_TRY(median_of(k, exposed, &grads), "the smallest run");
-    const double known = all.median + update.median + grads.median + k->part[EN_COST_BN_FORWARD] + k->part[EN_COST_BN_BACKWARD];
-    *b = (base_times){ .forward_s = part.median, .backward_s = all.median - part.median, .update_s = update.median, .rest_s = fmax(0, k->step.median - known),
+    EN_REQUIRE(all.median > 0 && own > 0 && share >= 0 && share <= 1, EN_ENOTSUP,
+               "%d rank%s: what forward and backward take is not known apart from sums of batch norm, which are %.3g s of a step of %.3g s", k->ranks,
+               k->ranks == 1 ? "" : "s", bn.median, k->step.median);
+    const double rest = k->step.median - all.median - bn.median - update.median - grads.median;
+    const bool known = k->ranks > 1 && en_measured_sums_of(c, k->ranks);
+    const en_small_sums small = known ? en_scaling_small_sums((size_t)s->model->stat_elems, c, k->ranks, group_of(s, k)) : (en_small_sums){ 0 };
+    *b = (base_times){ .forward_s = share * all.median, .backward_s = (1 - share) * all.median, .update_s = fmax(0, update.median - small.statistics_s),
+                       .rest_s = fmax(0, rest - small.roll_call_s),
                        .jitter = (all.p90 - all.p10) / 2.5631 / all.median };       /* of a normal distribution, p10 to p90 is 2.5631 sigma */
     return EN_OK;
 }
@@ -69,7 +96,7 @@ static double socket_mb(void)
 /* The shares that layers have in a step: floors at a processor's or a GPU's bandwidth and rate, of which only the ratio matters here. */
 static en_cluster cluster_of(const en_study *s, const en_measured_sums *sums, int n)
 {
-    const bool nccl = s->base->nccl || s->count[s->counts - 1].nccl;
+    const bool nccl = en_study_nccl(s);
     return (en_cluster){ .name = "measured", .comm = nccl ? EN_NET_NCCL : EN_NET_MPI, .precision = nccl ? EN_BF16 : EN_F32, .memory_gb_per_s = nccl ? 4300 : 20,
                          .matrix_tflop_per_s = nccl ? 790 : 0.131, .efficiency = 1, .ranks_per_node = 1, .sums = sums, .n_sums = n, .ahead_mb = socket_mb() };
 }
@@ -80,16 +107,6 @@ static void stretch(en_scaling_step *s, bool backward, double factor)
     for (int i = 0; i < s->n_events; i++)
         if (s->event[i].kind == EN_EVENT_PASS && s->event[i].backward == backward) s->event[i].seconds *= factor;
     *all *= factor;
-}
-
-static int group_of(const en_study *s, const en_count *k)
-{
-    const char *g = s->o->bn_group;
-    const int nodes = k->sums.nodes > 0 ? k->sums.nodes : 1;
-    if (strcmp(g, "all") == 0) return k->ranks;
-    if (strcmp(g, "node") == 0) return k->ranks / nodes;
-    const long n = strtol(g, NULL, 10);
-    return g[strlen(g) - 1] == 'i' ? (int)fmax(1, (double)n / (double)k->micro_batch) : (int)n;
 }
 
 static en_status predict(const en_study *s, en_cluster *c, const base_times *b, en_count *k)
@@ -131,7 +148,7 @@ en_status en_study_predict(en_study *s)
     for (int i = 0; i < s->counts; i++)
         if (s->count[i].sums.n_gradients > 0) sums[n++] = s->count[i].sums;
     en_cluster c = cluster_of(s, sums, n);
-    EN_TRY_OUT(base_of(s->base, &b), "calibrating");
+    EN_TRY_OUT(base_of(s, &c, &b), "calibrating");
     for (int i = 0; i < s->counts; i++)
         if (s->count[i].state == EN_COUNT_MEASURED) EN_TRY_OUT(predict(s, &c, &b, &s->count[i]), "%d ranks", s->count[i].ranks);
 out:

@@ -63,12 +63,13 @@ static bool says(const char *object, const char *end, const char *what)
 
 static en_status take_step(const char *path, const char *p, const char *end, int64_t warm, en_run_lines *out)
 {
-    const en_step_line l = { .step = (int64_t)number_of(p, end, "step"), .loss = number_of(p, end, "loss"), .images_per_s = number_of(p, end, "images_per_s"),
-                             .data_s = number_of(p, end, "data_s"), .forward_s = number_of(p, end, "forward_s"), .backward_s = number_of(p, end, "backward_s"),
+    const double step = number_of(p, end, "step");
+    EN_REQUIRE(step == out->n_losses + 1, EN_EDATA, "%s: step %d is missing or stands twice: '%.*s'", path, out->n_losses + 1, (int)(end - p < SHOWN ? end - p : SHOWN), p);
+    const en_step_line l = { .step = out->n_losses + 1, .loss = number_of(p, end, "loss"), .images_per_s = number_of(p, end, "images_per_s"),
+                             .forward_s = number_of(p, end, "forward_s"), .backward_s = number_of(p, end, "backward_s"),
                              .bn_s = number_of(p, end, "bn_comm_s"), .grads_s = number_of(p, end, "grad_comm_exposed_s"),
                              .update_s = number_of(p, end, "optimizer_s") };
-    EN_REQUIRE(l.step == out->n_losses + 1, EN_EDATA, "%s: step %d is missing or stands twice: '%.*s'", path, out->n_losses + 1, (int)(end - p < SHOWN ? end - p : SHOWN), p);
-    EN_REQUIRE(l.images_per_s > 0 && l.data_s >= 0 && l.forward_s >= 0 && l.backward_s >= 0 && l.grads_s >= 0 && l.update_s >= 0, EN_EDATA,
+    EN_REQUIRE(l.images_per_s > 0 && l.forward_s >= 0 && l.backward_s >= 0 && l.grads_s >= 0 && l.update_s >= 0, EN_EDATA,
                "%s: step %" PRId64 " lacks a time", path, l.step);
     double *losses = realloc(out->loss, (size_t)(out->n_losses + 1) * sizeof *losses);
     EN_REQUIRE(losses, EN_ENOMEM, "no memory for %s", path);

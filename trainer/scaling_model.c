@@ -98,13 +98,13 @@ static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scalin
 
 /* What follows the buckets: the tally, on CPUs the roll call too (with GPUs it is beside their work), and the statistics of groups that
  * normalise apart (step.c). */
-static double small_sums(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *set)
+en_small_sums en_scaling_small_sums(size_t stat_elems, const en_cluster *c, int ranks, int bn_group)
 {
-    const en_span_of_ranks all = en_span_of_group(c, set->ranks, set->ranks);
-    double seconds = en_sum_small(c, all, EN_TALLY_SUMS * sizeof(double)).seconds;
-    if (c->comm == EN_NET_MPI) seconds += en_sum_small(c, all, (double)(EN_ROLL_WORDS + set->ranks) * sizeof(double)).seconds;
-    if (set->bn_group < set->ranks) seconds += en_sum_gradients(c, all, (double)s->stat_elems * sizeof(float)).seconds;
-    return seconds;
+    const en_span_of_ranks all = en_span_of_group(c, ranks, ranks);
+    en_small_sums s = { .tally_s = en_sum_small(c, all, EN_TALLY_SUMS * sizeof(double)).seconds };
+    if (c->comm == EN_NET_MPI) s.roll_call_s = en_sum_small(c, all, (double)(EN_ROLL_WORDS + ranks) * sizeof(double)).seconds;
+    if (bn_group < ranks) s.statistics_s = en_sum_gradients(c, all, (double)stat_elems * sizeof(float)).seconds;
+    return s;
 }
 
 void en_scaling_run(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *set, en_scaling_result *r)
@@ -128,7 +128,8 @@ void en_scaling_run(const en_scaling_step *s, const en_cluster *c, const en_scal
     r->backward_s = (double)set->passes * s->backward_s;
     r->grads_s = r->bn_behind_s + w.compute - ended;
     r->grads_hidden_s = fmax(0, w.sums_of_gradients - r->grads_s);
-    r->other_s = small_sums(s, c, set);
+    const en_small_sums small = en_scaling_small_sums(s->stat_elems, c, set->ranks, set->bn_group);
+    r->other_s = small.tally_s + small.roll_call_s + small.statistics_s;
     r->update_s = s->update_s;
     r->straggler_s = c->jitter * (r->forward_s + r->backward_s + r->update_s) * en_expected_largest(set->ranks);
     r->step_s = w.compute + r->other_s + r->update_s + r->straggler_s;

@@ -99,6 +99,10 @@ typedef struct {
     double images_per_s;               /* of all ranks                                                              */
 } en_scaling_result;
 
+/* What follows the buckets of a step.  statistics: running ones of groups that normalise apart, 0 where all normalise together. */
+typedef struct { double tally_s, roll_call_s, statistics_s; } en_small_sums;
+en_small_sums en_scaling_small_sums(size_t stat_elems, const en_cluster *c, int ranks, int bn_group);
+
 void en_scaling_run(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *w, en_scaling_result *out);
 
 /* The expected largest of n numbers drawn from the standard normal distribution: 0, 0.5642, 0.8463, ... */
