@@ -53,6 +53,18 @@ static void table_json_and_figures_agree(void **state)
         if (strstr(left[i], ".h5")) fail_msg("%s was saved", left[i]);
 }
 
+/* One rank normalises over 8 images, two over 4 each: other trainings.  Compared are 4 steps that normalise over all. */
+static void groups_are_measured_and_not_compared(void **state)
+{
+    (void)state;
+    const char *dir = at("groups");
+    const outcome *o = run(0, 0, TINY " --ranks 1,2 --strong --global-batch 8 --bn-group 1 --threads 1 --json --run %s", dir);
+    assert_int_equal(of_point(o->out, 2, "checked"), 4);
+    assert_int_equal(of_point(o->out, 2, "wrong"), 0);
+    if (!strstr(read_file(textf("%s/run-2/log", dir), NULL), "batch norm over 1 rank\n")) FAIL_RUN(o, "what was measured has other groups");
+    if (!strstr(read_file(textf("%s/check-2/log", dir), NULL), "batch norm over 2 ranks\n")) FAIL_RUN(o, "what was compared has groups");
+}
+
 /* A launcher that has no room for two ranks.  One rank is measured all the same, on the host of a hostfile, and the log is kept. */
 static void a_rank_count_that_cannot_start_is_said(void **state)
 {
@@ -102,6 +114,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(wrong_options_are_refused),
         cmocka_unit_test(table_json_and_figures_agree),
+        cmocka_unit_test(groups_are_measured_and_not_compared),
         cmocka_unit_test(a_rank_count_that_cannot_start_is_said),
         cmocka_unit_test(it_ends_when_asked_and_keeps_what_it_has),
     };

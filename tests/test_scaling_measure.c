@@ -257,6 +257,57 @@ static void speed_up_is_against_the_smallest(void **state)
     close_study(s);
 }
 
+/* What is compared is the same training on all counts: the runs themselves, or a short one. */
+static void what_is_compared_is_the_same_training(void **state)
+{
+    (void)state;
+    static const struct { const char *options; int ranks[3]; bool apart; int64_t images; } cases[] = {
+        { "--strong --global-batch=8", { 1, 2, 4 }, false, 0 },
+        { "--strong --global-batch=8 --bn-group=all", { 1, 2, 4 }, false, 0 },
+        { "--strong --global-batch=8 --bn-group=1", { 1, 2, 4 }, true, 16 },                    /* groups are of other images on each count */
+        { "--strong --global-batch=8 --bn-group=node", { 1, 2, 4 }, true, 16 },
+        { "", { 1, 2, 4 }, true, 16 },
+        { "--bn-group=4i", { 1, 3, 7 }, true, 21 },
+        { "", { 13, 17, 19 }, true, 0 } };                                                      /* 4199 */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const en_options o = options(cases[i].options);
+        en_study *s = study_of(&o, 4);
+        for (int k = 0; k < 3; k++) s->count[k].ranks = cases[i].ranks[k];
+        en_study_choose_comparison(s);
+        assert_int_equal(s->apart, cases[i].apart);
+        assert_int_equal(s->check_images, cases[i].images);
+        assert_int_equal(s->not_compared[0] != 0, s->apart && cases[i].images == 0);
+        if (s->not_compared[0]) {                                                              /* that is said, and no failure */
+            en_study_compare(s);
+            assert_true(s->count[1].checked == 0 && s->count[1].wrong == 0 && !s->count[1].why[0]);
+        }
+        close_study(s);
+    }
+}
+
+/* The looser bound is for runs that were of bf16, and for no short run: those are of fp32. */
+static void bounds_are_those_of_what_ran(void **state)
+{
+    (void)state;
+    static const char header[] = "net, 32 px: 1 M parameters, 10 classes\n  data        x: 8 training images, bf16\n  device      %s\n  library     x, bf16\n";
+    snprintf(text, sizeof text, header, "cpu (avx512), fp32, 1 thread");
+    assert_false(en_log_says_bf16(text));
+    snprintf(text, sizeof text, header, "cuda (sm_90), bf16");
+    assert_true(en_log_says_bf16(text));
+    assert_false(en_log_says_bf16("nothing"));
+    static const char *const options_of[] = { "--strong --global-batch=8 --device=cuda", "--strong --global-batch=8", "--device=cuda",
+                                              "--strong --global-batch=8 --bn-group=1 --device=cuda" };
+    for (size_t i = 0; i < sizeof options_of / sizeof *options_of; i++) {
+        const en_options o = options(options_of[i]);
+        en_study *s = study_of(&o, 4);
+        en_study_choose_comparison(s);
+        SAME(en_loss_tolerance(s), 1e-4);
+        s->count[1].bf16 = true;
+        SAME(en_loss_tolerance(s), i < 2 ? 1e-2 : 1e-4);
+        close_study(s);
+    }
+}
+
 /* The base is met; sums that cost nothing cost nothing; each batch norm and the last bucket are waited for; cores that are shared halve the speed. */
 static void the_model_begins_from_the_smallest_run(void **state)
 {
@@ -404,6 +455,8 @@ int main(void)
         cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),
         cmocka_unit_test(losses_are_compared_in_parts_of_them),
         cmocka_unit_test(speed_up_is_against_the_smallest),
+        cmocka_unit_test(what_is_compared_is_the_same_training),
+        cmocka_unit_test(bounds_are_those_of_what_ran),
         cmocka_unit_test(the_model_begins_from_the_smallest_run),
         cmocka_unit_test(batch_norm_of_a_base_is_taken_out_of_its_lines),
         cmocka_unit_test(small_sums_of_a_base_are_not_added_again),

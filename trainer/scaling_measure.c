@@ -1,9 +1,9 @@
 /* scaling_measure.c - `effnet scaling --ranks 1,2,4`: the same training on several numbers of ranks, measured.
  *
- * For each number, smallest first: a run of --warm-steps and --steps steps that saves nothing but its metrics; with --weak, where the
- * runs are of different global batches, a short one of equal global batches too, so that results can be compared; and the sums over
- * ranks by themselves (`effnet bench comm`), which a prediction is made from.  With --strong the runs themselves are compared.  That all
- * ranks of a run hold the same weights each run checks itself (--compare-every).
+ * For each number, smallest first: a run of --warm-steps and --steps steps that saves nothing but its metrics; where these runs are not
+ * the same training (scaling_measure_check.c says when), a short one that is, so that results can be compared; and the sums over ranks by
+ * themselves (`effnet bench comm`), which a prediction is made from.  That all ranks of a run hold the same weights each run checks itself
+ * (--compare-every).
  *
  * Pictures are drawn, kept decoded after the warm-up, and not augmented, unless --data says which: what is measured is the step. */
 #define _GNU_SOURCE
@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEFAULT_IMAGES = 32, DEFAULT_STEPS = 100, CHECK_STEPS = 4, CHECK_IMAGES = 16, MOST_CHECK = 4096, QUICK = 20 };
+enum { DEFAULT_IMAGES = 32, DEFAULT_STEPS = 100, CHECK_STEPS = 4, QUICK = 20 };
 
 /* ---- options ------------------------------------------------------------------------------------------------------------------ */
 
@@ -111,6 +111,7 @@ static en_status open_study(en_study *s)
     s->cores = en_cores_allowed();
     s->one_machine = one_machine(s->o);
     const int most = s->cores / s->count[s->counts - 1].ranks;
+    en_study_choose_comparison(s);
     s->threads = s->o->threads > 0 ? (int)s->o->threads : !s->one_machine ? 0 : most > 0 ? most : 1;
     return open_folder(s);
 }
@@ -135,30 +136,28 @@ static void add_model(const en_study *s, en_args *a)
     add_given(s, fields, sizeof fields / sizeof *fields, a);
 }
 
-static void add_training(const en_study *s, const en_count *k, int64_t global_batch, int64_t warm, int64_t steps, const char *folder, en_args *a)
+/* A training of a rank count. */
+typedef struct { int64_t global_batch, passes, warm, steps; } job;
+
+static void add_training(const en_study *s, const en_count *k, const job *j, const char *folder, en_args *a)
 {
-    static const char *const fields[] = { "bn_group", "workers" };
+    char workers[32];
     en_args_add(a, "train");
     add_model(s, a);
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        if (en_option_given(s->o, fields[i])) {
-            char value[512];
-            en_option_text(s->o, fields[i], value, sizeof value);
-            en_args_add(a, "--%s=%s", i == 0 ? "bn-group" : "workers", value);
-        }
+    if (en_option_given(s->o, "workers") && en_option_text(s->o, "workers", workers, sizeof workers)) en_args_add(a, "--workers=%s", workers);
     if (en_option_given(s->o, "bucket_mib")) en_args_add(a, "--buckets=%" PRId64, s->o->bucket_mib);
     if (s->o->data[0]) {
         en_args_add(a, "--data=%s", s->o->data);
     } else {
-        en_args_add(a, "--data=synthetic:%" PRId64, 2 * global_batch);
+        en_args_add(a, "--data=synthetic:%" PRId64, 2 * j->global_batch);
         en_args_add(a, "--cache=memory");
         en_args_add(a, "--augment=none");
     }
-    en_args_add(a, "--global-batch=%" PRId64, global_batch);
-    en_args_add(a, "--micro-batch=%" PRId64, global_batch / k->ranks / k->passes);
-    en_args_add(a, "--steps=%" PRId64, warm + steps);
-    en_args_add(a, "--account-after=%" PRId64, warm);
-    en_args_add(a, "--compare-every=%" PRId64, warm + steps - 1);
+    en_args_add(a, "--global-batch=%" PRId64, j->global_batch);
+    en_args_add(a, "--micro-batch=%" PRId64, j->global_batch / k->ranks / j->passes);
+    en_args_add(a, "--steps=%" PRId64, j->warm + j->steps);
+    en_args_add(a, "--account-after=%" PRId64, j->warm);
+    en_args_add(a, "--compare-every=%" PRId64, j->warm + j->steps - 1);
     en_args_add(a, "--lr=0.0003");
     en_args_add(a, "--metrics=%s", folder);
 }
@@ -178,43 +177,45 @@ static en_status run_training(const en_study *s, const en_count *k, const en_arg
     return status;
 }
 
+/* What the run said of itself; NULL: it cannot be read. */
+static char *log_of(const en_study *s, const en_count *k)
+{
+    char path[EN_PATH + 64], *text = NULL;
+    snprintf(path, sizeof path, "%s/run-%d/log", s->folder, k->ranks);
+    if (en_text_read(path, &text) != EN_OK) en_error_clear();
+    return text;
+}
+
 static en_status measure(const en_study *s, en_count *k)
 {
     en_args a = { 0 };
     char folder[EN_PATH + 64];
+    const job j = { .global_batch = k->global_batch, .passes = k->passes, .warm = s->warm, .steps = s->steps };
     snprintf(folder, sizeof folder, "%s/run-%d", s->folder, k->ranks);
-    add_training(s, k, k->global_batch, s->warm, s->steps, folder, &a);
+    add_training(s, k, &j, folder, &a);
+    if (en_option_given(s->o, "bn_group")) en_args_add(&a, "--bn-group=%s", s->o->bn_group);
     if (en_option_given(s->o, "precision")) en_args_add(&a, "--precision=%s", s->o->precision);
     const en_status status = run_training(s, k, &a, "run", s->warm, &k->lines);
     en_args_free(&a);
     EN_TRY(status, "measuring");
     k->state = EN_COUNT_MEASURED;
     en_count_figures(k);
+    char *log = log_of(s, k);
+    k->bf16 = log && en_log_says_bf16(log);
+    free(log);
     return EN_OK;
 }
 
-/* The fewest images that all rank counts share out evenly. */
-static int64_t common_batch(const en_study *s)
-{
-    int64_t n = 1;
-    for (int i = 0; i < s->counts && n <= MOST_CHECK; i++) {
-        int64_t a = n, b = s->count[i].ranks;
-        while (b) { const int64_t r = a % b; a = b; b = r; }
-        n = n / a * s->count[i].ranks;
-    }
-    return n >= CHECK_IMAGES ? n : (CHECK_IMAGES + n - 1) / n * n;
-}
-
-/* A few steps of equal global batches, in fp32. */
+/* A few steps of equal global batches, in fp32, normalised over all ranks whatever --bn-group says: groups of ranks are other images on each
+ * rank count. */
 static en_status check(const en_study *s, en_count *k)
 {
     en_args a = { 0 };
     en_run_lines lines = { 0 };
     char folder[EN_PATH + 64];
-    const int64_t images = common_batch(s);
-    EN_REQUIRE(images <= MOST_CHECK, EN_ENOTSUP, "results are not compared: only %" PRId64 " images a step would be shared out evenly over all rank counts", images);
+    const job j = { .global_batch = s->check_images, .passes = 1, .warm = 1, .steps = CHECK_STEPS - 1 };
     snprintf(folder, sizeof folder, "%s/check-%d", s->folder, k->ranks);
-    add_training(s, k, images, 1, CHECK_STEPS - 1, folder, &a);
+    add_training(s, k, &j, folder, &a);
     en_args_add(&a, "--precision=fp32");
     const en_status status = run_training(s, k, &a, "check", 1, &lines);
     en_args_free(&a);
@@ -275,7 +276,7 @@ static void measure_all(en_study *s)
         note(s, k, "the run", measure(s, k));
         if (k->state != EN_COUNT_MEASURED) k->state = s->stopped ? EN_COUNT_PENDING : EN_COUNT_FAILED;
         if (k->state != EN_COUNT_MEASURED) continue;
-        if (!s->o->strong && s->counts > 1) note(s, k, "the run that results are compared by", check(s, k));
+        if (s->check_images > 0) note(s, k, "the run that results are compared by", check(s, k));
         if (k->ranks > 1 && !s->stopped) say(k, "sums by themselves");
         if (k->ranks > 1 && !s->stopped) note(s, k, "sums", measure_sums(s, k));
     }
@@ -284,10 +285,8 @@ static void measure_all(en_study *s)
 /* "..., 10 classes" of the smallest run's first lines: what the model is like is decided by the images. */
 static int classes_of(const en_study *s)
 {
-    char log[EN_PATH + 64], *text = NULL, *at;
+    char *text = log_of(s, s->base), *at;
     int classes = 0;
-    snprintf(log, sizeof log, "%s/run-%d/log", s->folder, s->base->ranks);
-    if (en_text_read(log, &text) != EN_OK) en_error_clear();
     for (at = text ? strstr(text, " classes\n") : NULL; at && at > text && at[-1] >= '0' && at[-1] <= '9'; at--) continue;
     if (at) classes = atoi(at);
     free(text);

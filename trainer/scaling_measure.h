@@ -29,6 +29,8 @@ en_status en_run_lines_parse(const char *path, const char *text, int64_t warm, e
 void      en_run_lines_free(en_run_lines *l);
 /* The sums of `effnet bench comm --json`; nccl: a device's queue does them.  EN_EDATA: it is not that. */
 en_status en_measured_sums_parse(const char *path, const char *text, en_measured_sums *out, bool *nccl, int64_t *wrong);
+/* What a run of `effnet train` prints at its beginning names its precision. */
+bool      en_log_says_bf16(const char *log);
 /* A whole text file, malloc'd, 0 behind it.  EN_EIO with path and reason. */
 en_status en_text_read(const char *path, char **text);
 
@@ -47,7 +49,8 @@ typedef struct {
     double  part[EN_COSTS], least[EN_COSTS], most[EN_COSTS];   /* seconds of a step: mean over steps and ranks, ranks  */
     int64_t checked, wrong;                /* losses compared with those of the smallest count, and those that differ  */
     double  apart;                         /* the largest relative difference                                          */
-    double *check; int n_check;            /* owned; losses of the short run by which weak scaling is checked          */
+    double *check; int n_check;            /* owned; losses of the short run, where those are compared                 */
+    bool    bf16;                          /* the run said so                                                          */
     en_measured_sums sums; bool nccl;      /* sums.n_gradients 0: not measured                                         */
     int64_t sums_wrong;
     bool    predicted;
@@ -66,6 +69,9 @@ typedef struct {
     int       threads, cores;              /* threads 0: the program's choice; cores: of this machine                  */
     bool      one_machine, stopped;
     char      program[EN_PATH], starter[EN_PATH], folder[EN_PATH]; en_starter by;
+    bool      apart;                       /* compared is a short run of each count, not the runs that are measured     */
+    int64_t   check_images;                /* of a step of it; 0: there is none                                        */
+    char      not_compared[200];           /* apart, but there is none: why                                            */
     bool      folder_is_ours;              /* removed at the end                                                       */
     en_model *model;                       /* owned; NULL: it cannot be predicted, for the reason in no_model          */
     char      no_model[400];
@@ -95,7 +101,9 @@ bool en_study_nccl(const en_study *s);                 /* sums were a device's, 
 /* Losses that differ by more than rounding makes them in so many steps (tests/test_program_ranks.c); *apart: the largest difference. */
 int64_t en_losses_wrong(const double *a, const double *b, int n, double tolerance, double *apart);
 enum { EN_COMPARED_STEPS = 20 };
-double en_loss_tolerance(const en_options *o);
+double en_loss_tolerance(const en_study *s);           /* of what is compared                                                      */
+/* From the options and rank counts: apart, check_images, not_compared. */
+void   en_study_choose_comparison(en_study *s);
 
 /* ---- the model beside it (scaling_measure_predict.c) ------------------------------------------------------------------------ */
 

@@ -134,6 +134,13 @@ void en_run_lines_free(en_run_lines *l)
     *l = (en_run_lines){ 0 };
 }
 
+/* "  device      cuda (sm_90), bf16, ..." */
+bool en_log_says_bf16(const char *log)
+{
+    const char *line = strstr(log, "\n  device   ");
+    return line && says(line, strchrnul(line + 1, '\n'), ", bf16");
+}
+
 /* ---- bench comm ------------------------------------------------------------------------------------------------------------- */
 
 static void take_sum(const char *p, const char *end, const char *role, en_measured_sums *out)

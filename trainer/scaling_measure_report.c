@@ -38,9 +38,10 @@ static void print_head(const en_study *s)
     else printf("  threads  as many as the program chooses");
     if (s->one_machine) printf("; %d core%s, one machine", s->cores, s->cores == 1 ? "" : "s");
     printf("\n");
-    if (s->o->strong) printf("  results  losses of the first %d steps against those of %d rank%s, all within %g of each other where #wrong is 0\n", EN_COMPARED_STEPS, s->base->ranks,
-                             s->base->ranks == 1 ? "" : "s", en_loss_tolerance(s->o));
-    else printf("  results  losses of a short run of equal global batches on each rank count, within %g; weights compared over the ranks\n", en_loss_tolerance(s->o));
+    if (s->not_compared[0]) printf("  results  not compared: %s\n", s->not_compared);
+    else if (!s->apart) printf("  results  losses of the first %d steps against those of %d rank%s, all within %g of each other where #wrong is 0\n", EN_COMPARED_STEPS, s->base->ranks,
+                             s->base->ranks == 1 ? "" : "s", en_loss_tolerance(s));
+    else printf("  results  losses of a short run of equal global batches on each rank count, within %g; weights compared over the ranks\n", en_loss_tolerance(s));
 }
 
 static void print_counts(const en_study *s)
@@ -175,6 +176,8 @@ void en_study_print_json(const en_study *s)
     printf(",\"scaling\":\"%s\",\"steps\":%" PRId64 ",\"warm_steps\":%" PRId64 ",\"threads\":%d,\"cores\":%d,\"stopped\":%s,\"not_predicted\":", s->o->strong ? "strong" : "weak",
            s->steps, s->warm, s->threads, s->cores, s->stopped ? "true" : "false");
     en_json_print(s->no_model);
+    printf(",\"not_compared\":");
+    en_json_print(s->not_compared);
     printf(",\"points\":[");
     for (int i = 0, n = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
