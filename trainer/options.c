@@ -221,14 +221,14 @@ static en_status set(const option *p, const char *text, en_options *o)
 /* The shortest decimal that reads back to the same bits; whole numbers as people write them */
 static void write_real(double v, char *out, size_t size)
 {
-    if (v == floor(v) && fabs(v) < 1e15) {
-        snprintf(out, size, "%.0f", v);
-        return;
+    char text[40];
+    const bool whole = v == floor(v) && fabs(v) < 1e15;
+    snprintf(text, sizeof text, "%.0f", whole ? v : 0);
+    for (int digits = 1; !whole && digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
     }
-    for (int digits = 1; digits <= 17; digits++) {
-        snprintf(out, size, "%.*g", digits, v);
-        if (strtod(out, NULL) == v) return;
-    }
+    snprintf(out, size, "%s", text);
 }
 
 static void write_value(const option *p, const en_options *o, char *out, size_t size)
