@@ -137,8 +137,9 @@ static void stopped_is_uninterrupted(void **state)
     run(0, 0, SEARCH " --budget %d --data %s --run %s", STEPS, data(), dir);
     same_search(dir, undisturbed());
     dir = at("in time");
-    outcome *o = run_how((how){ .ranks = 2, .patient = true, .operand = textf("--run=%s", dir) }, SEARCH " --budget 100000 --stop-after 2s --data %s", data());
+    outcome *o = run_how((how){ .ranks = 2, .patient = true, .operand = textf("--run=%s", dir) }, SEARCH " --budget 100000 --stop-after 2s --json --data %s", data());
     expect_code(o, 75);
+    if (o->out[0] != '{' || count(o->out, "\"outcome\": \"open\"") != CANDIDATES) FAIL_RUN(o, "it does not print what is known");
 }
 
 static void killed_is_uninterrupted(void **state)
@@ -237,6 +238,36 @@ static void what_no_candidate_can_have_ends_the_search(void **state)
     for (int i = 0; i < CANDIDATES; i++) assert_false(exists(textf("%s/%s/result.json", dir, names[i])));
 }
 
+#define ONE " --alphas 2 --betas 1 --gammas 1 --budget 1"
+
+/* 32 images a rank, or all there are; and options that were refused do not stand in the way of better ones. */
+static void the_default_batch_fits_the_images(void **state)
+{
+    (void)state;
+    const char *dir = at("defaults");
+    outcome *o = run_how((how){ .operand = textf("--run=%s", dir) }, SEARCH ONE " --model b99 --data %s", data());
+    expect_code(o, 2);
+    assert_false(exists(textf("%s/search.txt", dir)));
+    o = run(0, 2, SEARCH ONE " --recipe efficientnetv2 --augment basic --global-batch 0 --candidate-ranks 2 --data %s --run %s", data(), dir);
+    if (!strstr(o->out, "60 images a step") || !strstr(o->out, "efficientnetv2, trained without its stages")) FAIL_RUN(o, "it does not say what it trains");
+}
+
+static void side_by_side_there_is_no_cache(void **state)
+{
+    (void)state;
+    outcome *o = run(2, 2, SEARCH ONE " --cache memory --data %s --run %s", data(), at("cached"));
+    says_once(o, "--cache keeps the images once for each candidate under way");
+    run(0, 2, SEARCH ONE " --cache memory --candidate-ranks 2 --data %s --run %s", data(), at("cached"));
+}
+
+static void a_full_disk_under_the_output_is_no_success(void **state)
+{
+    (void)state;
+    shell("'%s' " SEARCH ONE " --data %s --run %s > /dev/full 2> %s; test $? -ne 0", EN_PROGRAM, data(), at("full"), at("full.txt"));
+    assert_non_null(strstr(read_file(at("full.txt"), NULL), "standard output cannot be written"));
+    assert_true(exists(at("full/search.csv")));
+}
+
 static void nonsense_is_refused(void **state)
 {
     (void)state;
@@ -248,6 +279,7 @@ static void nonsense_is_refused(void **state)
         { "--budget 10 --data DATA --run RUN --tolerance 0", "--tolerance", 2 },
         { "--budget 10s --data DATA --run RUN --lr-schedule cosine", "which a --budget of time does not know", 2 },
         { "--budget 10 --data DATA --run RUN --stop-after 5", "give a time", 2 },
+        { "--budget 10 --data DATA --run RUN --recipe finetune", "--recipe finetune begins with the weights of another network", 2 },
         { "--budget 10 --data DATA --run RUN --steps 5", "--steps is no option of `effnet search`", 2 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -281,6 +313,9 @@ int main(void)
         cmocka_unit_test(a_rank_that_hangs_ends_the_search),
 #endif
         cmocka_unit_test(what_no_candidate_can_have_ends_the_search),
+        cmocka_unit_test(the_default_batch_fits_the_images),
+        cmocka_unit_test(side_by_side_there_is_no_cache),
+        cmocka_unit_test(a_full_disk_under_the_output_is_no_success),
         cmocka_unit_test(nonsense_is_refused),
     };
     return program_main("search", tests, sizeof tests / sizeof *tests);

@@ -301,6 +301,22 @@ static void options_must_be_those_of_the_first_start(void **state)
     assert_int_equal(en_search_recall(folder, "global-batch"), 0);
     OK(en_search_keep_options(&o));
     assert_int_equal(en_search_recall(folder, "global-batch"), 24);
+    put("search.txt", "damaged");
+    OK(en_search_keep_options(&o));                          /* nothing has been trained with it, so it binds nobody */
+    o = options("--run", folder, "--budget", "41", "--global-batch", "25", NULL);
+    OK(en_search_keep_options(&o));
+    assert_int_equal(en_search_recall(folder, "global-batch"), 25);
+    assert_int_equal(mkdir(in("a1-b1-g1.4"), 0777), 0);
+    assert_int_equal(mkdir(in("a1-b1-g1.4/checkpoints"), 0777), 0);
+    put("a1-b1-g1.4/checkpoints/step-00000004.h5.tmp", "");
+    assert_false(en_search_begun(folder));
+    o = options("--run", folder, "--budget", "40", "--global-batch", "24", NULL);
+    OK(en_search_keep_options(&o));
+    put("a1-b1-g1.4/checkpoints/step-00000004.h5", "");
+    assert_true(en_search_begun(folder));
+    remove(in("a1-b1-g1.4/checkpoints/step-00000004.h5"));
+    put("a1-b1-g1.4/result.json", "");
+    assert_true(en_search_begun(folder));
     OK(en_search_keep_options(&o));
     o = options("--run", folder, "--budget", "40", "--global-batch", "24", "--alphas", "1,2", "--tolerance", "0.5", "--threads", "3", "--candidate-ranks", "2", "--data", "elsewhere",
                 NULL);

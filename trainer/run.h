@@ -70,6 +70,9 @@ en_status en_train(const en_options *o, en_comm *comm, en_training *part /* NULL
 en_status en_make_folder(const char *path);
 bool      en_take_lock(int lock_fd, const char *dir);
 
+/* run_open.c: --global-batch where it is not given. */
+int64_t   en_default_batch(int64_t ranks, int64_t samples);
+
 /* Everything up to the first step.  Collective: all ranks return the same kind of answer, and a rank that failed itself
  * holds the reason.  On failure the run is closed already. */
 en_status en_run_open(const en_options *o, en_comm *comm, en_run *run);

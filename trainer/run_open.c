@@ -173,6 +173,12 @@ static int64_t host_memory(const en_run *run)
     return free_now > 0 ? (free_now > run->cache_bytes ? free_now - run->cache_bytes : 1) / run->t.comm->local_size : 0;
 }
 
+int64_t en_default_batch(int64_t ranks, int64_t samples)
+{
+    const int64_t global = DEFAULT_BATCH_PER_RANK * ranks;
+    return global <= samples ? global : samples / ranks * ranks;
+}
+
 /* A run that goes on keeps its number of passes a step, whatever memory is free today: batch norm is over the images of a
  * pass, so another number would be another run.  For the same reason --prefetch has no say in it: two batches are reckoned with. */
 static en_status choose_batch(en_run *run)
@@ -180,8 +186,7 @@ static en_status choose_batch(en_run *run)
     en_trainer *t = &run->t;
     const en_options *o = t->o;
     const int64_t world = t->comm->world_size, samples = t->train_set->samples;
-    int64_t global = o->global_batch > 0 ? o->global_batch : DEFAULT_BATCH_PER_RANK * world;
-    if (o->global_batch == 0 && global > samples) global = samples / world * world;
+    const int64_t global = o->global_batch > 0 ? o->global_batch : en_default_batch(world, samples);
     EN_REQUIRE(global >= world, EN_EUSAGE, "--global-batch %" PRId64 " is less than one image for each of %" PRId64 " ranks", global, world);
     EN_REQUIRE(global % world == 0 || o->uneven, EN_EUSAGE, "--global-batch %" PRId64 " is not a multiple of %" PRId64 " ranks: give %" PRId64 " or %" PRId64
                ", or --uneven for shards that differ by one image", global, world, global / world * world, (global / world + 1) * world);

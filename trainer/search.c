@@ -19,8 +19,6 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH_PER_RANK = 32 };
-
 /* ---- before anything is trained, on rank 0 ---------------------------------------------------------------------------------- */
 
 static en_status check(const en_options *o)
@@ -32,7 +30,8 @@ static en_status check(const en_options *o)
     EN_REQUIRE(!o->stop_after.count || o->stop_after.unit == EN_SPAN_SECONDS, EN_EUSAGE, "--stop-after stops a whole search: give a time, as 3h50m");
     EN_REQUIRE(!by_time || strcmp(o->lr_schedule, "exponential") == 0 || strcmp(o->lr_schedule, "constant") == 0, EN_EUSAGE, "--lr-schedule %s ends with the last step, which "
                "a --budget of time does not know: give steps or epochs", o->lr_schedule);
-    EN_REQUIRE(!by_time || o->stages <= 1, EN_EUSAGE, "stages are parts of a run of known length, which a --budget of time does not give: give steps or epochs");
+    EN_REQUIRE(strcmp(o->recipe, "finetune") != 0, EN_EUSAGE, "--recipe finetune begins with the weights of another network, and candidates are trained from scratch: leave it out, "
+               "or choose another recipe");
     return EN_OK;
 }
 
@@ -47,14 +46,15 @@ static en_status open_folder(const en_options *o, int *lock)
     return EN_OK;
 }
 
-/* The classes of the images, and whether there is something to rank by. */
-static en_status look_at_images(const en_options *o, int *classes)
+/* Classes and number of the training images, and whether there is something to rank by. */
+static en_status look_at_images(const en_options *o, int *classes, int64_t *samples)
 {
     en_dataset *train = NULL, *val = NULL;
     EN_REQUIRE(o->data[0], EN_EUSAGE, "which images? --data DIR (DIR/train/<class>/..., DIR/val/<class>/...)");
     en_watch_at(EN_STARTUP, "listing the images");
     EN_TRY(en_dataset_open(o->data, "train", NULL, &train), "opening the training images");
     *classes = train->classes;
+    *samples = train->samples;
     en_status status = EN_OK;
     EN_REQUIRE_OUT(o->val[0] || en_dataset_has(o->data, "val"), EN_EDATA, "%s has no validation images, and candidates are ranked by them: give it a folder val, or --val", o->data);
     EN_TRY_OUT(en_dataset_open(o->val[0] ? o->val : o->data, "val", train, &val), "opening the validation images");
@@ -68,13 +68,14 @@ out:
 static en_status prepare(en_search *s, en_options *o, int *lock)
 {
     int classes;
+    int64_t samples;
     EN_TRY(check(o), "checking the options");
-    EN_TRY(look_at_images(o, &classes), "looking at the images");
-    EN_TRY(open_folder(o, lock), "opening the search's folder");
-    if (!o->global_batch) o->global_batch = en_search_recall(o->run, "global-batch");        /* not of today's number of ranks */
-    if (o->global_batch <= 0) o->global_batch = BATCH_PER_RANK * o->candidate_ranks;
-    EN_TRY(en_search_keep_options(o), "going on");
+    EN_TRY(look_at_images(o, &classes, &samples), "looking at the images");
     EN_TRY(en_grid_measure(o, classes, s->grid), "the candidates");
+    EN_TRY(open_folder(o, lock), "opening the search's folder");
+    if (!o->global_batch && en_search_begun(o->run)) o->global_batch = en_search_recall(o->run, "global-batch");       /* not of today's number of ranks */
+    if (o->global_batch <= 0) o->global_batch = en_default_batch(o->candidate_ranks, samples);
+    EN_TRY(en_search_keep_options(o), "going on");                                            /* last: nothing refuses them any more */
     for (int i = 0; i < s->grid->n; i++) {
         en_candidate *c = &s->grid->c[i];
         char folder[4096], why[300];
@@ -99,6 +100,7 @@ static void announce(const en_search *s, const en_options *o)
     const bool by_time = o->budget.unit == EN_SPAN_SECONDS;
     fprintf(f, "  each        trained for %s%s, %" PRId64 " images a step%s\n", budget, o->budget.unit == EN_SPAN_STEPS ? " steps" : by_time ? " of steps" : " (epochs)", o->global_batch,
             by_time ? ": how many that are depends on the machine, so the ranking does, too" : "");
+    if (strcmp(o->recipe, "efficientnetv2") == 0) fprintf(f, "  recipe      efficientnetv2, trained without its stages: every candidate sees images of its full size throughout\n");
     fprintf(f, "  side by side %d group%s of %d rank%s", s->groups, s->groups == 1 ? "" : "s", s->group_ranks, s->group_ranks == 1 ? "" : "s");
     if (left > 0) fprintf(f, "; %d rank%s left over: --candidate-ranks does not divide %d", left, left == 1 ? " is" : "s are", s->world->world_size);
     if (s->groups > g->n - known && g->n > known) fprintf(f, "; %d candidate%s to train: a larger --candidate-ranks would use all", g->n - known, g->n - known == 1 ? " is" : "s are");
@@ -116,6 +118,8 @@ static en_status split(en_search *s, en_comm **group)
     EN_REQUIRE(s->o->candidate_ranks <= w->world_size, EN_EUSAGE, "--candidate-ranks %" PRId64 ", but there %s %d rank%s: start more, or give fewer", s->o->candidate_ranks,
                w->world_size == 1 ? "is" : "are", w->world_size, w->world_size == 1 ? "" : "s");
     EN_TRY(w->ops->split(w, w->rank / s->group_ranks, group), "making groups of ranks");
+    EN_REQUIRE(!s->o->cache[0] || s->groups == 1 || w->local_size == (*group)->local_size, EN_EUSAGE, "--cache keeps the images once for each candidate under way, and several "
+               "would be on host %s: leave it out, or give a --candidate-ranks of all %d ranks there", w->host, w->local_size);
     (*group)->local_rank = w->local_rank;                    /* cores, memory and GPUs are shared with the other groups of this host */
     (*group)->local_size = w->local_size;
     if (w->rank < s->groups * s->group_ranks) s->group = *group;
@@ -145,12 +149,15 @@ static en_status finish(const en_search *s, const en_options *o, en_status statu
     EN_TRY(en_search_write(o, g), "writing the ranking");
     if (status == EN_ESTOPPED) {
         fprintf(s->out, "stopped on request: %d of %d candidates are known; the same command goes on\n", known, g->n);
-        return EN_OK;
+    } else {
+        en_search_print(o, g, s->out);
+        fprintf(s->out, "in %s: search.csv, search.json, search.svg, and a folder for each candidate\n", o->run);
     }
-    en_search_print(o, g, s->out);
-    fprintf(s->out, "in %s: search.csv, search.json, search.svg, and a folder for each candidate\n", o->run);
     if (o->json) en_search_print_json(o, g, stdout);
-    EN_REQUIRE(done > 0, EN_EDIVERGED, "all %d candidates failed; the first: %s", g->n, g->c[0].result.reason);
+    errno = 0;
+    const bool written = fflush(s->out) == 0 && !ferror(s->out);
+    EN_REQUIRE(written, EN_EIO, "standard output cannot be written: %s; the ranking is in %s", strerror(errno ? errno : EIO), o->run);
+    EN_REQUIRE(status == EN_ESTOPPED || done > 0, EN_EDIVERGED, "all %d candidates failed; the first: %s", g->n, g->c[0].result.reason);
     return EN_OK;
 }
 
@@ -196,10 +203,11 @@ static en_status list(const en_options *o)
 {
     en_grid g;
     int classes = 0, world_size;
+    int64_t samples;
     if (en_launch_rank(&world_size) > 0) return EN_OK;
     EN_TRY(en_grid_make(o, &g), "the grid");
     en_status status = EN_OK;
-    if (o->data[0]) EN_TRY_OUT(look_at_images(o, &classes), "looking at the images");
+    if (o->data[0]) EN_TRY_OUT(look_at_images(o, &classes, &samples), "looking at the images");
     EN_TRY_OUT(en_grid_measure(o, classes, &g), "the candidates");
     en_search_list(o, &g);
 out:

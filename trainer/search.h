@@ -50,7 +50,9 @@ en_options en_candidate_options(const en_options *o, const en_candidate *c, cons
 
 /* ---- what is kept (search_state.c) ------------------------------------------------------------------------------------- */
 
-/* RUN/search.txt is made, or compared: EN_EUSAGE names the first option that is not as it was.  Rank 0. */
+/* Some candidate's folder, of this grid or another, has a checkpoint or a result. */
+bool      en_search_begun(const char *run);
+/* RUN/search.txt is made, or, once the search has begun, compared: EN_EUSAGE names the first option that is not as it was.  Rank 0. */
 en_status en_search_keep_options(const en_options *o);
 /* The number behind `name` in RUN/search.txt, or 0. */
 int64_t   en_search_recall(const char *run, const char *name);

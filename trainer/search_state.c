@@ -11,6 +11,7 @@
 #include "trainer/json.h"
 #include "trainer/json_read.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -83,17 +84,40 @@ static en_status compare(const char *path, const char *then, const char *now)
     return EN_OK;
 }
 
+bool en_search_begun(const char *run)
+{
+    char path[PATH_BYTES];
+    bool begun = false;
+    DIR *dir = opendir(run);
+    for (const struct dirent *e; dir && !begun && (e = readdir(dir)); ) {
+        if (e->d_name[0] == '.') continue;
+        const int n = snprintf(path, sizeof path, "%s/%s/result.json", run, e->d_name);
+        if (n >= (int)sizeof path) continue;
+        begun = access(path, F_OK) == 0;
+        snprintf(path, sizeof path, "%s/%s/checkpoints", run, e->d_name);
+        DIR *files = begun ? NULL : opendir(path);
+        for (const struct dirent *f; files && !begun && (f = readdir(files)); ) {
+            const char *end = strrchr(f->d_name, '.');
+            begun = strncmp(f->d_name, "step-", 5) == 0 && end && strcmp(end, ".h5") == 0;
+        }
+        if (files) closedir(files);
+    }
+    if (dir) closedir(dir);
+    return begun;
+}
+
 en_status en_search_keep_options(const en_options *o)
 {
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "%s/search.txt", o->run);
     size_t n;
     bool there;
+    const bool begun = en_search_begun(o->run);              /* else what was refused or stopped early would bind what nothing depends on */
     char *now = en_options_text(o), *then = slurp(path, &n, &there);
     en_status status = EN_OK;
     EN_REQUIRE_OUT(now, EN_ENOMEM, "no memory for the options");
-    EN_REQUIRE_OUT(then || !there, EN_EDATA, "%s is not what a search writes: remove it to go on with what lies there, or take another --run", path);
-    if (then) EN_TRY_OUT(compare(path, then, now), "comparing with the first start");
+    EN_REQUIRE_OUT(then || !there || !begun, EN_EDATA, "%s is not what a search writes: remove it to go on with what lies there, or take another --run", path);
+    if (then && begun) EN_TRY_OUT(compare(path, then, now), "comparing with the first start");
     else EN_TRY_OUT(write_whole(path, now), "keeping the options");
 out:
     free(now);
