@@ -56,8 +56,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(tolerance,        F64,  0.1,               EN_SEARCH,                                  "number",  "[0,2)",                      \
     "candidates are those whose alpha * beta^2 * gamma^2 is within this of 2") \
   X(budget,           SPAN, "0",               EN_SEARCH,                                  "span",    "[0,inf)",                    \
-    "how long each candidate is trained: steps (400), epochs (5e) or time (10m; then the ranking depends on the machine, too; --lr-schedule " \
-    "exponential or constant)") \
+    "how long each candidate is trained: steps (400), epochs (5e) or time (10m; then the ranking depends on the machine, too, " \
+    "and the schedule of the rate must be exponential or constant)") \
   X(candidate_ranks,  I64,  1,                 EN_SEARCH,                                  "ranks",   "[1,inf)",                    \
     "ranks that train one candidate; the others train other ones meanwhile") \
   X(image_size,       I64,  0,                 EN_TRAIN | EN_DESCRIBE | EN_BENCH | EN_IMPORT | EN_SCALING | EN_SEARCH, "pixels",  "0|[32,4096]",                \
