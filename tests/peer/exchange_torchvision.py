@@ -6,7 +6,8 @@
   2. weights of torchvision's own network, random and calibrated, in float32, float16 and bfloat16, imported and evaluated by effnet, with
      torchvision's padding and eps; once with other pixels;
   3. activation maps of classes, for the same weights and picture;
-  4. networks whose names follow other patterns: every tensor of them comes back from import and export as it was.
+  4. MobileNetV2 and ResNet-50, both ways;
+  5. networks whose names follow other patterns: every tensor of them comes back from import and export as it was.
 
 The pixels are the same by construction: for pictures of side S+32, effnet's evaluation crop is their middle, S x S, and resizing it to S
 changes nothing.  1e-4 between the logits: both sum 1000 products and more in float32 in another order, over some 50 layers; logits are of size
@@ -136,13 +137,30 @@ class Peers:
             run([self.effnet, "import", file, imported, "--class-names", self.data])
             self.compare(f"effnet's {weights} weights in torchvision ({newest})", self.logits(imported, "--resize", "bicubic"), model)
 
+    def other_bases_of_ours(self):
+        """A few steps of each; the weights need not be good, but none of them is its first value any more."""
+        for known, options, theirs in (("mobilenetv2", ["--width", "0.5"], lambda: torchvision.models.mobilenet_v2(num_classes=CLASSES, width_mult=0.5)),
+                                       ("resnet50", [], lambda: torchvision.models.resnet50(num_classes=CLASSES))):
+            run([self.effnet, "train", "--model", known, *options, "--data", self.path("shapes"), "--run", self.path(known), "--device", "cpu", "--threads", "1",
+                 "--image-size", str(SIDE), "--steps", "4", "--global-batch", "10", "--augment", "basic", "--checkpoint-every", "0"])
+            file = self.path(f"{known}.safetensors")
+            run([self.effnet, "export", self.path(known), file, "--to", "torchvision", "--weights", "raw"])
+            state, meta = load(file)
+            model = theirs()
+            model.load_state_dict(state)
+            assert abs(float(meta["bn_eps"]) - 1e-5) < 1e-11 and meta["padding"] == "symmetric", meta
+            run([self.effnet, "import", file, self.path("net.h5"), "--class-names", self.data])
+            self.compare(f"effnet's {known} in torchvision", self.logits(self.path("net.h5"), "--resize", "bicubic"), model)
+            os.remove(self.path("net.h5"))
+
     def calibrated(self, name):
         torch.manual_seed(1)
         model = getattr(torchvision.models, name)(num_classes=CLASSES)
-        for module in model.modules():
+        for part, module in model.named_modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None                          # running statistics: the mean over the passes
-                torch.nn.init.uniform_(module.weight, 0.8, 1.2)
+                end = part.startswith("layer") and part.endswith("bn3")    # of a bottleneck: it adds a little, or 16 of them amplify rounding tenfold
+                torch.nn.init.uniform_(module.weight, *((0.1, 0.3) if end else (0.8, 1.2)))
                 torch.nn.init.uniform_(module.bias, -0.1, 0.1)
         with torch.no_grad():
             for _ in range(3):
@@ -159,6 +177,12 @@ class Peers:
             assert "symmetric padding, batch-norm eps 1e-05" in said, said
             model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
             self.compare(f"torchvision's efficientnet_b0, {name}, in effnet", self.logits(self.path(f"{name}.h5")), model)
+        for name, known in (("mobilenet_v2", "mobilenetv2"), ("resnet50", "resnet50")):
+            other = self.calibrated(name)
+            save(self.path("in.safetensors"), other.state_dict())
+            run([self.effnet, "import", self.path("in.safetensors"), self.path("net.h5"), "--model", known, "--from", "torchvision", "--class-names", self.data])
+            self.compare(f"torchvision's {name} in effnet", self.logits(self.path("net.h5")), other)
+            os.remove(self.path("net.h5"))
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         run([self.effnet, "import", self.path("BF16.safetensors"), self.path("unit.h5"), "--model", "b0", "--class-names", self.data, "--normalise", "unit"])
         self.compare("the same fed as V2-L is, mean and deviation 0.5", self.logits(self.path("unit.h5")), model, (self.x * std + mean - 0.5) / 0.5)
@@ -170,22 +194,24 @@ class Peers:
 
     def maps(self):
         """Where a network sees a class: the classifier's row over torchvision's last activations, place by place."""
-        model = self.calibrated("efficientnet_b0").eval()
-        save(self.path("cam.safetensors"), model.state_dict())
-        run([self.effnet, "import", self.path("cam.safetensors"), self.path("cam.h5"), "--model", "b0", "--class-names", self.data])
-        with torch.no_grad():
-            features = model.features(self.x[3:4])[0]
-            logits = model(self.x[3:4])[0]
-        for asked in (None, 0, 7):
-            c = int(logits.argmax()) if asked is None else asked
-            wanted = torch.einsum("k,kyx->yx", model.classifier[1].weight[c].detach(), features)
-            said = json.loads(run([self.effnet, "cam", f"{self.data}/val/class3/0.png", "--checkpoint", self.path("cam.h5"), "--device", "cpu", "--threads", "1",
-                                   "--eval-size", str(SIDE), "--out", self.path("cam.png"), "--json"] + ([] if asked is None else ["--class", f"class{c}"])))
-            ours = torch.tensor(said["map"]).view(said["height"], said["width"])
-            apart = float((ours - wanted).abs().max()) / float(wanted.std())
-            right = said["index"] == c and ours.shape == wanted.shape and apart <= TOLERANCE and Image.open(self.path("cam.png")).size == (224, 224)
-            print(f"{'same ' if right else 'WRONG'} activation map of class {c}: {said['height']} x {said['width']}, apart by {apart:.1e} of its deviation")
-            self.failed |= not right
+        b0, r50 = self.calibrated("efficientnet_b0").eval(), self.calibrated("resnet50").eval()
+        last = torch.nn.Sequential(*list(r50.children())[:-2])  # without a convolution before the mean
+        for known, model, features, weight, classes in (("b0", b0, b0.features, b0.classifier[1].weight, (None, 0, 7)), ("resnet50", r50, last, r50.fc.weight, (None, 4))):
+            save(self.path("cam.safetensors"), model.state_dict())
+            run([self.effnet, "import", self.path("cam.safetensors"), self.path("cam.h5"), "--model", known, "--from", "torchvision", "--class-names", self.data])
+            with torch.no_grad():
+                activations, logits = features(self.x[3:4])[0], model(self.x[3:4])[0]
+            for asked in classes:
+                c = int(logits.argmax()) if asked is None else asked
+                wanted = torch.einsum("k,kyx->yx", weight[c].detach(), activations)
+                said = json.loads(run([self.effnet, "cam", f"{self.data}/val/class3/0.png", "--checkpoint", self.path("cam.h5"), "--device", "cpu", "--threads", "1",
+                                       "--eval-size", str(SIDE), "--out", self.path("cam.png"), "--json"] + ([] if asked is None else ["--class", f"class{c}"])))
+                ours = torch.tensor(said["map"]).view(said["height"], said["width"])
+                apart = float((ours - wanted).abs().max()) / float(wanted.std())
+                right = said["index"] == c and ours.shape == wanted.shape and apart <= TOLERANCE and Image.open(self.path("cam.png")).size == (224, 224)
+                print(f"{'same ' if right else 'WRONG'} activation map of class {c} of {known}: {said['height']} x {said['width']}, apart by {apart:.1e} of its deviation")
+                self.failed |= not right
+            os.remove(self.path("cam.h5"))
 
     def names(self):
         for name, known in (("efficientnet_b1", "b1"), ("efficientnet_v2_s", "v2s"), ("mobilenet_v2", "mobilenetv2"), ("resnet50", "resnet50")):
@@ -218,6 +244,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         p = Peers(args.effnet, folder)
         p.ours_in_torchvision()
+        p.other_bases_of_ours()
         p.torchvisions_in_ours()
         p.maps()
         p.names()
