@@ -91,6 +91,19 @@ static void augmented_and_mixed_steps_are_those_of_the_processor(void **state)
     losses_agree(at("cuda-mixed-2"), at("cuda-mixed"), 6, 1e-4);
 }
 
+/* A pool and shortcuts; activations at the end of blocks and no head: in recorded steps. */
+static void other_bases_step_as_on_the_processor(void **state)
+{
+    (void)state;
+    static const char *const bases[] = { "r50 --width 0.125 --depth 0.25 --drop-path 0.2", "mbv1 --width 0.25 --depth 0.2" };
+    for (int k = 0; k < 2; k++) {
+        const char *more = textf("--steps 6 --model %s", bases[k]), *there = at("cuda-base-%d", k), *here = at("cpu-base-%d", k);
+        run(0, 0, SMALL " --device cpu --data %s --run %s %s", data(), here, more);
+        train(0, there, more);
+        losses_agree(there, here, 6, 1e-3);
+    }
+}
+
 /* Rates at which each learns as slowly as RMSProp does with its 0.0003.  AdamW is stopped between: the count of updates is the file's, and
  * the step recorded anew. */
 static void every_optimizer_steps_as_on_the_processor(void **state)
@@ -329,7 +342,7 @@ int main(void)
         TEST(fifty_steps_are_those_of_the_processor),
         TEST(accumulated_and_masked_steps_are_those_of_the_processor),
         TEST(augmented_and_mixed_steps_are_those_of_the_processor),
-        TEST(every_optimizer_steps_as_on_the_processor),
+        TEST(other_bases_step_as_on_the_processor), TEST(every_optimizer_steps_as_on_the_processor),
         TEST(stages_are_those_of_the_processor),
         TEST(two_gpus_train_as_one),
         TEST(ranks_that_share_a_gpu_sum_through_the_host),

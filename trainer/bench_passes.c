@@ -199,7 +199,17 @@ static en_status write_tensor(bench_side *s, int t, const double *in)
     return status;
 }
 
-static double silu_slope(double z) { const double s = 1 / (1 + exp(-z)); return s * (1 + z * (1 - s)); }
+static double slope(en_act act, double z)
+{
+    const double s = 1 / (1 + exp(-z));
+    switch (act) {
+    case EN_ACT_NONE:  return 1;
+    case EN_ACT_SILU:  return s * (1 + z * (1 - s));
+    case EN_ACT_RELU:  return z > 0;
+    case EN_ACT_RELU6: return z > 0 && z < 6;
+    }
+    return 0;
+}
 
 /* dz2 as a backend that is `gated` leaves it, ds, becomes dz (kernels.h, en_grad). */
 static en_status ungate(const bench_side *s, double *dz)
@@ -220,7 +230,7 @@ static en_status ungate(const bench_side *s, double *dz)
     for (int64_t i = 0; i < rows * c; i++) {
         const int64_t k = i % c, at = i / c / hw * c + k;
         const double z = (double)side[8 * c + k] * y[i] + (double)side[9 * c + k];
-        dz[i] = (dz[i] * (se ? gate[at] : 1) + (double)dgate[at]) * (l->m->act == EN_ACT_SILU ? silu_slope(z) : 1);
+        dz[i] = (dz[i] * (se ? gate[at] : 1) + (double)dgate[at]) * slope(l->m->act, z);
     }
 out:
     free(y);
