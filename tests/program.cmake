@@ -7,7 +7,7 @@ foreach(subject ranks resume watch launch errors eval hostile pack bench doctor 
                                EN_RUN_SCRIPT="${CMAKE_SOURCE_DIR}/launch/run" EN_MPIEXEC_NUMPROC="${MPIEXEC_NUMPROC_FLAG}" EN_TEST_DATA="${EN_TEST_DATA}"
                                EN_CLUSTER="${CMAKE_CURRENT_LIST_DIR}/cluster/cluster")
     add_dependencies(test_program_${subject} effnet)
-    if(subject MATCHES "^(watch|launch|errors|doctor|diverge)$")
+    if(subject MATCHES "^(watch|launch|errors|doctor|diverge|search|scaling)$")
       set_tests_properties(test_program_${subject} PROPERTIES ${EN_WAITS})
     else()
       set_tests_properties(test_program_${subject} PROPERTIES ${EN_RANKS})
@@ -15,6 +15,8 @@ foreach(subject ranks resume watch launch errors eval hostile pack bench doctor 
   endif()
 endforeach()
 target_sources(test_program_optimizer PRIVATE oracle.c)
+# Sanitizers see what these are made of in their unit tests; here they would look at mpirun's leaks and at the same step once more.
+set_tests_properties(test_program_scaling test_program_buckets PROPERTIES DISABLED $<BOOL:${EN_SANITIZE}>)
 
 # The comparison with torchvision works, whatever its figures: on a few drawn pictures, once.
 find_program(EN_PYTHON_WITH_TORCH python3 PATHS /usr/bin NO_DEFAULT_PATH)

@@ -217,11 +217,12 @@ static void close_study(en_study *s)
 
 static en_options options(const char *more)
 {
-    static char words[8][40];
-    static char *argv[9];
+    static char words[16][40];
+    static char *argv[17];
     int argc = 0;
     snprintf(text, sizeof text, "effnet scaling --ranks=1,2,4 --width=0.25 --depth=0.5 --image-size=32 %s", more);
     for (char *p = strtok(text, " "); p; p = strtok(NULL, " ")) {
+        assert_true(argc < 16);
         snprintf(words[argc], sizeof words[0], "%s", p);
         argv[argc] = words[argc];
         argc++;
