@@ -6,7 +6,7 @@
 
 #include <hdf5.h>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 /* ---- pictures -------------------------------------------------------------------------------------------------------- */
 

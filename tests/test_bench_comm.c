@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "trainer/bench_comm.h"
+#include "trainer/bench/comm.h"
 
 static en_comm *world;
 

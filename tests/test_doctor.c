@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "trainer/doctor.h"
+#include "trainer/doctor/doctor.h"
 
 enum { HOSTS = 4, EACH = 2, RANKS = HOSTS * EACH };
 

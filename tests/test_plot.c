@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "trainer/plot_inside.h"
+#include "trainer/plot/inside.h"
 
 #define OK(call) do { if ((call) != EN_OK) fail_msg("%s", en_error_text()); } while (0)
 

@@ -3,7 +3,7 @@
  * 200 images in steps of 10, as in test_program_launch.c; the faults come from --inject. */
 #include "program.h"
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 #define TRAIN "train --width 0.25 --depth 0.5 --image-size 32 --global-batch 10 --lr 0.001 --threads 1 --eval-every 0"
 

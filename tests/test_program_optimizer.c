@@ -4,7 +4,7 @@
 #include "program.h"
 
 #include "oracle.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* test_program_recipes.c - --recipe from outside: what a run says of it, what its files keep of it, and how it goes on. */
 #include "program.h"
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/options.h"
 
 #define SMALL "--width 0.25 --depth 0.5 --image-size 32 --threads 1 --eval-every 0"

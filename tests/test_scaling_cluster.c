@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "trainer/scaling_cluster.h"
+#include "trainer/scaling/cluster.h"
 
 static const char whole[] =
     "# a machine\n"

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "trainer/bucket_tuner.h"
-#include "trainer/scaling_measure.h"
+#include "trainer/scaling/measure.h"
 
 static void same(double got, double want, const char *what)
 {

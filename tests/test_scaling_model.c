@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "trainer/bench_passes.h"
-#include "trainer/scaling_model.h"
-#include "trainer/scaling_predict.h"
+#include "trainer/bench/passes.h"
+#include "trainer/scaling/model.h"
+#include "trainer/scaling/predict.h"
 
 static void same(double got, double want, const char *what)
 {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "trainer/search.h"
+#include "trainer/search/search.h"
 
 #define OK(call) do { if ((call) != EN_OK) fail_msg("%s", en_error_text()); } while (0)
 

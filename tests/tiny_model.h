@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 /* ---- models ---------------------------------------------------------------------------------------------------------- */
 

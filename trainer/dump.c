@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "trainer/checkpoint_internal.h"
+#include "trainer/checkpoint/internal.h"
 
 struct en_dump { hid_t file; bool failed; char path[EN_PATH], tmp[EN_PATH + 8]; };
 

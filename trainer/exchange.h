@@ -7,7 +7,7 @@
 #ifndef EN_EXCHANGE_H
 #define EN_EXCHANGE_H
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/safetensors.h"
 
 typedef enum { EN_KEYS_TIMM, EN_KEYS_TORCHVISION } en_keys;     /* whose names of the tensors */

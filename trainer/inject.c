@@ -2,7 +2,7 @@
 #include "trainer/inject.h"
 
 #include "comm/watch.h"
-#include "trainer/checkpoint_internal.h"
+#include "trainer/checkpoint/internal.h"
 #include "trainer/nearest.h"
 
 #include <errno.h>

@@ -8,7 +8,7 @@
 #include "trainer/metrics.h"
 #include "trainer/trainer.h"
 
-/* A run that is a part of something larger (search_desk.c). */
+/* A run that is a part of something larger (search/desk.c). */
 typedef struct en_run en_run;
 typedef struct {
     void *context;                           /* borrowed                                                                */

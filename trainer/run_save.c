@@ -1,6 +1,6 @@
 /* run_save.c - a run's state into its checkpoints, and what happens when the disk does not take them.
  *
- * The step waits for a copy in memory; a thread writes it (checkpoint_writer.c).  A write that failed is said as soon as it
+ * The step waits for a copy in memory; a thread writes it (checkpoint/writer.c).  A write that failed is said as soon as it
  * is known, and tried again with a newer copy after a pause that doubles, however far the next checkpoint may be: a full disk
  * is often made room on within minutes.  Training goes on meanwhile, and the older files stay as they are.  A checkpoint that is
  * due while the one before is still being written waits some seconds for it, and is then put off until it is there: a slow disk

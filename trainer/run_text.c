@@ -1,5 +1,5 @@
 /* run_text.c - what a run says before its first step: the header, on the terminal and, with all options, in RUN/run.txt. */
-#include "trainer/doctor.h"
+#include "trainer/doctor/doctor.h"
 #include "trainer/progress.h"
 
 #include "revision.h"

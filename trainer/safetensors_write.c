@@ -1,7 +1,7 @@
 #include "trainer/safetensors.h"
 
 #include "kernels/host.h"
-#include "trainer/checkpoint_internal.h"
+#include "trainer/checkpoint/internal.h"
 #include "trainer/json.h"
 
 #include <errno.h>

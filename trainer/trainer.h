@@ -4,7 +4,7 @@
 
 #include "comm/comm.h"
 #include "data/data.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/dump.h"
 #include "trainer/freeze.h"
 #include "trainer/net.h"

@@ -1,4 +1,4 @@
-/* bench.c - what a checkpoint costs the steps beside it, and a request to stop the one who waits for its end.
+/* bench/bench.c - what a checkpoint costs the steps beside it, and a request to stop the one who waits for its end.
  *
  * One run of EfficientNet-B0 at 64 pixels on one rank and one thread, with a checkpoint every ten steps (63 MB: parameters, averages,
  * mean squares, momentum).  A step counts as `beside a write` when the writer was at work for more than half of it, as `alone` when for nothing of

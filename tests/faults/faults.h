@@ -70,7 +70,7 @@ bool     small_disk(const char *path, int64_t bytes);
 bool     resize_disk(const char *path, int64_t bytes);
 void     no_disk(const char *path);
 
-/* ---- figures (bench.c) ------------------------------------------------------------------------------------------------------ */
+/* ---- figures (bench/bench.c) ------------------------------------------------------------------------------------------------------ */
 void figures(void **state);
 
 #endif

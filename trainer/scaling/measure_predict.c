@@ -1,0 +1,157 @@
+/* scaling/measure_predict.c - beside each measured step the one that the model of scaling/model.c says, calibrated by what was measured:
+ *
+ *     computing       the smallest run's forward, backward and update, medians, without its sums: those of batch norm are taken out of each line
+ *                     as far as it knows them, else by their share in the run's account, which parts forward from backward, too.  How they are
+ *                     spread over the layers is taken from floors, in proportion: that decides when buckets are ready
+ *     images          a pass of more images takes longer as its floor does
+ *     sharing cores   ranks whose threads are more than a machine's cores take turns: times ranks * threads / cores
+ *     sums            the medians of `effnet bench comm` on as many ranks, in proportion between sizes
+ *     ranks apart     the spread of the smallest run's computing, as the jitter of scaling/model.c
+ *     the rest        waiting for images and what is unexplained, as in the smallest run; where that is of several ranks, without the small
+ *                     sums that are in there (the roll call, and running statistics in the update), since each prediction adds its own
+ *
+ * Nothing of a larger run's step goes into its own prediction.  What two ranks on one machine take from each other besides cores
+ * (memory bandwidth, caches, clock) is not in it either: the error shows it. */
+#define _GNU_SOURCE
+#include "trainer/scaling/measure.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What a step of the smallest run takes apart from sums over ranks: medians of rank 0's lines. */
+typedef struct { double forward_s, backward_s, update_s, rest_s, jitter; } base_times;
+
+static en_status median_of(const en_count *k, double (*of)(const en_count *, const en_step_line *), comm_spread *out)
+{
+    double *v = malloc((size_t)k->lines.n * sizeof *v);
+    EN_REQUIRE(v, EN_ENOMEM, "no memory for %d steps", k->lines.n);
+    for (int i = 0; i < k->lines.n; i++) v[i] = of(k, &k->lines.line[i]);
+    *out = comm_spread_of(v, k->lines.n);
+    free(v);
+    return EN_OK;
+}
+
+static double computing(const en_count *k, const en_step_line *l)
+{
+    const double whole = l->forward_s + l->backward_s, own = k->part[EN_COST_FORWARD] + k->part[EN_COST_BACKWARD];
+    if (isfinite(l->bn_s)) return fmax(0, whole - l->bn_s);
+    return whole * own / (own + k->part[EN_COST_BN_FORWARD] + k->part[EN_COST_BN_BACKWARD]);
+}
+
+static double normalising(const en_count *k, const en_step_line *l) { return l->forward_s + l->backward_s - computing(k, l); }
+static double updating(const en_count *k, const en_step_line *l)  { (void)k; return l->update_s; }
+static double exposed(const en_count *k, const en_step_line *l)   { (void)k; return l->grads_s; }
+
+/* As trainer/run_device.c chooses. */
+static int group_of(const en_study *s, const en_count *k)
+{
+    const char *g = s->o->bn_group;
+    const int nodes = k->sums.nodes > 0 ? k->sums.nodes : 1;
+    if (strcmp(g, "all") == 0) return k->ranks;
+    if (strcmp(g, "node") == 0) return k->ranks / nodes;
+    const long n = strtol(g, NULL, 10);
+    return g[strlen(g) - 1] == 'i' ? (int)fmax(1, (double)n / (double)k->micro_batch) : (int)n;
+}
+
+static en_status base_of(const en_study *s, const en_cluster *c, base_times *b)
+{
+    const en_count *k = s->base;
+    const double own = k->part[EN_COST_FORWARD] + k->part[EN_COST_BACKWARD], share = k->part[EN_COST_FORWARD] / own;
+    comm_spread all = { 0 }, bn = { 0 }, update = { 0 }, grads = { 0 };
+    EN_TRY(median_of(k, computing, &all), "the smallest run");
+    EN_TRY(median_of(k, normalising, &bn), "the smallest run");
+    EN_TRY(median_of(k, updating, &update), "the smallest run");
+    EN_TRY(median_of(k, exposed, &grads), "the smallest run");
+    EN_REQUIRE(all.median > 0 && own > 0 && share >= 0 && share <= 1, EN_ENOTSUP,
+               "%d rank%s: what forward and backward take is not known apart from sums of batch norm, which are %.3g s of a step of %.3g s", k->ranks,
+               k->ranks == 1 ? "" : "s", bn.median, k->step.median);
+    const double rest = k->step.median - all.median - bn.median - update.median - grads.median;
+    const bool known = k->ranks > 1 && en_measured_sums_of(c, k->ranks);
+    const en_small_sums small = known ? en_scaling_small_sums((size_t)s->model->stat_elems, c, k->ranks, group_of(s, k)) : (en_small_sums){ 0 };
+    *b = (base_times){ .forward_s = share * all.median, .backward_s = (1 - share) * all.median, .update_s = fmax(0, update.median - small.statistics_s),
+                       .rest_s = fmax(0, rest - small.roll_call_s),
+                       .jitter = (all.p90 - all.p10) / 2.5631 / all.median };       /* of a normal distribution, p10 to p90 is 2.5631 sigma */
+    return EN_OK;
+}
+
+static double turns(const en_study *s, const en_count *k)
+{
+    const int nodes = k->sums.nodes > 0 ? k->sums.nodes : 1, on_node = (k->ranks + nodes - 1) / nodes;
+    const double wanted = (double)on_node * (s->threads > 0 ? s->threads : 1);
+    return fmax(1, wanted / s->cores);
+}
+
+/* What a connection's buffers hold by themselves: Linux lets them grow to the third number. */
+static double socket_mb(void)
+{
+    double least, usual, most = 4194304;
+    FILE *f = fopen("/proc/sys/net/ipv4/tcp_wmem", "r");
+    if (f && fscanf(f, "%lf %lf %lf", &least, &usual, &most) != 3) most = 4194304;
+    if (f) fclose(f);
+    return 1e-6 * most;
+}
+
+/* The shares that layers have in a step: floors at a processor's or a GPU's bandwidth and rate, of which only the ratio matters here. */
+static en_cluster cluster_of(const en_study *s, const en_measured_sums *sums, int n)
+{
+    const bool nccl = en_study_nccl(s);
+    return (en_cluster){ .name = "measured", .comm = nccl ? EN_NET_NCCL : EN_NET_MPI, .precision = nccl ? EN_BF16 : EN_F32, .memory_gb_per_s = nccl ? 4300 : 20,
+                         .matrix_tflop_per_s = nccl ? 790 : 0.131, .efficiency = 1, .ranks_per_node = 1, .sums = sums, .n_sums = n, .ahead_mb = socket_mb() };
+}
+
+static void stretch(en_scaling_step *s, bool backward, double factor)
+{
+    double *all = backward ? &s->backward_s : &s->forward_s;
+    for (int i = 0; i < s->n_events; i++)
+        if (s->event[i].kind == EN_EVENT_PASS && s->event[i].backward == backward) s->event[i].seconds *= factor;
+    *all *= factor;
+}
+
+static en_status predict(const en_study *s, en_cluster *c, const base_times *b, en_count *k)
+{
+    en_scaling_step floor_of_base = { 0 }, step = { 0 };
+    en_status status = EN_OK;
+    const int group = group_of(s, k);
+    k->predicted = false;
+    if (k->ranks > 1 && (!en_measured_sums_of(c, k->ranks) || (group > 1 && group < k->ranks && !en_measured_sums_of(c, group)))) return EN_OK;
+    c->ranks_per_node = k->sums.nodes > 0 ? ceil((double)k->ranks / k->sums.nodes) : k->ranks;
+    c->jitter = b->jitter;
+    const double more = turns(s, k) / turns(s, s->base), passes = (double)s->base->passes;
+    EN_TRY_OUT(en_scaling_step_of(s->model, s->base->micro_batch, c, 1, NULL, &floor_of_base), "the smallest run");
+    EN_TRY_OUT(en_scaling_step_of(s->model, k->micro_batch, c, 1, NULL, &step), "%d ranks", k->ranks);
+    stretch(&step, false, more * b->forward_s / (passes * floor_of_base.forward_s));
+    stretch(&step, true, more * b->backward_s / (passes * floor_of_base.backward_s));
+    step.update_s = more * b->update_s;
+    const en_scaling_setup setup = { .ranks = k->ranks, .bn_group = group, .passes = k->passes, .bucket_bytes = (size_t)s->o->bucket_mib << 20 };
+    en_scaling_run(&step, c, &setup, &k->model);
+    k->model.data_s += more * b->rest_s * (double)(k->micro_batch * k->passes) / (double)(s->base->micro_batch * s->base->passes);
+    k->model.step_s += k->model.data_s;
+    k->model.images_per_s = (double)k->global_batch / k->model.step_s;
+    k->predicted_step_s = k->model.step_s;
+    k->predicted = isfinite(k->model.step_s);
+out:
+    en_scaling_step_free(&floor_of_base);
+    en_scaling_step_free(&step);
+    return status;
+}
+
+en_status en_study_predict(en_study *s)
+{
+    en_status status = EN_OK;
+    base_times b = { 0 };
+    int n = 0;
+    if (!s->model || !s->base) return EN_OK;
+    en_measured_sums *sums = calloc(EN_MOST_COUNTS, sizeof *sums);
+    EN_REQUIRE(sums, EN_ENOMEM, "no memory for a prediction");
+    for (int i = 0; i < s->counts; i++)
+        if (s->count[i].sums.n_gradients > 0) sums[n++] = s->count[i].sums;
+    en_cluster c = cluster_of(s, sums, n);
+    EN_TRY_OUT(base_of(s, &c, &b), "calibrating");
+    for (int i = 0; i < s->counts; i++)
+        if (s->count[i].state == EN_COUNT_MEASURED) EN_TRY_OUT(predict(s, &c, &b, &s->count[i]), "%d ranks", s->count[i].ranks);
+out:
+    free(sums);
+    return status;
+}
