@@ -96,7 +96,10 @@ template <typename T, bool BOTH> static __global__ void __launch_bounds__(SWEEP_
             }
     }
     const int64_t part = p.part * 2 * s.c;
-    block_sums<SUMS>(s, sums, held, [&](int k, int64_t channel, double sum) { (k < 2 ? of_y : of_x)[part + k % 2 * s.c + channel] = sum; });
+    block_sums<SUMS>(s, sums, held, [&](int k, int64_t channel, double sum) {
+        double *const of = k < 2 ? of_y : of_x;
+        of[part + k % 2 * s.c + channel] = sum;
+    });
 }
 
 static en_status check(int64_t c, en_act out)
