@@ -114,6 +114,7 @@ const char *net_device(en_precision precision, int k, net_way *way)
     static const char *const folds[] = { "all", "none" }, *const names[2][2] = { { "cuda fp32, folds", "cuda fp32, no folds" }, { "cuda bf16, folds", "cuda bf16, no folds" } };
     if (k >= 2) return NULL;
     setenv("EN_FOLD_LEAST", "0", 0);                        /* small images fold too */
+    setenv("EN_GEMM_TUNE", "0", 0);                         /* no stopwatch: memory that lies otherwise is another choice, and may be other bits */
     way->device = "cuda", way->folds = folds[k], way->precision = precision;
     return names[precision == EN_PRECISION_BF16][k];
 }
