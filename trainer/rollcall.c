@@ -1,14 +1,9 @@
 /* rollcall.c - the ranks' answers in one sum: flags add up, and each rank's time has a place of its own. */
 #include "trainer/rollcall.h"
+#include "trainer/sorted.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 en_status en_rollcall(en_comm *c, const en_answer *mine, double *room, en_roll *out)
 {
@@ -22,7 +17,7 @@ en_status en_rollcall(en_comm *c, const en_answer *mine, double *room, en_roll *
     for (int r = 1; r < ranks; r++)
         if (work[r] > work[out->slowest]) out->slowest = r;
     memcpy(sorted, work, (size_t)ranks * sizeof *sorted);
-    qsort(sorted, (size_t)ranks, sizeof *sorted, by_value);
+    en_sort(sorted, (size_t)ranks);
     out->straggler_s = sorted[ranks - 1] - sorted[(ranks - 1) / 2];
     return EN_OK;
 }

@@ -5,6 +5,7 @@
 #include "trainer/bench/passes.h"
 #include "trainer/commands.h"
 #include "trainer/run.h"
+#include "trainer/sorted.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,12 +23,6 @@ static int64_t peak_memory(void)                   /* bytes of the host, as the 
         if (sscanf(line, "VmHWM: %lld", &kib) == 1) break;
     if (f) fclose(f);
     return kib * 1024;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 /* A run over made-up pictures that saves nothing, of as many steps as are needed. */
@@ -73,7 +68,7 @@ static en_status time_sums(en_trainer *t, en_step_report *mean)
 static void print_json(const en_run *run, const en_step_report *mean, const double *seconds, int64_t steps, int64_t device_bytes)
 {
     const en_trainer *t = &run->t;
-    const double all = (double)t->shard.global_batch, median = seconds[steps / 2];
+    const double all = (double)t->shard.global_batch, median = en_quantile(seconds, (size_t)steps, 0.5);
     printf("{\"model\":\"%s\",\"resolution\":%d,\"device\":\"%s\",\"precision\":\"%s\",\"recorded\":%s,\"images_per_s\":%.3f,\"images_per_s_best\":%.3f,"
            "\"step_s\":%.6f,\"forward_s\":%.6f,\"backward_s\":%.6f,\"grad_comm_exposed_s\":%.6f,\"optimizer_s\":%.6f,\"bn_comm_s\":%.6f,"
            "\"peak_memory_bytes\":%" PRId64 ",\"device_memory_bytes\":%" PRId64 ",\"images\":%" PRId64 ",\"ranks\":%d,\"threads\":%d,\"lanes\":%d,"
@@ -86,7 +81,7 @@ static void print_json(const en_run *run, const en_step_report *mean, const doub
 static void print_text(const en_run *run, const en_step_report *mean, const double *seconds, int64_t steps, int64_t device_bytes)
 {
     const en_trainer *t = &run->t;
-    const double all = (double)t->shard.global_batch, median = seconds[steps / 2];
+    const double all = (double)t->shard.global_batch, median = en_quantile(seconds, (size_t)steps, 0.5);
     printf("%s at %d px, %" PRId64 " images a rank, %d rank%s, %s (%s), %s", t->model->name, t->model->resolution, run->micro_batch,
            t->comm->world_size, t->comm->world_size == 1 ? "" : "s", t->be->name, t->be->isa, t->be->dtype == EN_BF16 ? "bf16" : "fp32");
     if (run->device_memory > 0) printf("%s\n", t->recording ? ", steps recorded and replayed" : "");
@@ -127,7 +122,7 @@ static en_status bench(const en_options *o, en_comm *comm)
     if (comm->rank != 0) goto out;
     const int64_t left = run.t.be->ops->memory_available(run.t.be);
     const int64_t used = left > 0 ? run.device_memory - left : 0;                       /* of all ranks that share it */
-    qsort(seconds, (size_t)steps, sizeof *seconds, by_value);
+    en_sort(seconds, (size_t)steps);
     if (o->json) print_json(&run, &mean, seconds, steps, used);
     else print_text(&run, &mean, seconds, steps, used);
 out:

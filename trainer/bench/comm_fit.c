@@ -11,28 +11,16 @@
  * MPI sends small messages at once and asks before it sends large ones, so that latency and bandwidth are not the same over all sizes:
  * two pieces then fit better than one, cut where the differences of both together are least. */
 #include "trainer/bench/comm.h"
+#include "trainer/sorted.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double quantile(const double *sorted, int n, double share)
-{
-    const double at = share * (n - 1);
-    const int below = (int)at;
-    return below + 1 < n ? sorted[below] + (at - below) * (sorted[below + 1] - sorted[below]) : sorted[n - 1];
-}
-
 comm_spread comm_spread_of(double *v, int n)
 {
     if (n < 1) return (comm_spread){ NAN, NAN, NAN };
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return (comm_spread){ .median = quantile(v, n, 0.5), .p10 = quantile(v, n, 0.1), .p90 = quantile(v, n, 0.9) };
+    en_sort(v, (size_t)n);
+    return (comm_spread){ .median = en_quantile(v, (size_t)n, 0.5), .p10 = en_quantile(v, (size_t)n, 0.1), .p90 = en_quantile(v, (size_t)n, 0.9) };
 }
 
 /* ---- the fit ----------------------------------------------------------------------------------------------------------------- */
@@ -47,8 +35,8 @@ static double differences(const points *p, double u, double *alpha)
     const double q = exp(u) / p->x[p->n - 1];
     double sum = 0;
     for (int i = 0; i < p->n; i++) p->left[i] = log(p->t[i]) - log1p(q * p->x[i]);
-    qsort(p->left, (size_t)p->n, sizeof *p->left, by_value);
-    const double middle = quantile(p->left, p->n, 0.5);
+    en_sort(p->left, (size_t)p->n);
+    const double middle = en_quantile(p->left, (size_t)p->n, 0.5);
     for (int i = 0; i < p->n; i++) sum += fabs(p->left[i] - middle);
     *alpha = exp(middle);
     return sum;

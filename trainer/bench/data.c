@@ -14,6 +14,7 @@
 #include "trainer/commands.h"
 #include "trainer/input.h"
 #include "trainer/trainer.h"
+#include "trainer/sorted.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -29,12 +30,6 @@ static const size_t batch_bytes = (size_t)64 << 20;             /* larger images
 
 /* What an H200 reaches with large tensors: a copy, and a product of bf16 matrices (kernels/cuda/README.md). */
 const double en_h200_bytes_per_s = 4.3e12, en_h200_flops_per_s = 790e12;
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* ---- which images --------------------------------------------------------------------------------------------------------- */
 
@@ -168,8 +163,8 @@ static en_status all_rounds(data_bench *b)
 
 static data_range range_of(double *v, int n)                     /* sorts v */
 {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return (data_range){ .median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2, .least = v[0], .most = v[n - 1] };
+    en_sort(v, (size_t)n);
+    return (data_range){ .median = en_quantile(v, (size_t)n, 0.5), .least = v[0], .most = v[n - 1] };
 }
 
 static en_status sum_up(data_bench *b)

@@ -11,6 +11,7 @@
 #include "trainer/bench/passes.h"
 #include "trainer/commands.h"
 #include "trainer/trainer.h"
+#include "trainer/sorted.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -37,12 +38,6 @@ typedef struct {
 
 /* ---- time ----------------------------------------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Twice the processor's last cache; a device's is about a two-thousandth of its memory, so four times that. */
 static size_t sweep_bytes(en_backend *be)
 {
@@ -66,8 +61,8 @@ static en_status time_pass(bench *b, bench_side *s, const bench_pass *p, double 
         EN_TRY(ops->synchronize(s->be), "timing");
         t[runs++] = ops->elapsed(s->be, 0, 1);
     }
-    qsort(t, (size_t)runs, sizeof *t, by_value);
-    *seconds = t[runs / 2];
+    en_sort(t, (size_t)runs);
+    *seconds = en_quantile(t, (size_t)runs, 0.5);
     return EN_OK;
 }
 

@@ -7,6 +7,7 @@
  * A grid meets this nowhere exactly, so a candidate is what comes near.  Depth, channels and sides are rounded, so two candidates may be
  * the same network. */
 #include "trainer/search/search.h"
+#include "trainer/sorted.h"
 
 #include "trainer/commands.h"
 
@@ -19,12 +20,6 @@ enum { MOST_CANDIDATES = 1000 };
 #define UNTIL_ENOUGH INT64_C(1000000000000)                  /* steps that no budget of time reaches */
 
 static double rounded(double v) { return round(v * 1e6) / 1e6; }
-
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* A number or FROM:TO:STEP up to the comma. */
 static en_status take_part(const char *option, const char *text, const char **end, double value[], int *n)
@@ -56,7 +51,7 @@ en_status en_grid_values(const char *option, const char *text, double value[EN_G
         EN_TRY(take_part(option, p, &p, value, n), "--%s", option);
         if (!*p) break;
     }
-    qsort(value, (size_t)*n, sizeof *value, ascending);
+    en_sort(value, (size_t)*n);
     int kept = 0;
     for (int i = 0; i < *n; i++)
         if (i == 0 || value[i] != value[kept - 1]) value[kept++] = value[i];

@@ -7,6 +7,7 @@
  * Whoever loses a result.json loses no training: the candidate's newest checkpoint is at the end of its budget, and is evaluated again.
  * So a result that is damaged is passed over. */
 #include "trainer/search/search.h"
+#include "trainer/sorted.h"
 
 #include "trainer/json.h"
 #include "trainer/json_read.h"
@@ -233,12 +234,6 @@ void en_result_read(const char *folder, en_candidate *c, char why[300])
 
 /* ---- pace -------------------------------------------------------------------------------------------------------------------- */
 
-static int ascending(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static bool number_behind(const char *line, const char *key, double *v)
 {
     const char *p = strstr(line, key);
@@ -268,8 +263,8 @@ void en_search_pace(const char *folder, int64_t step, int64_t global_batch, doub
         *seconds += (double)global_batch / rate;
     }
     if (n > 0) {
-        qsort(rates, n, sizeof *rates, ascending);
-        *images_per_s = rates[n / 2];
+        en_sort(rates, n);
+        *images_per_s = en_quantile(rates, n, 0.5);
     }
     if (f) fclose(f);
     free(rates);
