@@ -194,7 +194,8 @@ struct en_backend_ops {
     en_status (*reserve)(en_backend *be, const en_conv_geom *g);
     /* Bytes that be->workspace must have while a pass of this kind runs (the caller plans it beside the tensors). */
     size_t    (*workspace_bytes)(en_backend *be, en_work kind, const en_conv_geom *g);
-    /* Floats of en_bn.fold for a pointwise layer, 0: the backend would not use them. */
+    /* Floats of en_bn.fold for a pointwise layer, 0: the backend would not use them.  Where it is not 0, a layer whose way back is asked
+     * for has them: workspace_bytes of EN_WORK_POINTWISE_BACKWARD counts on it. */
     int64_t   (*fold_floats)(en_backend *be, int64_t rows, int64_t ci, int64_t co);
 
     /* ---- noise and tally ----------------------------------------------------------------------------------------- */
