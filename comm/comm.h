@@ -35,8 +35,8 @@ struct en_comm_ops {
     void      (*close)(en_comm *c);
 };                                             /* every entry is called by the thread that opened the communicator */
 
-/* `mpi` sums so few values over so few ranks in one round: each sends each all it has, below the 64 KiB that Open MPI sends unasked
- * over TCP.  Whoever foretells or fits what a sum takes must know. */
+/* `mpi` sums so few values over so few ranks in one round: each sends each all it has, 62 KiB at most, which
+ * any MPI sends unasked.  Whoever foretells or fits what a sum takes must know. */
 enum { EN_SMALL_SUM_RANKS = 4, EN_SMALL_SUM_VALUES = 8000 };
 
 struct en_comm {

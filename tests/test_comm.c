@@ -303,14 +303,26 @@ static void unready_gradients_are_left_alone(void **state)
     free(grads);
 }
 
+/* What MPI is told before it begins, but for what somebody has said already. */
+static void settings_of_others_stay(void **state)
+{
+    (void)state;
+    if (strcmp(comm->name, "mpi") != 0) skip();
+    assert_string_equal(getenv("OMPI_MCA_btl_tcp_flags"), "send,inplace");
+    assert_string_equal(getenv("OMPI_MCA_btl_tcp_eager_limit"), "262144");
+    assert_null(getenv("OMPI_MCA_btl_tcp_rndv_eager_limit"));
+}
+
 int main(void)
 {
+    setenv("OMPI_MCA_btl_tcp_eager_limit", "262144", 1);
     if (en_comm_open(&comm) != EN_OK) {
         fprintf(stderr, "%s", en_error_text());
         return 1;
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_know_their_places),
+        cmocka_unit_test(settings_of_others_stay),
         cmocka_unit_test(sums_of_integers_are_exact),
         cmocka_unit_test(sums_have_the_same_bits_on_all_ranks),
         cmocka_unit_test(small_sums_are_added_in_rank_order),

@@ -15,7 +15,7 @@
  *
  *     2 * (latency of the farthest message + max((p-1)/n * bytes / link, p*(n-p)/n * bytes / cards))
  *
- * A message of more than 64 KiB is asked for first and so takes its way three times (Open MPI's eager limit over TCP); the additions
+ * A message of more than 1 MiB is asked for first and so takes its way three times (the eager limit that comm/mpi.c sets); the additions
  * between the rounds are in `link`, which is measured with them.
  *
  * Its small sums are one round between all pairs, of the whole message, as long as there are at most four ranks; beyond, MPI_Allreduce,
@@ -26,7 +26,7 @@
 
 #include <math.h>
 
-enum { EAGER_BYTES = 65536 };
+enum { EAGER_BYTES = 1 << 20 };
 
 en_span_of_ranks en_span_of_group(const en_cluster *c, int ranks, int group)
 {
