@@ -65,6 +65,23 @@ static void groups_are_measured_and_not_compared(void **state)
     if (!strstr(read_file(textf("%s/check-2/log", dir), NULL), "batch norm over 2 ranks\n")) FAIL_RUN(o, "what was compared has groups");
 }
 
+/* Two rounds of three steps: six in all, from two runs each, whose logs stand apart. */
+static void rounds_take_turns(void **state)
+{
+    (void)state;
+    const char *dir = at("rounds");
+    const outcome *o = run(0, 0, TINY " --ranks 1,2 --rounds 2 --micro-batch 2 --threads 1 --json --run %s", dir);
+    for (int ranks = 1; ranks <= 2; ranks++) {
+        assert_int_equal(of_point(o->out, ranks, "steps"), 6);
+        assert_true(of_point(o->out, ranks, "predicted_step_s") > 0);
+        assert_int_equal(count(read_file(textf("%s/run-round2-%d/metrics.jsonl", dir, ranks), NULL), "\"kind\":\"train\""), 5);
+    }
+    assert_true(exists(textf("%s/comm-round2-2.json", dir)) && exists(textf("%s/check-2/log", dir)) && !exists(textf("%s/check-round2-2/log", dir)));
+    const char *order[] = { "1 rank: round 1 of 2: 3 steps", "2 ranks: round 1 of 2", "1 rank: round 2 of 2", "2 ranks: round 2 of 2" }, *at_ = o->err;
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+        if (!(at_ = strstr(at_, order[i]))) FAIL_RUN(o, "no '%s' in its place", order[i]);
+}
+
 /* A launcher that has no room for two ranks.  One rank is measured all the same, on the host of a hostfile, and the log is kept. */
 static void a_rank_count_that_cannot_start_is_said(void **state)
 {
@@ -115,6 +132,7 @@ int main(void)
         cmocka_unit_test(wrong_options_are_refused),
         cmocka_unit_test(table_json_and_figures_agree),
         cmocka_unit_test(groups_are_measured_and_not_compared),
+        cmocka_unit_test(rounds_take_turns),
         cmocka_unit_test(a_rank_count_that_cannot_start_is_said),
         cmocka_unit_test(it_ends_when_asked_and_keeps_what_it_has),
     };

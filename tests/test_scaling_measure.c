@@ -161,6 +161,48 @@ static void sums_are_taken_and_lie_between_what_was_measured(void **state)
     en_error_clear();
 }
 
+/* ---- rounds --------------------------------------------------------------------------------------------------------------------- */
+
+static void rounds_are_one_set_of_steps(void **state)
+{
+    (void)state;
+    en_run_lines a, b;
+    begin(), add_step(1, "1"), add_step(2, "2"), add_account(1, 1), add_account(2, 1);
+    assert_int_equal(en_run_lines_parse("x", text, 1, &a), EN_OK);
+    begin(), add_step(1, "3"), add_step(2, "4"), add_step(3, "5"), add_account(1, 1), add_account(3, 2);
+    assert_int_equal(en_run_lines_parse("x", text, 1, &b), EN_OK);
+    en_run_lines all = { 0 };
+    assert_int_equal(en_run_lines_append(&all, &a), EN_OK);
+    assert_int_equal(en_run_lines_append(&all, &b), EN_OK);
+    assert_true(!a.line && !b.line && !b.loss);
+    assert_true(all.n == 3 && all.n_losses == 2);                          /* each run begins with the same loss: the first says it */
+    SAME(all.loss[1], 2);
+    SAME(all.line[0].images_per_s, 200);
+    SAME(all.line[2].images_per_s, 300);
+    assert_int_equal(all.account.steps, 3);
+    SAME(all.account.of[2].mean, 3 * 3);
+    SAME(all.account.wall.mean, 180);
+    en_run_lines_free(&all);
+}
+
+static void a_sum_is_what_it_was_in_the_middle_round(void **state)
+{
+    (void)state;
+    const en_measured_sums round[] = {
+        { .ranks = 2, .nodes = 2, .n_gradients = 1, .n_small = 1, .gradients = { { 10, 5 } }, .small = { { 1, 0.5 } } },     /* it left one out */
+        { .ranks = 2, .nodes = 2, .n_gradients = 2, .n_small = 1, .gradients = { { 10, 9 }, { 20, 16 } }, .small = { { 1, 0.25 } } },
+        { .ranks = 2, .nodes = 2, .n_gradients = 2, .n_small = 1, .gradients = { { 10, 7 }, { 20, 12 } }, .small = { { 1, 0.125 } } } };
+    en_measured_sums m;
+    en_measured_sums_middle(round, 3, &m);
+    assert_true(m.ranks == 2 && m.nodes == 2 && m.n_gradients == 2 && m.n_small == 1);
+    SAME(m.gradients[0].seconds, 7);
+    SAME(m.gradients[1].seconds, 14);
+    SAME(m.small[0].seconds, 0.25);
+    en_measured_sums_middle(round, 1, &m);
+    assert_true(m.n_gradients == 1);
+    SAME(m.gradients[0].seconds, 5);
+}
+
 /* ---- results ------------------------------------------------------------------------------------------------------------------- */
 
 static void losses_are_compared_in_parts_of_them(void **state)
@@ -340,6 +382,25 @@ static void the_model_begins_from_the_smallest_run(void **state)
     close_study(s);
 }
 
+/* What is drawn for each rank and step is what changes from one step to the next: 1 % to and fro here.  A machine that slows down is not that. */
+static void jitter_is_from_step_to_step(void **state)
+{
+    (void)state;
+    const en_options o = options("");
+    en_study *s = study_of(&o, 2);
+    en_count *k = &s->count[0];
+    for (int i = 0; i < LINES; i++) k->lines.line[i].forward_s = 0.2, k->lines.line[i].backward_s = 0.5 + (i % 2 ? 0.007 : 0);
+    en_study_compare(s);
+    sums_of(&s->count[1], 0, 0);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    const double jitter = 0.007 / 0.6745 / sqrt(2) / 0.7, computing = s->count[1].model.forward_s + s->count[1].model.backward_s + s->count[1].model.update_s;
+    SAME(s->count[1].model.straggler_s, jitter * computing * en_expected_largest(2));
+    for (int i = 0; i < LINES; i++) k->lines.line[i].backward_s = i < 2 ? 0.4 : 0.5;             /* one step to another speed, 3 of 4 do not differ */
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(s->count[1].model.straggler_s, 0);
+    close_study(s);
+}
+
 /* A base of two ranks, of whose 1.25 s forward takes 0.25, backward 0.625, the update 0.125. */
 static en_study *study_of_two(const en_options *o)
 {
@@ -454,6 +515,9 @@ int main(void)
         cmocka_unit_test(steps_behind_the_warm_up_are_taken),
         cmocka_unit_test(what_is_no_whole_run_is_refused),
         cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),
+        cmocka_unit_test(rounds_are_one_set_of_steps),
+        cmocka_unit_test(a_sum_is_what_it_was_in_the_middle_round),
+        cmocka_unit_test(jitter_is_from_step_to_step),
         cmocka_unit_test(losses_are_compared_in_parts_of_them),
         cmocka_unit_test(speed_up_is_against_the_smallest),
         cmocka_unit_test(what_is_compared_is_the_same_training),

@@ -280,6 +280,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "hostfile of mpirun for --ranks, a line `name slots=8` a host (\"\": this machine, or what Slurm allocated)") \
   X(warm_steps,       I64,  10,                EN_SCALING,                                 "steps",   "[2,1000000]",                \
     "steps of each run before those that are measured") \
+  X(rounds,           I64,  1,                 EN_SCALING,                                 "rounds",  "[1,50]",                     \
+    "measure each number of ranks so many times, in turn, --steps in all: for machines that others use too") \
   X(predict,          FLAG, 0,                 EN_SCALING,                                 "",        "",                           \
     "predict, by a model of the step, for a machine that --cluster describes") \
   X(cluster,          STR,  "",                EN_SCALING,                                 "path",    "",                           \

@@ -1,6 +1,6 @@
 /* scaling/measure.c - `effnet scaling --ranks 1,2,4`: the same training on several numbers of ranks, measured.
  *
- * For each number, smallest first: a run of --warm-steps and --steps steps that saves nothing but its metrics; where these runs are not
+ * For each number, smallest first, --rounds times: a run of --warm-steps steps and its share of --steps that saves nothing but its metrics; where these runs are not
  * the same training (scaling/measure_check.c says when), a short one that is, so that results can be compared; and the sums over ranks by
  * themselves (`effnet bench comm`), which a prediction is made from.  That all ranks of a run hold the same weights each run checks itself
  * (--compare-every).
@@ -77,7 +77,7 @@ static en_status check_options(en_study *s)
     EN_REQUIRE(strlen(o->run) < EN_PATH - 256 && strlen(o->folder) < EN_PATH - 256, EN_EUSAGE, "--run or --folder is longer than a path can be");
     EN_TRY(read_counts(o->ranks, s), "reading the options");
     s->images = o->micro_batch > 0 ? o->micro_batch : DEFAULT_IMAGES;
-    s->steps = o->steps > 0 ? o->steps : DEFAULT_STEPS;
+    s->steps = ((o->steps > 0 ? o->steps : DEFAULT_STEPS) + o->rounds - 1) / o->rounds;
     s->warm = o->warm_steps;
     return share_out(s);
 }
@@ -186,17 +186,28 @@ static char *log_of(const en_study *s, const en_count *k)
     return text;
 }
 
-static en_status measure(const en_study *s, en_count *k)
+/* "run" of the first round, then "run-round2", ...; logs and metrics are in the folder NAME-RANKS. */
+static const char *name_of(const char *what, int round, char out[64])
+{
+    if (round == 0) snprintf(out, 64, "%s", what);
+    else snprintf(out, 64, "%s-round%d", what, round + 1);
+    return out;
+}
+
+static en_status measure(const en_study *s, en_count *k, int round)
 {
     en_args a = { 0 };
-    char folder[EN_PATH + 64];
+    en_run_lines lines = { 0 };
+    char folder[EN_PATH + 128], name[64];
     const job j = { .global_batch = k->global_batch, .passes = k->passes, .warm = s->warm, .steps = s->steps };
-    snprintf(folder, sizeof folder, "%s/run-%d", s->folder, k->ranks);
+    snprintf(folder, sizeof folder, "%s/%s-%d", s->folder, name_of("run", round, name), k->ranks);
     add_training(s, k, &j, folder, &a);
     if (en_option_given(s->o, "bn_group")) en_args_add(&a, "--bn-group=%s", s->o->bn_group);
     if (en_option_given(s->o, "precision")) en_args_add(&a, "--precision=%s", s->o->precision);
-    const en_status status = run_training(s, k, &a, "run", s->warm, &k->lines);
+    en_status status = run_training(s, k, &a, name, s->warm, &lines);
     en_args_free(&a);
+    if (status == EN_OK) status = en_run_lines_append(&k->lines, &lines);
+    en_run_lines_free(&lines);
     EN_TRY(status, "measuring");
     k->state = EN_COUNT_MEASURED;
     en_count_figures(k);
@@ -225,12 +236,15 @@ static en_status check(const en_study *s, en_count *k)
     return EN_OK;
 }
 
-static en_status measure_sums(const en_study *s, en_count *k)
+static en_status measure_sums(const en_study *s, en_count *k, int round)
 {
     en_args a = { 0 };
-    char out[EN_PATH + 64], log[EN_PATH + 64], *text = NULL;
-    snprintf(out, sizeof out, "%s/comm-%d.json", s->folder, k->ranks);
-    snprintf(log, sizeof log, "%s/comm-%d.log", s->folder, k->ranks);
+    char out[EN_PATH + 128], log[EN_PATH + 128], name[64], *text = NULL;
+    int64_t wrong = 0;
+    if (!k->round) k->round = calloc(EN_MOST_ROUNDS, sizeof *k->round);
+    EN_REQUIRE(k->round, EN_ENOMEM, "no memory for sums");
+    snprintf(out, sizeof out, "%s/%s-%d.json", s->folder, name_of("comm", round, name), k->ranks);
+    snprintf(log, sizeof log, "%s/%s-%d.log", s->folder, name, k->ranks);
     en_args_add(&a, "bench");
     en_args_add(&a, "comm");
     en_args_add(&a, "--json");
@@ -241,9 +255,12 @@ static en_status measure_sums(const en_study *s, en_count *k)
     en_args_free(&a);
     EN_TRY(status, "%s", log);
     EN_TRY(en_text_read(out, &text), "the sums");
-    status = en_measured_sums_parse(out, text, &k->sums, &k->nccl, &k->sums_wrong);
+    status = en_measured_sums_parse(out, text, &k->round[k->rounds], &k->nccl, &wrong);
     free(text);
-    return status;
+    EN_TRY(status, "the sums");
+    k->sums_wrong += wrong;
+    en_measured_sums_middle(k->round, ++k->rounds, &k->sums);
+    return EN_OK;
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------------------------------------ */
@@ -263,23 +280,30 @@ static void say(const en_count *k, const char *what)
     fprintf(stderr, "effnet: %d rank%s: %s\n", k->ranks, k->ranks == 1 ? "" : "s", what);
 }
 
-static void measure_all(en_study *s)
+static void measure_round(en_study *s, int round)
 {
-    char text[80];
+    char text[160], of[48] = "";
     for (int i = 0; i < s->counts && !s->stopped; i++) {
         en_count *k = &s->count[i];
-        if (s->one_machine && k->ranks * (s->threads > 0 ? s->threads : 1) > s->cores)
+        if (k->state == EN_COUNT_FAILED || k->why[0]) continue;
+        if (round == 0 && s->one_machine && k->ranks * (s->threads > 0 ? s->threads : 1) > s->cores)
             fprintf(stderr, "effnet: %d ranks of %d thread%s on %d cores take turns: what is measured is not what as many cores would do\n", k->ranks, s->threads,
                     s->threads == 1 ? "" : "s", s->cores);
-        snprintf(text, sizeof text, "%" PRId64 " steps of %" PRId64 " images after %" PRId64 " to warm up", s->steps, k->global_batch, s->warm);
+        if (s->o->rounds > 1) snprintf(of, sizeof of, "round %d of %" PRId64 ": ", round + 1, s->o->rounds);
+        snprintf(text, sizeof text, "%s%" PRId64 " steps of %" PRId64 " images after %" PRId64 " to warm up", of, s->steps, k->global_batch, s->warm);
         say(k, text);
-        note(s, k, "the run", measure(s, k));
+        note(s, k, "the run", measure(s, k, round));
         if (k->state != EN_COUNT_MEASURED) k->state = s->stopped ? EN_COUNT_PENDING : EN_COUNT_FAILED;
         if (k->state != EN_COUNT_MEASURED) continue;
-        if (s->check_images > 0) note(s, k, "the run that results are compared by", check(s, k));
+        if (s->check_images > 0 && round == 0) note(s, k, "the run that results are compared by", check(s, k));
         if (k->ranks > 1 && !s->stopped) say(k, "sums by themselves");
-        if (k->ranks > 1 && !s->stopped) note(s, k, "sums", measure_sums(s, k));
+        if (k->ranks > 1 && !s->stopped) note(s, k, "sums", measure_sums(s, k, round));
     }
+}
+
+static void measure_all(en_study *s)
+{
+    for (int round = 0; round < s->o->rounds && !s->stopped; round++) measure_round(s, round);
 }
 
 /* "..., 10 classes" of the smallest run's first lines: what the model is like is decided by the images. */
@@ -320,6 +344,7 @@ static void close_study(en_study *s)
     for (int i = 0; i < s->counts; i++) {
         en_run_lines_free(&s->count[i].lines);
         free(s->count[i].check);
+        free(s->count[i].round);
     }
     en_model_free(s->model);
     if (!s->folder_is_ours) return;

@@ -2,7 +2,8 @@
  *
  *     scaling/measure.c           options, one run after another      scaling/measure_launch.c    starting, waiting, logs
  *     scaling/measure_read.c      what runs wrote                     scaling/measure_figures.c   throughput, efficiency, a step, bandwidth
- *     scaling/measure_check.c     figures, and do results agree?      scaling/measure_report.c    table, JSON, CSV
+ *     scaling/measure_rounds.c    several rounds as one               scaling/measure_report.c    table, JSON, CSV
+ *     scaling/measure_check.c     figures, and do results agree?
  *     scaling/measure_predict.c   the same figures by the model, from the smallest run and the sums that were measured */
 #ifndef EN_SCALING_MEASURE_H
 #define EN_SCALING_MEASURE_H
@@ -11,7 +12,7 @@
 #include "trainer/bench/comm.h"
 #include "trainer/scaling/predict.h"
 
-enum { EN_MOST_COUNTS = 16, EN_PATH = 4096 };
+enum { EN_MOST_COUNTS = 16, EN_MOST_ROUNDS = 50, EN_PATH = 4096 };
 
 /* ---- what runs wrote (scaling/measure_read.c) --------------------------------------------------------------------------- */
 
@@ -34,6 +35,13 @@ bool      en_log_says_bf16(const char *log);
 /* A whole text file, malloc'd, 0 behind it.  EN_EIO with path and reason. */
 en_status en_text_read(const char *path, char **text);
 
+/* ---- rounds (scaling/measure_rounds.c) ------------------------------------------------------------------------------------ */
+
+/* Steps and account of another run of the same number of ranks behind those of `to`; the losses stay those of the first.  more: emptied. */
+en_status en_run_lines_append(en_run_lines *to, en_run_lines *more);
+/* Each size in the middle of the rounds. */
+void      en_measured_sums_middle(const en_measured_sums *round, int rounds, en_measured_sums *out);
+
 /* ---- a rank count -------------------------------------------------------------------------------------------------------- */
 
 typedef enum { EN_COUNT_PENDING, EN_COUNT_MEASURED, EN_COUNT_FAILED } en_count_state;
@@ -51,7 +59,8 @@ typedef struct {
     double  apart;                         /* the largest relative difference                                          */
     double *check; int n_check;            /* owned; losses of the short run, where those are compared                 */
     bool    bf16;                          /* the run said so                                                          */
-    en_measured_sums sums; bool nccl;      /* sums.n_gradients 0: not measured                                         */
+    en_measured_sums *round; int rounds;   /* owned; sums of each round, room for EN_MOST_ROUNDS                       */
+    en_measured_sums sums; bool nccl;      /* the middle of them; sums.n_gradients 0: not measured                     */
     int64_t sums_wrong;
     bool    predicted;
     double  predicted_step_s;
@@ -65,7 +74,7 @@ typedef struct {
     const en_options *o;                   /* borrowed                                                                 */
     en_count  count[EN_MOST_COUNTS]; int counts;               /* ascending                                            */
     en_count *base;                        /* the smallest that was measured; NULL: none                               */
-    int64_t   warm, steps, images;         /* images: of a rank and step with weak scaling                             */
+    int64_t   warm, steps, images;         /* steps: of a run; images: of a rank and step with weak scaling            */
     int       threads, cores;              /* threads 0: the program's choice; cores: of this machine                  */
     bool      one_machine, stopped;
     char      program[EN_PATH], starter[EN_PATH], folder[EN_PATH]; en_starter by;

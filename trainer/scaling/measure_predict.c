@@ -6,7 +6,8 @@
  *     images          a pass of more images takes longer as its floor does
  *     sharing cores   ranks whose threads are more than a machine's cores take turns: times ranks * threads / cores
  *     sums            the medians of `effnet bench comm` on as many ranks, in proportion between sizes
- *     ranks apart     the spread of the smallest run's computing, as the jitter of scaling/model.c
+ *     ranks apart     how much steps of the smallest run differ from the one before, as the jitter of scaling/model.c: what changes more slowly
+ *                     is the machine's affair, and is not drawn for each rank and step
  *     the rest        waiting for images and what is unexplained, as in the smallest run; where that is of several ranks, without the small
  *                     sums that are in there (the roll call, and running statistics in the update), since each prediction adds its own
  *
@@ -40,6 +41,19 @@ static double computing(const en_count *k, const en_step_line *l)
     return whole * own / (own + k->part[EN_COST_BN_FORWARD] + k->part[EN_COST_BN_BACKWARD]);
 }
 
+/* The coefficient of variation of what changes from step to step: differences of neighbours have twice the variance, and half of the absolute
+ * values of a normal distribution lie below 0.6745 sigma. */
+static en_status jitter_of(const en_count *k, double median, double *out)
+{
+    const int n = k->lines.n;
+    double *v = malloc((size_t)n * sizeof *v);
+    EN_REQUIRE(v, EN_ENOMEM, "no memory for %d steps", n);
+    for (int i = 0; i + 1 < n; i++) v[i] = fabs(computing(k, &k->lines.line[i + 1]) - computing(k, &k->lines.line[i]));
+    *out = n > 1 ? comm_spread_of(v, n - 1).median / 0.6745 / sqrt(2) / median : 0;
+    free(v);
+    return EN_OK;
+}
+
 static double normalising(const en_count *k, const en_step_line *l) { return l->forward_s + l->backward_s - computing(k, l); }
 static double updating(const en_count *k, const en_step_line *l)  { (void)k; return l->update_s; }
 static double exposed(const en_count *k, const en_step_line *l)   { (void)k; return l->grads_s; }
@@ -71,9 +85,8 @@ static en_status base_of(const en_study *s, const en_cluster *c, base_times *b)
     const bool known = k->ranks > 1 && en_measured_sums_of(c, k->ranks);
     const en_small_sums small = known ? en_scaling_small_sums((size_t)s->model->stat_elems, c, k->ranks, group_of(s, k)) : (en_small_sums){ 0 };
     *b = (base_times){ .forward_s = share * all.median, .backward_s = (1 - share) * all.median, .update_s = fmax(0, update.median - small.statistics_s),
-                       .rest_s = fmax(0, rest - small.roll_call_s),
-                       .jitter = (all.p90 - all.p10) / 2.5631 / all.median };       /* of a normal distribution, p10 to p90 is 2.5631 sigma */
-    return EN_OK;
+                       .rest_s = fmax(0, rest - small.roll_call_s) };
+    return jitter_of(k, all.median, &b->jitter);
 }
 
 static double turns(const en_study *s, const en_count *k)

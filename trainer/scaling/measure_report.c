@@ -32,7 +32,9 @@ static void print_head(const en_study *s)
     static const char *const by[] = { "launch/run", "mpirun", "srun" };
     char text[400];
     printf("Measured: %s\n", en_study_text(s, text, sizeof text));
-    printf("  runs     %" PRId64 " steps each, after %" PRId64 " to warm up; %s; started by %s%s%s\n", s->steps, s->warm,
+    printf("  runs     ");
+    if (s->o->rounds > 1) printf("%" PRId64 " of each number, in turn; ", s->o->rounds);
+    printf("%" PRId64 " steps each, after %" PRId64 " to warm up; %s; started by %s%s%s\n", s->steps, s->warm,
            s->o->data[0] ? s->o->data : "drawn pictures, kept decoded, not augmented", by[s->by], s->o->hosts[0] ? " on the hosts of " : "", s->o->hosts);
     if (s->threads > 0) printf("  threads  %d a rank", s->threads);
     else printf("  threads  as many as the program chooses");
@@ -173,8 +175,8 @@ void en_study_print_json(const en_study *s)
     char text[400];
     printf("{\"measured\":");
     en_json_print(en_study_text(s, text, sizeof text));
-    printf(",\"scaling\":\"%s\",\"steps\":%" PRId64 ",\"warm_steps\":%" PRId64 ",\"threads\":%d,\"cores\":%d,\"stopped\":%s,\"not_predicted\":", s->o->strong ? "strong" : "weak",
-           s->steps, s->warm, s->threads, s->cores, s->stopped ? "true" : "false");
+    printf(",\"scaling\":\"%s\",\"steps\":%" PRId64 ",\"rounds\":%" PRId64 ",\"warm_steps\":%" PRId64 ",\"threads\":%d,\"cores\":%d,\"stopped\":%s,\"not_predicted\":", s->o->strong ? "strong" : "weak",
+           s->steps, s->o->rounds, s->warm, s->threads, s->cores, s->stopped ? "true" : "false");
     en_json_print(s->no_model);
     printf(",\"not_compared\":");
     en_json_print(s->not_compared);
