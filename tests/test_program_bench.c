@@ -150,6 +150,29 @@ static void every_option_of_a_run_is_taken(void **state)
         json_of(run(0, 0, "bench data " SMALL " %s --data synthetic:20 --steps 1 --json", options[k]));
 }
 
+/* Each pass by itself beside another way to compute it; the floors of a training step hang on the same table. */
+static void every_pass_of_both_families_is_right(void **state)
+{
+    (void)state;
+    static const struct { const char *model; const char *passes[4]; } nets[] = {
+        { "b0", { "expand", "depthwise", "project", "residual" } }, { "v2s", { "convolve", "activation", "project", "depthwise" } } };
+    for (size_t k = 0; k < sizeof nets / sizeof *nets; k++) {
+        const char *json = json_of(run(0, 0, "bench passes --model %s --width 0.25 --depth 0.3 --image-size 64 --micro-batch 4 --bandwidth 10 --tflops 0.1 --json",
+                                       nets[k].model));
+        const char *rows = strstr(json, "\"passes\":[");
+        assert_int_equal(number_in(json, "wrong"), 0);
+        assert_true(rows && number_in(json, "checked") > 100000);
+        for (size_t p = 0; p < 4; p++)
+            for (int back = 0; back < 2; back++) {
+                const char *key = textf("{\"pass\":\"%s\",\"direction\":\"%s\"", nets[k].passes[p], back ? "backward" : "forward");
+                if (!strstr(rows, key) && (back || strcmp(nets[k].passes[p], "activation") != 0)) fail_msg("no %s in %s", key, rows);
+            }
+    }
+    refused(1, "are not known one by one", "bench passes --model r50 --image-size 64");
+    const outcome *o = run(0, 0, "bench data --model r50 --image-size 64 --workers 1 --data synthetic:8 --steps 1");
+    if (!strstr(o->out, "--rate says what yours trains")) FAIL_RUN(o, "it knows what a GPU does with a ResNet");
+}
+
 static void what_cannot_be_measured_is_told(void **state)
 {
     (void)state;
@@ -274,6 +297,7 @@ int main(void)
         cmocka_unit_test(images_are_counted_and_bad_ones_left_out),
         cmocka_unit_test(a_packed_file_is_measured_as_its_folder),
         cmocka_unit_test(every_option_of_a_run_is_taken),
+        cmocka_unit_test(every_pass_of_both_families_is_right),
         cmocka_unit_test(what_cannot_be_measured_is_told),
         cmocka_unit_test(sums_are_measured_on_1_2_and_3_ranks),
         cmocka_unit_test(tables_say_what_was_summed),

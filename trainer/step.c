@@ -36,7 +36,7 @@ en_status en_train_step(en_trainer *t, en_step_report *r)
     for (int64_t micro = 0; micro < accum; micro++) {
         EN_TRY(fetch(t, step, micro, r),                      "step %" PRId64 ": input", step);  /* images, labels, now: on their way to a slot */
         EN_TRY(en_replay(t, en_step_work),                            "step %" PRId64, step);            /* forward, loss, backward; after the last: sums, update */
-        if (!t->be->captures && micro + 1 < accum) read_marks(t, r, 1);
+        if (!t->be->captures && micro + 1 < accum) read_marks(t, r, 1);      /* a processor is through, and its marks are of this piece alone      */
         if (t->be->slots > 1 && !t->dump)                                                       /* the device is at work: fetch what comes next  */
             EN_TRY(micro + 1 < accum ? fetch(t, step, micro + 1, r) : fetch(t, step + 1, 0, r), "step %" PRId64 ": input", step);
     }

@@ -114,7 +114,8 @@ static en_status prepare(data_bench *b, en_comm *comm)
     r->model = b->model->name;
     r->size = b->model->resolution;
     r->floor = o->rate <= 0;
-    r->rate = r->floor ? floor_images_per_s(b->model) : o->rate;
+    r->rate = !r->floor ? o->rate : bench_layers_known(b->model) == EN_OK ? floor_images_per_s(b->model) : 0;
+    en_error_clear();
     b->cache_side = (int64_t)r->size * 8 / 7;                    /* as --cache-side 0 */
     r->cores = usable_cores();
     r->workers = o->workers > 0 ? (int)o->workers : en_threads_of(o, comm);

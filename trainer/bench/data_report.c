@@ -39,6 +39,10 @@ static void print_remedy(const data_result *r, data_way way, const char *option)
 static void print_need(const data_result *r)
 {
     const double need = ceil(data_cores_needed(r, per_core(r)));
+    if (r->rate <= 0) {
+        printf("How fast a GPU can train %s is not known here: --rate says what yours trains.\n", r->model);
+        return;
+    }
     if (r->floor)
         printf("%s at %d px: no H200 trains more than %.0f images/s (the floor of a step of %d images: %.1f TB/s, %.0f TFLOP/s of bf16);\n"
                "one that came so far would need %.0f cores like these.  --rate says what yours trains.  ", r->model, r->size, r->rate, EN_H200_IMAGES,

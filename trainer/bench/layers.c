@@ -6,28 +6,12 @@
 #include "trainer/bench/passes.h"
 
 #include "data/data.h"
+#include "trainer/net_state.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
 /* ---- the passes ------------------------------------------------------------------------------------------------------- */
-
-static en_conv_geom stem_geom(const en_model *m, int64_t n)
-{
-    return (en_conv_geom){ .n = n, .h = m->stem.h, .w = m->stem.w, .c = 3, .oh = m->stem.oh, .ow = m->stem.ow, .oc = m->stem.oc_p,
-                           .kernel = m->stem.kernel, .stride = m->stem.stride, .pad = m->stem.pad_h };
-}
-
-static en_conv_geom depthwise_geom(const en_block *k, int64_t n)
-{
-    return (en_conv_geom){ .n = n, .h = k->h, .w = k->w, .c = k->mid_p, .oh = k->oh, .ow = k->ow, .oc = k->mid_p, .kernel = k->kernel,
-                           .stride = k->stride, .pad = k->pad_h };
-}
-
-static en_conv_geom pointwise_geom(int64_t n, int64_t h, int64_t w, int64_t ci, int64_t co)
-{
-    return (en_conv_geom){ .n = n, .h = h, .w = w, .c = ci, .oh = h, .ow = w, .oc = co, .stride = 1 };
-}
 
 static en_pixels pixels(bench_side *s)
 {
@@ -41,7 +25,7 @@ static en_operand input(bench_side *s)                        /* of a block */
     return s->l->raw ? (en_operand){ s->p[X], &s->bn[1], s->l->m->act } : (en_operand){ s->p[X], NULL, EN_ACT_NONE };
 }
 
-static en_operand depthwise_input(bench_side *s) { return s->l->block->expand ? (en_operand){ s->p[Y1], &s->bn[1], s->l->m->act } : input(s); }
+static en_operand spatial_input(bench_side *s) { return s->l->block->expand ? (en_operand){ s->p[Y1], &s->bn[1], s->l->m->act } : input(s); }
 
 static en_se squeeze(bench_side *s)
 {
@@ -82,20 +66,30 @@ static en_status expand_back(bench_side *s)
 
 static en_status depthwise(bench_side *s)
 {
-    const en_conv_geom g = s->l->geom[BENCH_DEPTHWISE];
-    const en_operand x = depthwise_input(s);
+    const en_conv_geom g = s->l->geom[BENCH_SPATIAL];
+    const en_operand x = spatial_input(s);
     return s->be->ops->depthwise_forward(s->be, &g, &x, s->p[WD], s->p[Y2], &s->bn[2]);
 }
 
-static en_status depthwise_back(bench_side *s)
+static en_status convolve(bench_side *s)
+{
+    const en_conv_geom g = s->l->geom[BENCH_SPATIAL];
+    const en_operand x = spatial_input(s);
+    return s->be->ops->conv_forward(s->be, &g, &x, s->p[WD], s->p[Y2], &s->bn[2]);
+}
+
+static en_status spatial_back(bench_side *s)
 {
     const en_block *k = s->l->block;
-    const en_conv_geom g = s->l->geom[BENCH_DEPTHWISE];
-    const en_operand x = depthwise_input(s);
-    const en_grad dy = { .stored = s->p[DZ2], .gated = s->be->gated, .act = s->l->m->act, .gate = k->q > 0 ? s->p[GATE] : NULL,
+    const en_conv_geom g = s->l->geom[BENCH_SPATIAL];
+    const en_operand x = spatial_input(s);
+    const void *add = !k->expand && k->skip ? s->p[G] : NULL;
+    void *dx = s->p[k->expand ? DZ1 : DX];
+    en_bn *x_bn = x.bn ? &s->bn[1] : NULL;
+    const en_grad dy = { .stored = s->p[DZ2], .gated = s->be->gated && projects(k), .act = s->l->m->act, .gate = k->q > 0 ? s->p[GATE] : NULL,
                          .dgate = k->q > 0 ? s->p[DGATE] : NULL, .y = s->p[Y2], .bn = &s->bn[2], .hw = k->oh * k->ow };
-    return s->be->ops->depthwise_backward(s->be, &g, &x, s->p[WD], &dy, !k->expand && k->skip ? s->p[G] : NULL, s->p[k->expand ? DZ1 : DX], s->p[DWD],
-                                          x.bn ? &s->bn[1] : NULL);
+    if (g.dense) return s->be->ops->conv_backward(s->be, &g, &x, s->p[WD], &dy, add, dx, s->p[DWD], x_bn);
+    return s->be->ops->depthwise_backward(s->be, &g, &x, s->p[WD], &dy, add, dx, s->p[DWD], x_bn);
 }
 
 static en_status project(bench_side *s)
@@ -117,9 +111,16 @@ static en_status project_back(bench_side *s)
 
 static en_status residual(bench_side *s)
 {
-    const en_conv_geom g = s->l->geom[BENCH_NARROW];
-    const en_operand y = { s->p[Y3], &s->bn[3], EN_ACT_NONE }, x = input(s);
-    return s->be->ops->residual_forward(s->be, g.n, g.h * g.w, g.oc, &y, NULL, s->l->block->skip ? &x : NULL, s->p[O]);
+    const en_block *k = s->l->block;
+    const en_operand y2 = { s->p[Y2], &s->bn[2], s->l->m->act }, y3 = { s->p[Y3], &s->bn[3], EN_ACT_NONE }, x = input(s);
+    return s->be->ops->residual_forward(s->be, s->l->n, k->oh * k->ow, k->co_p, projects(k) ? &y3 : &y2, NULL, k->skip ? &x : NULL, s->p[O]);
+}
+
+static en_status activation_back(bench_side *s)
+{
+    const en_block *k = s->l->block;
+    const en_operand y = { s->p[Y2], &s->bn[2], s->l->m->act };
+    return s->be->ops->activation_backward(s->be, s->l->n, k->oh * k->ow, k->co_p, s->p[G], NULL, &y, s->p[DZ2], &s->bn[2]);
 }
 
 static en_status residual_back(bench_side *s)
@@ -177,14 +178,43 @@ static void add_bn(bench_layer *l, int i, int64_t c)
 
 #define ADD(...) l->pass[l->passes++] = (bench_pass){ __VA_ARGS__ }
 
+/* A fused block: one dense convolution in place of expansion and depthwise one, and none after it where it does not widen (arXiv:2104.00298). */
+static void make_fused(bench_layer *l, double e)
+{
+    const en_block *k = l->block;
+    const en_conv_geom g = l->geom[BENCH_SPATIAL] = spatial_geom(k, l->n);
+    const int64_t in = l->n * k->h * k->w, out = l->n * k->oh * k->ow, ci = k->ci_p, mid = k->mid_p, co = k->co_p;
+    const bool narrow = projects(k);
+    int64_t *el = l->elems;
+    el[X] = el[DX] = in * ci, el[Y2] = el[DZ2] = out * mid, el[O] = el[G] = out * co, el[WD] = el[DWD] = (int64_t)g.kernel * g.kernel * g.c * mid;
+    if (l->raw) add_bn(l, 1, ci);
+    add_bn(l, 2, mid);
+    if (narrow) l->geom[BENCH_NARROW] = project_geom(k, l->n), el[Y3] = out * co, el[W3] = el[DW3] = mid * co, add_bn(l, 3, co);
+    if (narrow) snprintf(l->shape, sizeof l->shape, "%" PRId64 "x%" PRId64 " %" PRId64 ">%" PRId64 ">%" PRId64 " fused k%d s%d", k->h, k->w, ci, mid, co, k->kernel, k->stride);
+    else snprintf(l->shape, sizeof l->shape, "%" PRId64 "x%" PRId64 " %" PRId64 ">%" PRId64 " fused k%d s%d", k->h, k->w, ci, co, k->kernel, k->stride);
+
+    const double x = (double)el[X], y = (double)el[Y2], o = (double)el[O], wd = (double)el[WD], w3 = (double)el[W3], skip = k->skip ? x : 0;
+    const double flops = 2 * (double)out * wd;
+    ADD("convolve", false, 2, e * (x + y + wd), flops, { Y2, SUMS2 }, convolve);
+    if (narrow) ADD("project", false, 3, e * (y + o + w3), 2 * y * (double)co, { Y3, SUMS3 }, project);
+    ADD("residual", false, 0, e * (2 * o + skip), 0, { O }, residual);
+    if (narrow) {
+        ADD("residual", true, 3, e * 2 * o, 0, { SUMS3 }, residual_back);
+        ADD("project", true, 2, e * (2 * y + 2 * o + w3) + 8 * w3, 4 * y * (double)co, { DZ2, SUMS2, DW3 }, project_back);
+    } else ADD("activation", true, 2, e * 3 * o, 0, { DZ2, SUMS2 }, activation_back);
+    const double back = e * (2 * x + 2 * y + skip + wd) + 8 * wd;
+    if (l->raw) ADD("convolve", true, 0, back, 2 * flops, { DX, SUMS1, DWD }, spatial_back);
+    else ADD("convolve", true, 0, back, 2 * flops, { DX, DWD }, spatial_back);
+}
+
 static void make_block(bench_layer *l, double e)
 {
     const en_block *k = l->block;
     const int64_t n = l->n, in = n * k->h * k->w, out = n * k->oh * k->ow, ci = k->ci_p, mid = k->mid_p, co = k->co_p, q = k->q;
     int64_t *el = l->elems;
-    if (k->expand) l->geom[BENCH_WIDEN] = pointwise_geom(n, k->h, k->w, ci, mid);
-    l->geom[BENCH_DEPTHWISE] = depthwise_geom(k, n);
-    l->geom[BENCH_NARROW] = pointwise_geom(n, k->oh, k->ow, mid, co);
+    if (k->expand) l->geom[BENCH_WIDEN] = pw_geom(n, k->h, k->w, ci, mid);
+    l->geom[BENCH_SPATIAL] = spatial_geom(k, n);
+    l->geom[BENCH_NARROW] = pw_geom(n, k->oh, k->ow, mid, co);
     el[X] = in * ci, el[Y2] = el[DZ2] = out * mid, el[Y3] = el[O] = el[G] = out * co, el[DX] = in * ci;
     el[WD] = el[DWD] = (int64_t)k->kernel * k->kernel * mid, el[W3] = el[DW3] = mid * co;
     if (k->expand) el[Y1] = el[DZ1] = in * mid, el[W1] = el[DW1] = ci * mid;
@@ -209,10 +239,10 @@ static void make_block(bench_layer *l, double e)
     else ADD("project", true, 2, e * (2 * e2 + 2 * o + w3) + 8 * w3, 4 * e2 * (double)co, { DZ2, SUMS2, DW3 }, project_back);
     const double skip = k->skip ? x : 0;
     if (k->expand) {
-        ADD("depthwise", true, 1, e * (2 * e1 + 2 * e2) + 12 * wd, 0, { DZ1, SUMS1, DWD }, depthwise_back);
+        ADD("depthwise", true, 1, e * (2 * e1 + 2 * e2) + 12 * wd, 0, { DZ1, SUMS1, DWD }, spatial_back);
         ADD("expand", true, 0, e * (e1 + 2 * x + skip + w1) + 8 * w1, 4 * x * (double)mid, { DX, DW1 }, expand_back);
-    } else if (l->raw) ADD("depthwise", true, 0, e * (2 * e1 + 2 * e2 + skip) + 12 * wd, 0, { DX, SUMS1, DWD }, depthwise_back);
-    else ADD("depthwise", true, 0, e * (2 * e1 + 2 * e2 + skip) + 12 * wd, 0, { DX, DWD }, depthwise_back);
+    } else if (l->raw) ADD("depthwise", true, 0, e * (2 * e1 + 2 * e2 + skip) + 12 * wd, 0, { DX, SUMS1, DWD }, spatial_back);
+    else ADD("depthwise", true, 0, e * (2 * e1 + 2 * e2 + skip) + 12 * wd, 0, { DX, DWD }, spatial_back);
 }
 
 static void make_stem(bench_layer *l, double e, bool u8)
@@ -231,8 +261,8 @@ static void make_stem(bench_layer *l, double e, bool u8)
 static void make_head(bench_layer *l, double e)
 {
     const en_model *m = l->m;
-    const en_conv_geom g = l->geom[BENCH_WIDEN] = pointwise_geom(l->n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
-    l->geom[BENCH_NARROW] = pointwise_geom(l->n, 1, 1, m->head.co_p, m->classes_p);
+    const en_conv_geom g = l->geom[BENCH_WIDEN] = pw_geom(l->n, m->head.h, m->head.w, m->head.ci_p, m->head.co_p);
+    l->geom[BENCH_NARROW] = pw_geom(l->n, 1, 1, m->head.co_p, m->classes_p);
     const int64_t n = g.n, rows = n * g.h * g.w, c = g.oc, k = m->classes_p;
     int64_t *el = l->elems;
     el[X] = el[DX] = rows * g.c, el[Y1] = rows * c, el[W1] = el[DW1] = g.c * c, el[POOLED] = el[DPOOLED] = el[MASK] = n * c;
@@ -264,7 +294,7 @@ static void make_update(bench_layer *l, double e, int64_t most)
 static bool same_block(const en_model *m, int a, int b)
 {
     const en_block *x = &m->blocks[a], *y = &m->blocks[b];
-    return (a == 0) == (b == 0) && x->kernel == y->kernel && x->stride == y->stride && x->h == y->h && x->w == y->w && x->ci_p == y->ci_p &&
+    return (a == 0) == (b == 0) && x->kind == y->kind && x->kernel == y->kernel && x->stride == y->stride && x->h == y->h && x->w == y->w && x->ci_p == y->ci_p &&
            x->mid_p == y->mid_p && x->co_p == y->co_p && x->q == y->q && x->expand == y->expand && x->skip == y->skip;
 }
 
@@ -312,9 +342,19 @@ bool bench_layer_at(const en_model *m, int index, int64_t n, en_dtype dtype, boo
         l->raw = b == 0 && !l->block->expand;
         l->count = 0;
         for (int a = b; a < m->n_blocks; a++) l->count += same_block(m, a, b);
-        make_block(l, e);
+        if (l->block->kind == EN_BLOCK_FUSED) make_fused(l, e);
+        else make_block(l, e);
     }
     return true;
+}
+
+en_status bench_layers_known(const en_model *m)
+{
+    bool known = has_head(m) && !m->pool.kernel;
+    for (int i = 0; i < m->n_blocks; i++) known &= m->blocks[i].kind == EN_BLOCK_MBCONV || m->blocks[i].kind == EN_BLOCK_FUSED;
+    EN_REQUIRE(known, EN_ENOTSUP, "the passes of %s are not known one by one: those of EfficientNet V1 and V2 are, and of MobileNetV2; `effnet bench train` and `effnet scaling"
+               " --ranks` measure all", m->name);
+    return EN_OK;
 }
 
 int64_t bench_layer_images(const en_model *m, int index, int64_t elems)

@@ -395,8 +395,7 @@ en_status en_bench_passes(const en_options *o, en_comm *comm, double bandwidth, 
     EN_REQUIRE_OUT(b.rows, EN_ENOMEM, "no memory for a table");
     EN_TRY_OUT(open_reference(&b, &config), "the reference");
     EN_TRY_OUT(en_model_from_options(o, o->classes > 0 ? (int)o->classes : 1000, b.be->channel_align, &b.model), "building --model %s", o->model);
-    for (int i = 0; i < b.model->n_blocks; i++)                 /* bench/layers.c knows no others */
-        EN_REQUIRE_OUT(b.model->blocks[i].kind == EN_BLOCK_MBCONV, EN_ENOTSUP, "bench passes measures MBConv blocks alone, of which %s is not made; bench train measures it", b.model->name);
+    EN_TRY_OUT(bench_layers_known(b.model), "--model %s", o->model);
     b.sweep_bytes = sweep_bytes(b.be);
     EN_TRY_OUT(b.be->ops->alloc(b.be, b.sweep_bytes, &b.sweep), "memory to empty caches with");
     EN_TRY_OUT(find_floor(&b, bandwidth, rate), "what the device can do");

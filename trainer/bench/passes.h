@@ -19,8 +19,8 @@ enum {
 };
 typedef enum { BENCH_ACTIVATION, BENCH_FLOAT, BENCH_DOUBLE, BENCH_BYTE } bench_number;
 
-/* Geometries as `reserve` takes them: expansion, stem or last convolution; depthwise; projection or classifier. */
-enum { BENCH_WIDEN, BENCH_DEPTHWISE, BENCH_NARROW, BENCH_GEOMETRIES };
+/* Geometries as `reserve` takes them: expansion, stem or last convolution; the one over space; projection or classifier. */
+enum { BENCH_WIDEN, BENCH_SPATIAL, BENCH_NARROW, BENCH_GEOMETRIES };
 
 enum { BENCH_OUTPUTS = 8, BENCH_PASSES = 8 };
 typedef struct bench_side bench_side;
@@ -50,6 +50,8 @@ struct bench_side { en_backend *be; const bench_layer *l; void *p[BENCH_TENSORS]
 /* Layer `index` of the model for n images stored as `dtype`, u8: images as bytes; false after the last.  Equal blocks are one
  * layer.  most: parameters that the update takes, 0: all. */
 bool      bench_layer_at(const en_model *m, int index, int64_t n, en_dtype dtype, bool u8, int64_t most, bench_layer *out);
+/* EN_ENOTSUP: blocks or a head that bench/layers.c has no passes for. */
+en_status bench_layers_known(const en_model *m);
 /* The index of that layer in which block b is counted. */
 int       bench_layer_of_block(const en_model *m, int b);
 /* Images of which the largest activation of the layer has no more than `elems` elements, 1 at least. */

@@ -30,7 +30,7 @@ static bool spread_of(const bench_layer *l, int t, float *width, float *centre)
     case X: case G: case DZ1: return true;
     case MASK: *width = 0.25f, *centre = 1; return true;       /* any numbers near 1 serve for time and for right or wrong */
     case W1: *width = 1.7f / sqrtf(l->elems[X] == 0 ? 1000.f : l->type[X] == BENCH_ACTIVATION ? (float)ci : 27.f); return true;
-    case WD: *width = 1.7f / (float)k->kernel; return true;
+    case WD: *width = 1.7f / (float)k->kernel / (l->geom[BENCH_SPATIAL].dense ? sqrtf((float)ci) : 1.f); return true;
     case W3: *width = 1.7f / sqrtf((float)(k ? k->mid_p : ci)); return true;
     case WR: *width = 1.7f / sqrtf((float)k->mid_p); return true;
     case WE: *width = 1.7f / sqrtf((float)k->q); return true;
@@ -106,8 +106,8 @@ static en_status fill_few(bench_side *s, uint64_t seed)       /* labels, and wha
 
 static en_status reserve(bench_side *s, size_t *workspace)
 {
-    static const en_work of_block[] = { EN_WORK_POINTWISE_BACKWARD, EN_WORK_DEPTHWISE_BACKWARD, EN_WORK_PROJECT };
     const bench_layer *l = s->l;
+    const en_work of_block[] = { EN_WORK_POINTWISE_BACKWARD, l->geom[BENCH_SPATIAL].dense ? EN_WORK_CONV : EN_WORK_DEPTHWISE_BACKWARD, EN_WORK_PROJECT };
     const bool head = !l->block && l->geom[BENCH_NARROW].n > 0;
     *workspace = 0;
     for (int i = 0; i < BENCH_GEOMETRIES; i++) {

@@ -99,8 +99,6 @@ static en_status layer(builder *b, int index, bench_layer *l)
 {
     const bool u8 = b->c->comm == EN_NET_NCCL;
     EN_REQUIRE(bench_layer_at(b->m, index, b->images, (en_dtype)b->c->precision, u8, 0, l), EN_EINVAL, "%s has no layer %d", b->m->name, index);
-    EN_REQUIRE(!l->block || l->geom[BENCH_DEPTHWISE].dense == !en_block_is_depthwise(l->block), EN_ENOTSUP,
-               "%s has blocks of which no floors are known yet: EfficientNet B0 to B8 and L2 have them, and MobileNetV2", b->m->name);
     return EN_OK;
 }
 
@@ -156,6 +154,7 @@ en_status en_scaling_step_of(const en_model *m, int64_t images, const en_cluster
     builder b = { .m = m, .c = c, .times = times, .images = images, .out = out, .rate = 1e12 * c->matrix_tflop_per_s, .turns = fmax(1, busy / cores),
                   .bandwidth = 1e9 * (c->node_memory_gb_per_s > 0 ? fmin(mine, c->node_memory_gb_per_s / at_once) : mine) };
     EN_REQUIRE(images > 0, EN_EINVAL, "a pass of %" PRId64 " images", images);
+    EN_TRY(bench_layers_known(m), "a step as events");
     while (bench_layer_at(m, layers, 1, EN_F32, false, 0, &l)) layers++;
     EN_TRY_OUT(walk(&b, layers), "%s", m->name);
     EN_TRY_OUT(update(&b, layers), "%s", m->name);
