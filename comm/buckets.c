@@ -92,6 +92,12 @@ en_status en_buckets_ready(en_buckets *b, size_t elems_done)
     return EN_OK;
 }
 
+en_status en_buckets_move(en_buckets *b, const en_comm *beside)
+{
+    if (beside == b->comm || b->comm->captures || b->begun == b->waited) return EN_OK;
+    return b->comm->ops->progress(b->comm);
+}
+
 en_status en_buckets_wait(en_buckets *b)
 {
     const double from = now_s();

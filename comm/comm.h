@@ -38,6 +38,8 @@ struct en_comm_ops {
 /* `mpi` sums so few values over so few ranks in one round: each sends each all it has, 62 KiB at most, which
  * any MPI sends unasked.  Whoever foretells or fits what a sum takes must know. */
 enum { EN_SMALL_SUM_RANKS = 4, EN_SMALL_SUM_VALUES = 8000 };
+/* So many bytes of gradients at most go from a rank to another between two calls, where they are on several hosts. */
+enum { EN_GRADIENT_CHUNK = 1000000 };
 
 struct en_comm {
     const char               *name;            /* "self", "mpi", "nccl"                                        */
@@ -94,6 +96,8 @@ typedef struct en_buckets en_buckets;
 en_status en_buckets_open(en_comm *c, float *grads, size_t elems, size_t bucket_bytes, en_buckets **out);
 void      en_buckets_begin(en_buckets *b);                      /* a new step: nothing is ready                            */
 en_status en_buckets_ready(en_buckets *b, size_t elems_done);   /* grads[0 .. elems_done) are final; begins full buckets   */
+/* Between two blocks of backward: lets sums move, unless `beside`, whose calls stand between the passes, does so. */
+en_status en_buckets_move(en_buckets *b, const en_comm *beside);
 en_status en_buckets_wait(en_buckets *b);                       /* begins what is left, waits for all: grads are sums (on
                                                                  * the queue, where c->captures)                          */
 double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait; 0 where the

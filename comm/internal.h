@@ -9,6 +9,8 @@ en_status en_comm_begin_mpi(void);
 /* expected: the number of ranks the launcher announced, 0 when it did not say */
 en_status en_comm_open_mpi(int expected, en_comm **out);
 _Noreturn void en_comm_abort_mpi(int exit_code);
+/* For tests: gradients of an MPI communicator go in chunks, as between hosts, or not.  Nothing may be in flight. */
+void      en_comm_pace_mpi(en_comm *c, bool paced);
 
 /* watch.c: every call that waits for other ranks stands between enter and leave */
 void      en_watch_enter(const char *call);                          /* a literal */

@@ -1,4 +1,4 @@
-/* mpi.c - ranks under MPI.
+/* mpi.c - ranks under MPI, and their small sums; mpi_gradients.c has those of gradients.
  *
  * Small blocking sums (batch norm, agreement) wait for the network and for little else, so what counts is how many messages
  * follow one another.  Up to EN_SMALL_SUM_RANKS ranks send each other all they have, and each adds it up in rank order: one message.
@@ -7,69 +7,15 @@
  * partners form a+b and b+a: the same bits, because IEEE addition commutes.  (Of few ranks Open MPI 4.1 takes a ring for 4 to 8
  * KiB and above 16: 2(P-1) messages.)
  *
- * Gradient sums are our own two rounds, not MPI_Iallreduce.  With P ranks a piece of m floats is cut into P slices:
- *
- *     exchange   rank r gets slice r of every rank                 and adds them in rank order, 0 first
- *     share      rank r sends the finished slice r to every rank
- *
- * Rank 0's arena  [ a0 | a1 | a2 ]   ──exchange──▶   rank 0 owns  a0+b0+c0   ──share──▶   every rank has all three
- * Rank 1          [ b0 | b1 | b2 ]                   rank 1       a1+b1+c1
- * Rank 2          [ c0 | c1 | c2 ]                   rank 2       a2+b2+c2
- *
- * because then
- *   1. each element is added by exactly one rank in one fixed order: the same bits on all ranks, in every run, whatever
- *      the MPI library would choose for this size;
- *   2. each rank sends and receives 2(P-1)/P of the buffer, the least possible, in two rounds; Open MPI 4.1 sums in place
- *      by a binomial tree: log2(P) times the whole buffer up, and again down (coll/libnbc, nbc_iallreduce.c);
- *   3. nothing is allocated in a step; libnbc takes and returns a temporary as large as the buffer for each sum.
- *
- * Sums go through these states, advanced by `progress` and by every call that waits:
- *
- *     QUEUED ──▶ EXCHANGE ──▶ SHARE ──▶ DONE ──sum_wait──▶ FREE
- *                   ▲           │ next piece
- *                   └───────────┘
- * Invariants:
- *   - sums have consecutive sequence numbers, equal on all ranks, and live in slot[seq % EN_SUMS_IN_FLIGHT];
- *   - only the WINDOW sums from `oldest` on are moving, so WINDOW scratch buffers of at most PIECE floats suffice; the
- *     oldest is moving on every rank that has begun it, so some sum can always finish;
- *   - messages of one sum carry tags of its own, so neither rounds nor sums can be taken for one another.
- *
  * Only the thread that opened the communicator calls it (MPI_THREAD_FUNNELED). */
-#include <limits.h>
-#include <mpi.h>
+#include "comm/mpi_inside.h"
+
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "comm/internal.h"
+enum { SMALL_TAG = 2 * EN_MPI_TAGS };
 
-enum { WINDOW = 4, PIECE = 1 << 23, BLOCK = 1024, MAX_COUNT = 1 << 30, TAGS = (1 << 14) - 1 };
-enum { SMALL_TAG = 2 * TAGS };
-
-typedef enum { FREE, QUEUED, EXCHANGE, SHARE, DONE } sum_state;
-
-struct en_request {
-    sum_state state;
-    uint64_t  seq;
-    float    *buf;                             /* borrowed until sum_wait                     */
-    size_t    n, at, piece;                    /* elements; done so far; in the current piece */
-};
-
-typedef struct {
-    MPI_Comm comm;                             /* ours: a duplicate or a split                */
-    bool     finalize;                         /* we called MPI_Init and close the world      */
-    uint64_t oldest, next;                     /* first sum not DONE; first not begun         */
-    struct en_request slot[EN_SUMS_IN_FLIGHT];
-    struct {
-        float       *scratch;                  /* the other ranks' slices of one piece        */
-        MPI_Request *request;                  /* 2 * (world_size - 1)                        */
-        int          requests;
-    } lane[WINDOW];                            /* sum seq uses lane[seq % WINDOW]             */
-    const float **source;                      /* world_size pointers, while adding           */
-    double   *others;                          /* of small sums: EN_SMALL_SUM_VALUES of each other rank; NULL: more than EN_SMALL_SUM_RANKS */
-} mpi_impl;
-
-static en_status mpi_failed(const char *file, int line, const char *func, int rc, const char *call)
+en_status en_mpi_failed(const char *file, int line, const char *func, int rc, const char *call)
 {
     char text[MPI_MAX_ERROR_STRING] = "";
     int length = 0, class = MPI_SUCCESS;
@@ -77,167 +23,6 @@ static en_status mpi_failed(const char *file, int line, const char *func, int rc
     MPI_Error_class(rc, &class);
     return en_raise(class == MPI_ERR_NO_MEM ? EN_ENOMEM : EN_EPEER, file, line, func, "%.*s: %s",
                     (int)strcspn(call, "("), call, text);
-}
-#define MPI_TRY(call)                                                                                                  \
-    do { const int rc_ = (call); if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
-/* a call in which other ranks may keep this one waiting */
-#define MPI_MEET(what, call)                                                                                           \
-    do { en_watch_enter(what);                                                                                         \
-         const int rc_ = (call);                                                                                       \
-         en_watch_leave();                                                                                             \
-         if (rc_ != MPI_SUCCESS) return mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); } while (0)
-#define MPI_TRY_OUT(call)                                                                                              \
-    do { const int rc_ = (call);                                                                                       \
-         if (rc_ != MPI_SUCCESS) { status = mpi_failed(__FILE__, __LINE__, __func__, rc_, #call); goto out; } } while (0)
-
-/* ---- gradient sums ------------------------------------------------------------------------------------------------- */
-
-/* slice p of a piece: whole cache lines, except at the piece's end */
-static size_t slice_begin(const en_comm *c, const struct en_request *r, int p)
-{
-    const size_t lines = (r->piece + 15) / 16, at = (size_t)((__uint128_t)lines * (unsigned)p / (unsigned)c->world_size) * 16;
-    return at < r->piece ? at : r->piece;
-}
-static size_t slice_elems(const en_comm *c, const struct en_request *r, int p)
-{
-    return slice_begin(c, r, p + 1) - slice_begin(c, r, p);
-}
-static int tag_of(const struct en_request *r) { return (int)(r->seq % TAGS) * 2 + (r->state == SHARE); }
-
-/* Once, before the first sum: address space for the largest piece; pages are touched as far as buckets reach. */
-static en_status take_scratch(en_comm *c)
-{
-    mpi_impl *m = c->impl;
-    const size_t bytes = (PIECE + 16 * (size_t)c->world_size) * sizeof(float);
-    for (int k = 0; k < WINDOW && c->world_size > 1; k++)
-        if (!m->lane[k].scratch)
-            EN_REQUIRE(m->lane[k].scratch = aligned_alloc(64, bytes), EN_ENOMEM, "no memory to exchange gradients (%zu bytes)", bytes);
-    return EN_OK;
-}
-
-static en_status begin_exchange(en_comm *c, struct en_request *r)
-{
-    mpi_impl *m = c->impl;
-    const int me = c->rank, ranks = c->world_size, k = (int)(r->seq % WINDOW);
-    r->piece = r->n - r->at < PIECE ? r->n - r->at : PIECE;
-    r->state = EXCHANGE;
-    const size_t mine = slice_elems(c, r, me);
-    float *piece = r->buf + r->at;
-    m->lane[k].requests = 0;
-    for (int step = 1; step < ranks; step++) { /* each rank starts with another partner: nobody is everybody's first */
-        const int from = (me + ranks - step) % ranks;
-        if (mine) MPI_TRY(MPI_Irecv(m->lane[k].scratch + mine * (size_t)(step - 1), (int)mine, MPI_FLOAT, from, tag_of(r), m->comm,
-                                    &m->lane[k].request[m->lane[k].requests++]));
-    }
-    for (int step = 1; step < ranks; step++) {
-        const int to = (me + step) % ranks;
-        const size_t theirs = slice_elems(c, r, to);
-        if (theirs) MPI_TRY(MPI_Isend(piece + slice_begin(c, r, to), (int)theirs, MPI_FLOAT, to, tag_of(r), m->comm,
-                                      &m->lane[k].request[m->lane[k].requests++]));
-    }
-    return EN_OK;
-}
-
-/* my slice = sum over ranks, 0 first */
-static void add_in_rank_order(en_comm *c, struct en_request *r)
-{
-    mpi_impl *m = c->impl;
-    const int me = c->rank, ranks = c->world_size, k = (int)(r->seq % WINDOW);
-    const size_t mine = slice_elems(c, r, me);
-    float *out = r->buf + r->at + slice_begin(c, r, me);
-    m->source[me] = out;
-    for (int step = 1; step < ranks; step++)
-        m->source[(me + ranks - step) % ranks] = m->lane[k].scratch + mine * (size_t)(step - 1);
-    for (size_t at = 0; at < mine; at += BLOCK) {
-        const size_t n = mine - at < BLOCK ? mine - at : BLOCK;
-        float sum[BLOCK];
-        memcpy(sum, m->source[0] + at, n * sizeof *sum);
-        for (int p = 1; p < ranks; p++)
-            for (size_t i = 0; i < n; i++) sum[i] += m->source[p][at + i];
-        memcpy(out + at, sum, n * sizeof *sum);
-    }
-}
-
-static en_status begin_share(en_comm *c, struct en_request *r)
-{
-    mpi_impl *m = c->impl;
-    const int me = c->rank, ranks = c->world_size, k = (int)(r->seq % WINDOW);
-    float *piece = r->buf + r->at;
-    r->state = SHARE;
-    m->lane[k].requests = 0;
-    for (int step = 1; step < ranks; step++) {
-        const int from = (me + ranks - step) % ranks;
-        const size_t theirs = slice_elems(c, r, from);
-        if (theirs) MPI_TRY(MPI_Irecv(piece + slice_begin(c, r, from), (int)theirs, MPI_FLOAT, from, tag_of(r), m->comm,
-                                      &m->lane[k].request[m->lane[k].requests++]));
-    }
-    const size_t mine = slice_elems(c, r, me);
-    for (int step = 1; step < ranks; step++) {
-        const int to = (me + step) % ranks;
-        if (mine) MPI_TRY(MPI_Isend(piece + slice_begin(c, r, me), (int)mine, MPI_FLOAT, to, tag_of(r), m->comm,
-                                    &m->lane[k].request[m->lane[k].requests++]));
-    }
-    return EN_OK;
-}
-
-/* Takes one sum as far as it goes without waiting. */
-static en_status advance(en_comm *c, struct en_request *r)
-{
-    mpi_impl *m = c->impl;
-    const int k = (int)(r->seq % WINDOW);
-    if (r->state == QUEUED) {
-        if (r->n == 0 || c->world_size == 1) r->state = DONE;
-        else EN_TRY(begin_exchange(c, r), "exchanging slices");
-    }
-    while (r->state == EXCHANGE || r->state == SHARE) {
-        int arrived = 0;
-        MPI_TRY(MPI_Testall(m->lane[k].requests, m->lane[k].request, &arrived, MPI_STATUSES_IGNORE));
-        if (!arrived) return EN_OK;
-        if (r->state == EXCHANGE) {
-            add_in_rank_order(c, r);
-            EN_TRY(begin_share(c, r), "sharing sums");
-        } else if ((r->at += r->piece) == r->n) {
-            r->state = DONE;
-        } else {
-            EN_TRY(begin_exchange(c, r), "exchanging slices");
-        }
-    }
-    return EN_OK;
-}
-
-static en_status progress(en_comm *c)
-{
-    mpi_impl *m = c->impl;
-    for (uint64_t seq = m->oldest; seq < m->next && seq < m->oldest + WINDOW; seq++) {
-        struct en_request *r = &m->slot[seq % EN_SUMS_IN_FLIGHT];
-        if (r->state != DONE) EN_TRY(advance(c, r), "summing %zu values over %d ranks", r->n, c->world_size);
-        if (seq == m->oldest && r->state == DONE) m->oldest++;
-    }
-    return EN_OK;
-}
-
-static en_status sum_f32_begin(en_comm *c, float *buf, size_t n, en_request **out)
-{
-    mpi_impl *m = c->impl;
-    struct en_request *r = &m->slot[m->next % EN_SUMS_IN_FLIGHT];
-    EN_REQUIRE(r->state == FREE, EN_EINVAL, "more than %d sums begun and not waited for", EN_SUMS_IN_FLIGHT);
-    EN_TRY(take_scratch(c), "preparing the sums of gradients");
-    *r = (struct en_request){ .state = QUEUED, .seq = m->next++, .buf = buf, .n = n };
-    *out = r;
-    return progress(c);
-}
-
-static en_status sum_wait(en_comm *c, en_request *r)
-{
-    EN_REQUIRE(r && r->state != FREE, EN_EINVAL, "waiting for a sum that was not begun, or waited for before");
-    const mpi_impl *m = c->impl;
-    en_status s = EN_OK;
-    en_watch_enter("the sum of gradients");
-    while (s == EN_OK && (r->state != DONE || m->oldest <= r->seq)) s = progress(c);     /* and the sums before it */
-    en_watch_leave();
-    EN_TRY(s, "waiting for a sum");
-    r->state = FREE;
-    return EN_OK;
 }
 
 /* ---- small and blocking -------------------------------------------------------------------------------------------- */
@@ -268,15 +53,25 @@ static en_status sum_at_once(en_comm *c, const double *in, double *out, size_t n
     return EN_OK;
 }
 
-static en_status sum_f64(en_comm *c, const double *in, double *out, size_t n)
+static en_status sum_small(en_comm *c, const double *in, double *out, size_t n)
 {
     mpi_impl *m = c->impl;
-    if (m->oldest < m->next) EN_TRY(progress(c), "advancing the gradients' sums");
     if (m->others && n <= EN_SMALL_SUM_VALUES) return sum_at_once(c, in, out, n);
-    for (size_t at = 0; at < n; at += MAX_COUNT) {
-        const int count = (int)(n - at < MAX_COUNT ? n - at : MAX_COUNT);
+    for (size_t at = 0; at < n; at += EN_MPI_MAX_COUNT) {
+        const int count = (int)(n - at < EN_MPI_MAX_COUNT ? n - at : EN_MPI_MAX_COUNT);
         MPI_MEET("a sum", MPI_Allreduce(in == out ? MPI_IN_PLACE : in + at, out + at, count, MPI_DOUBLE, MPI_SUM, m->comm));
     }
+    return EN_OK;
+}
+
+/* Gradients behind it, not before: it would wait for them (mpi_gradients.c). */
+static en_status sum_f64(en_comm *c, const double *in, double *out, size_t n)
+{
+    const mpi_impl *m = c->impl;
+    const bool moving = m->oldest < m->next;
+    if (moving) EN_TRY(en_mpi_look(c), "looking for gradients");
+    EN_TRY(sum_small(c, in, out, n), "a sum over %d ranks", c->world_size);
+    if (moving) EN_TRY(en_mpi_progress(c), "advancing the gradients' sums");
     return EN_OK;
 }
 
@@ -284,8 +79,8 @@ static en_status broadcast(en_comm *c, void *buf, size_t bytes, int root)
 {
     mpi_impl *m = c->impl;
     EN_REQUIRE(root >= 0 && root < c->world_size, EN_EINVAL, "broadcast from rank %d of %d", root, c->world_size);
-    for (size_t at = 0; at < bytes; at += MAX_COUNT)
-        MPI_MEET("a broadcast", MPI_Bcast((char *)buf + at, (int)(bytes - at < MAX_COUNT ? bytes - at : MAX_COUNT), MPI_BYTE, root, m->comm));
+    for (size_t at = 0; at < bytes; at += EN_MPI_MAX_COUNT)
+        MPI_MEET("a broadcast", MPI_Bcast((char *)buf + at, (int)(bytes - at < EN_MPI_MAX_COUNT ? bytes - at : EN_MPI_MAX_COUNT), MPI_BYTE, root, m->comm));
     return EN_OK;
 }
 
@@ -293,7 +88,7 @@ static en_status gather(en_comm *c, const void *in, size_t bytes, void *out, int
 {
     mpi_impl *m = c->impl;
     EN_REQUIRE(root >= 0 && root < c->world_size, EN_EINVAL, "gather to rank %d of %d", root, c->world_size);
-    EN_REQUIRE(bytes <= MAX_COUNT, EN_EINVAL, "a block of %zu bytes is more than gather takes (%d)", bytes, MAX_COUNT);
+    EN_REQUIRE(bytes <= EN_MPI_MAX_COUNT, EN_EINVAL, "a block of %zu bytes is more than gather takes (%d)", bytes, EN_MPI_MAX_COUNT);
     if (bytes) MPI_MEET("a gather", MPI_Gather(in, (int)bytes, MPI_BYTE, out, (int)bytes, MPI_BYTE, root, m->comm));
     return EN_OK;
 }
@@ -312,15 +107,13 @@ static void close_mpi(en_comm *c)
 {
     mpi_impl *m = c->impl;
     if (m) {
-        while (m->oldest < m->next && progress(c) == EN_OK) continue;
+        en_mpi_gradients_close(c);
         if (m->finalize) {
             en_watch_enter("the end of the run");
             MPI_Barrier(m->comm);              /* nobody exits while another is still before this line */
             en_watch_leave();
             en_watch_part();
         }
-        for (int k = 0; k < WINDOW; k++) { free(m->lane[k].scratch); free(m->lane[k].request); }
-        free(m->source);
         free(m->others);
         if (m->comm != MPI_COMM_NULL) MPI_Comm_free(&m->comm);
         if (m->finalize) {
@@ -345,7 +138,7 @@ static en_status split(en_comm *c, int color, en_comm **out)
 }
 
 static const struct en_comm_ops mpi_ops = {
-    .sum_f64 = sum_f64, .sum_f32_begin = sum_f32_begin, .sum_wait = sum_wait, .progress = progress, .broadcast = broadcast,
+    .sum_f64 = sum_f64, .sum_f32_begin = en_mpi_sum_begin, .sum_wait = en_mpi_sum_wait, .progress = en_mpi_progress, .broadcast = broadcast,
     .gather = gather, .barrier = barrier, .split = split, .close = close_mpi,
 };
 
@@ -387,13 +180,10 @@ static en_status wrap(MPI_Comm comm, bool finalize, en_comm **out)
     MPI_TRY_OUT(MPI_Comm_size(comm, &c->world_size));
     MPI_TRY_OUT(MPI_Get_processor_name(name, &length));
     snprintf(c->host, sizeof c->host, "%.*s", (int)sizeof c->host - 1, name);
-    for (int k = 0; k < WINDOW; k++)
-        EN_REQUIRE_OUT(m->lane[k].request = calloc(2 * (size_t)c->world_size, sizeof *m->lane[k].request), EN_ENOMEM,
-                       "no memory for the requests of %d ranks", c->world_size);
-    EN_REQUIRE_OUT(m->source = calloc((size_t)c->world_size, sizeof *m->source), EN_ENOMEM, "no memory for %d ranks", c->world_size);
     if (c->world_size > 1 && c->world_size <= EN_SMALL_SUM_RANKS)
         EN_REQUIRE_OUT(m->others = malloc((size_t)(c->world_size - 1) * EN_SMALL_SUM_VALUES * sizeof *m->others), EN_ENOMEM, "no memory for %d ranks", c->world_size);
     EN_TRY_OUT(find_places(c, comm), "finding out who shares a host");
+    EN_TRY_OUT(en_mpi_gradients_open(c), "preparing the sums of gradients");
     *out = c;
     return EN_OK;
 out:

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "comm/comm.h"
+#include "comm/internal.h"
 
 static en_comm *comm;
 
@@ -180,6 +181,49 @@ static void many_sums_fly_at_once_and_land_in_any_order(void **state)
     }
 }
 
+static void draw(float *f, size_t n, uint32_t seed)
+{
+    for (size_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        f[i] = (float)(int32_t)seed * 0x1p-31f;
+    }
+}
+
+/* Between hosts slices go in chunks between small sums (mpi_gradients.c).  Whatever the chunks and the calls between them, the bits are those of slices
+ * that are sent whole; small sums beside them are right, and what is still to come when somebody waits comes. */
+static void paced_sums_have_the_bits_of_others(void **state)
+{
+    (void)state;
+    if (strcmp(comm->name, "mpi") != 0) skip();
+    const size_t sizes[] = { 1, 40, 100000, 700001, (size_t)9 << 20 };       /* the last one is of two pieces */
+    enum { SUMS = sizeof sizes / sizeof *sizes };
+    for (int calls = 0; calls <= 700; calls += calls < 3 ? 1 : 697) {        /* none, so few that most is left, more than there are gaps */
+        float *paced[SUMS], *whole[SUMS];
+        en_request *r[SUMS];
+        for (int way = 0; way < 2; way++) {
+            en_comm_pace_mpi(comm, way == 0);
+            for (int k = 0; k < SUMS; k++) {
+                float *f = (way == 0 ? paced : whole)[k] = malloc(sizes[k] * sizeof *f);
+                draw(f, sizes[k], (uint32_t)(1000 * k + comm->rank));
+                must(comm->ops->sum_f32_begin(comm, f, sizes[k], &r[k]));
+            }
+            for (int i = 0; i < calls; i++) {
+                double x = comm->rank + i;
+                for (int j = 0; j < comm->rank; j++) must(comm->ops->progress(comm));      /* ranks need not progress alike */
+                must(comm->ops->sum_f64(comm, &x, &x, 1));
+                check(x == comm->world_size * (double)i + comm->world_size * (comm->world_size - 1) / 2.);
+            }
+            for (int k = 0; k < SUMS; k++) must(comm->ops->sum_wait(comm, r[(k + comm->rank) % SUMS]));
+        }
+        for (int k = 0; k < SUMS; k++) {
+            check(memcmp(paced[k], whole[k], sizes[k] * sizeof(float)) == 0);
+            free(paced[k]);
+            free(whole[k]);
+        }
+    }
+    en_comm_pace_mpi(comm, comm->nodes > 1);
+}
+
 static void too_many_sums_are_refused(void **state)
 {
     (void)state;
@@ -328,6 +372,7 @@ int main(void)
         cmocka_unit_test(small_sums_are_added_in_rank_order),
         cmocka_unit_test(a_sum_longer_than_one_piece_is_whole),
         cmocka_unit_test(many_sums_fly_at_once_and_land_in_any_order),
+        cmocka_unit_test(paced_sums_have_the_bits_of_others),
         cmocka_unit_test(too_many_sums_are_refused),
         cmocka_unit_test(broadcast_and_gather_carry_blocks_in_rank_order),
         cmocka_unit_test(split_keeps_rank_order_within_a_color),

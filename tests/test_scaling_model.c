@@ -140,9 +140,9 @@ static void gradients_are_summed_once_however_many_passes(void **state)
     SAME(RUN(e, 1000, &c, .ranks = 2, .passes = 7).grads_s, RUN(e, 1000, &c, .ranks = 2).grads_s);
 }
 
-/* Two rounds over two ranks of a node: half of the bytes in each, 2 * 7 us + b ns.  Nothing moves while a rank computes, but for what
- * the sockets between nodes hold. */
-static void mpi_hides_what_the_sockets_hold(void **state)
+/* Two rounds over two ranks of a node: half of the bytes in each, 2 * 7 us + b ns.  Nothing moves while ranks of a node compute;
+ * between nodes a call hands over a MB for each other rank at most, of which as much moves as there is time. */
+static void mpi_hides_what_a_call_hands_over(void **state)
 {
     (void)state;
     en_cluster c = machine(EN_NET_MPI);
@@ -150,15 +150,18 @@ static void mpi_hides_what_the_sockets_hold(void **state)
     en_event e[] = { PASS_B(1), GRADS(MIB), PASS_B(1), GRADS(2 * MIB) };
     en_scaling_result r = RUN(e, 2 * MIB, &c, .ranks = 2);
     SAME(r.grads_s, 2 * bucket);
-    c.ahead_mb = 0.5;                                                     /* on one node there are no sockets */
-    SAME(RUN(e, 2 * MIB, &c, .ranks = 2).grads_s, 2 * bucket);
-    /* 4 ranks on 2 nodes: of b bytes a node sends p(n-p)/n = b in each round at 0.5 GB/s, of which 0.5 MB lie in the sockets */
+    /* 4 ranks on 2 nodes: of b bytes a node sends p(n-p)/n = b in each round at 0.5 GB/s; each rank gets b/2 from each other one */
     const double far = 140e-6 + 4 * 1048576e-9;
     r = RUN(e, 2 * MIB, &c, .ranks = 4);
     SAME(r.grads_s + r.grads_hidden_s, 2 * far);
-    SAME(r.grads_hidden_s, 500000. / (2 * 1048576) * 2 * 4 * 1048576e-9);
-    c.ahead_mb = 1000;
-    SAME(RUN(e, 2 * MIB, &c, .ranks = 4).grads_s, far);                   /* the last bucket has nothing to hide behind */
+    SAME(r.grads_hidden_s, far);                                          /* the first bucket is less than what may be handed over */
+    en_event large[] = { PASS_B(1), GRADS(4 * MIB), PASS_B(1), GRADS(5 * MIB) };
+    SAME(RUN(large, 5 * MIB, &c, .ranks = 4).grads_hidden_s, 4 * 1048576e-9 * 1000000 / (1048576 / 2.));
+    en_event little[] = { PASS_B(1), GRADS(MIB), PASS_B(1e-3), GRADS(2 * MIB) }, more[] = { PASS_B(1), GRADS(MIB), PASS_B(1e-3), BN(1), PASS_B(1e-3), GRADS(2 * MIB) };
+    SAME(RUN(little, 2 * MIB, &c, .ranks = 4).grads_hidden_s, 1e-3);
+    r = RUN(more, 2 * MIB, &c, .ranks = 4);                               /* a sum of batch norm hands over again, and waits for no bucket */
+    SAME(r.grads_hidden_s, 2e-3);
+    SAME(r.bn_behind_s, 0);
 }
 
 /* NCCL's own figures for small sums: within a node of 8 (ring LL), over 2, 8 and 32 nodes (tree LL); comm/mpi.c's rounds. */
@@ -241,7 +244,8 @@ static en_model *model(const char *name)
 static void a_step_has_every_pass_and_every_sum(void **state)
 {
     (void)state;
-    static const struct { const char *name; int norms; } nets[] = { { "b0", 49 }, { "b4", 96 }, { "b7", 163 }, { "mobilenetv2", 52 } };
+    static const struct { const char *name; int norms; } nets[] = { { "b0", 49 }, { "b4", 96 }, { "b7", 163 }, { "mobilenetv2", 52 },
+        { "v2b0", 0 }, { "v2s", 110 }, { "v2xl", 0 } };              /* 0: as many as there are tensors of them */
     en_cluster c;
     assert_int_equal(en_cluster_read(EN_CLUSTERS "/h200-ndr.txt", &c), EN_OK);
     c.pass_us = 0;
@@ -266,14 +270,33 @@ static void a_step_has_every_pass_and_every_sum(void **state)
         }
         SAME(s.forward_s, want[0]);
         SAME(s.backward_s, want[1]);
-        assert_int_equal(norms[0], nets[i].norms);
-        assert_int_equal(norms[1], nets[i].norms);
         assert_int_equal(final, m->param_elems);
         double channels = 0;                                              /* of all batch norms: a mean each among the statistics */
+        int all = 0;
         for (int t = 0; t < m->n_tensors; t++)
-            if (strstr(m->tensors[t].name, "running_mean")) channels += (double)m->tensors[t].elems;
-        assert_true(fabs(doubles - 4 * channels - nets[i].norms) <= 64. * nets[i].norms);   /* padding of arenas to 16 */
+            if (strstr(m->tensors[t].name, "running_mean")) channels += (double)m->tensors[t].elems, all++;
+        assert_true(nets[i].norms == 0 || nets[i].norms == all);
+        assert_int_equal(norms[0], all);
+        assert_int_equal(norms[1], all);
+        assert_true(fabs(doubles - 4 * channels - all) <= 64. * all);     /* padding of arenas to 16 */
         en_scaling_step_free(&s);
+        en_model_free(m);
+    }
+}
+
+static void networks_of_other_blocks_are_refused(void **state)
+{
+    (void)state;
+    static const char *const nets[] = { "r50", "mbv1" };
+    en_cluster c;
+    assert_int_equal(en_cluster_read(EN_CLUSTERS "/h200-ndr.txt", &c), EN_OK);
+    for (size_t i = 0; i < sizeof nets / sizeof *nets; i++) {
+        en_model *m = model(nets[i]);
+        en_scaling_step s;
+        assert_int_equal(en_scaling_step_of(m, 3, &c, 1, NULL, &s), EN_ENOTSUP);
+        assert_non_null(strstr(en_error_message(), "are not known one by one"));
+        assert_null(s.event);
+        en_error_clear();
         en_model_free(m);
     }
 }
@@ -518,12 +541,13 @@ int main(void)
         cmocka_unit_test(sums_of_batch_norm_block_and_add_up),
         cmocka_unit_test(batch_norm_waits_behind_a_bucket_and_that_counts_as_gradients),
         cmocka_unit_test(gradients_are_summed_once_however_many_passes),
-        cmocka_unit_test(mpi_hides_what_the_sockets_hold),
+        cmocka_unit_test(mpi_hides_what_a_call_hands_over),
         cmocka_unit_test(sums_cost_what_their_formulas_say),
         cmocka_unit_test(groups_cross_as_many_nodes_as_the_worst_of_them),
         cmocka_unit_test(the_slowest_of_many_is_the_largest_draw),
         cmocka_unit_test(images_are_waited_for_when_they_come_too_slowly),
         cmocka_unit_test(a_step_has_every_pass_and_every_sum),
+        cmocka_unit_test(networks_of_other_blocks_are_refused),
         cmocka_unit_test(a_better_machine_is_never_slower),
         cmocka_unit_test(ranks_that_share_cores_take_turns),
         cmocka_unit_test(a_rate_that_is_given_is_met_by_one_rank),

@@ -6,20 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DEFAULT_MIB = 25 };
+size_t en_buckets_usual(bool queued, int nodes) { return (size_t)(!queued && nodes > 1 ? 4 : 25) << 20; }
 
 en_status en_buckets_asked(const char *text, size_t *bytes, bool *tries)
 {
     *tries = strcmp(text, "auto") == 0;
-    const long mib = *tries ? DEFAULT_MIB : strtol(text, NULL, 10);
+    if (*tries) return EN_OK;
+    const long mib = strtol(text, NULL, 10);
     EN_REQUIRE(mib >= 0 && mib <= 4096, EN_EUSAGE, "--buckets %s: auto, or 0 to 4096 MiB", text);
     *bytes = (size_t)mib << 20;
     return EN_OK;
 }
 
-void en_tuner_open(en_bucket_tuner *t, size_t elems, int passed_over)
+void en_tuner_open(en_bucket_tuner *t, size_t elems, size_t usual, int passed_over)
 {
-    static const int mib[EN_TUNER_SIZES] = { DEFAULT_MIB, 100, 50, 12, 6, 2 };       /* what runs have without being asked comes first */
+    const int mib[EN_TUNER_SIZES] = { (int)(usual >> 20), 100, 50, 12, 6, 2 };
     int cuts[EN_TUNER_SIZES];
     *t = (en_bucket_tuner){ .passed_over = passed_over };
     for (int i = 0; i < EN_TUNER_SIZES; i++) {

@@ -249,6 +249,13 @@ static en_status stem_backward(en_net *net)
     return ops->stem_backward(net->be, &g, &images, &dy, net->dw_stem);
 }
 
+static en_status final_up_to(const en_net *net, en_buckets *buckets, size_t elems)
+{
+    if (!buckets) return EN_OK;
+    EN_TRY(en_buckets_ready(buckets, elems), "beginning sums");
+    return en_buckets_move(buckets, net->cfg.bn_comm);
+}
+
 en_status en_net_backward(en_net *net, en_buckets *buckets)
 {
     const en_model *m = net->m;
@@ -256,16 +263,16 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     en_watch_at(EN_BACKWARD, "head");
     EN_TRY(head_backward(net), "backward of the head");
     if (!trains(&net->cfg, 1 + m->n_blocks)) return EN_OK;
-    if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_head), "gradients of the head");
+    EN_TRY(final_up_to(net, buckets, net->grads_done_head), "gradients of the head");
     for (int b = m->n_blocks - 1; b >= 0 && trains(&net->cfg, 1 + b); b--) {
         en_watch_at(EN_BACKWARD, m->blocks[b].name);
         EN_TRY(en_net_block_backward(net, b), "backward of %s", m->blocks[b].name);
-        if (buckets) EN_TRY(en_buckets_ready(buckets, net->blocks[b].grads_done), "gradients of %s", m->blocks[b].name);
+        EN_TRY(final_up_to(net, buckets, net->blocks[b].grads_done), "gradients of %s", m->blocks[b].name);
     }
     if (!trains(&net->cfg, 0)) return EN_OK;
     en_watch_at(EN_BACKWARD, "stem");
     EN_TRY(stem_backward(net), "backward of the stem");
-    if (buckets) EN_TRY(en_buckets_ready(buckets, net->grads_done_stem), "gradients of the stem");
+    EN_TRY(final_up_to(net, buckets, net->grads_done_stem), "gradients of the stem");
     return EN_OK;
 }
 

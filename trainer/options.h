@@ -94,7 +94,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \
     "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
   X(buckets,          STR,  "25",              EN_TRAIN,                                   "MiB",     "auto|[0,4096]",              \
-    "gradients are summed in pieces of about so much, while backward goes on; 0: at once, after it; auto: sizes are tried in the first steps " \
+    "gradients are summed in pieces of about so much, while backward goes on (4 where MPI sums between hosts); 0: at once, after it; auto: sizes are tried in the first steps " \
     "(the same bits over MPI)") \
   X(uneven,           FLAG, 0,                 EN_TRAIN | EN_SEARCH,                       "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
@@ -295,7 +295,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(bn_images,        I64,  0,                 EN_SCALING,                                 "images",  "[0,1000000]",                \
     "batch-norm groups of as many ranks as have so many images, in place of --bn-group") \
   X(bucket_mib,       I64,  25,                EN_SCALING,                                 "MiB",     "[0,4096]",                   \
-    "gradient buckets are cut at about so much") \
+    "gradient buckets are cut at about so much (4 where MPI sums between hosts)") \
   X(times,            STR,  "",                EN_SCALING,                                 "path",    "",                           \
     "measured passes: what `effnet bench passes --json` printed (\"\": floors, and what share of them the machine reaches)") \
   X(gpu_rate,         F64,  0,                 EN_SCALING,                                 "images/s","[0,inf)",                    \

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "trainer/bucket_tuner.h"
 #include "trainer/run.h"
 
 #include "kernels/host.h"
@@ -338,11 +339,12 @@ static en_status open_net(en_run *run, int64_t step)
     EN_TRY(en_optimizer_segments(&t->optimizer, t->model, &t->segments, &t->n_segments), "the optimizer");
     en_frozen_cut(&t->frozen, t->segments, &t->n_segments);
     EN_TRY(t->be->ops->zero(t->be, t->a.grads, (size_t)t->model->param_elems * sizeof(float)), "gradients");      /* those of frozen layers stay so */
-    size_t bucket_bytes;
-    bool tries;
-    EN_TRY(en_buckets_asked(t->o->buckets, &bucket_bytes, &tries), "gradient buckets");
+    const size_t usual = en_buckets_usual(t->tensors->captures, t->comm->nodes);
+    size_t bucket_bytes = usual;
+    bool tries = false;
+    if (en_option_given(t->o, "buckets")) EN_TRY(en_buckets_asked(t->o->buckets, &bucket_bytes, &tries), "gradient buckets");
     EN_TRY(en_buckets_open(t->tensors, t->a.grads, (size_t)t->frozen.trained_params, bucket_bytes, &t->buckets), "gradient buckets");
-    if (tries && t->comm->world_size > 1) en_tuner_open(&run->tuner, (size_t)t->frozen.trained_params, t->recording ? 2 * t->be->slots : 1);
+    if (tries && t->comm->world_size > 1) en_tuner_open(&run->tuner, (size_t)t->frozen.trained_params, usual, t->recording ? 2 * t->be->slots : 1);
     if (run->dir[0] && t->comm->rank == 0) EN_TRY(open_writer(run), "checkpoints");
     EN_TRY(bytes_for(run, run->micro_batch, t->o->prefetch, &run->memory_bytes), "planning memory");       /* with the scratch that the net took */
     return EN_OK;

@@ -39,8 +39,7 @@ enum { EN_LL, EN_LL128, EN_SIMPLE, EN_PROTOCOLS };
   X(nic_tree_us,           THREE, N, "[0,1000000]",   "a hop between nodes")                                                            \
   X(nic_ring_us,           THREE, N, "[0,1000000]",   "the same, in a ring")                                                            \
   X(link_us,               NUM,   M, "[0,10000000]",  "a message's way within a node")                                                  \
-  X(nic_us,                NUM,   M, "[0,10000000]",  "a message's way between nodes")                                                  \
-  X(ahead_mb,              NUM,   O, "[0,1000000]",   "mpi: what the network moves by itself between two calls (socket buffers)")
+  X(nic_us,                NUM,   M, "[0,10000000]",  "a message's way between nodes")
 
 #define EN_CLUSTER_CTYPE_WORD(field)  int field
 #define EN_CLUSTER_CTYPE_NUM(field)   double field

@@ -14,6 +14,7 @@
  * Nothing of a larger run's step goes into its own prediction.  What two ranks on one machine take from each other besides cores
  * (memory bandwidth, caches, clock) is not in it either: the error shows it. */
 #define _GNU_SOURCE
+#include "trainer/bucket_tuner.h"
 #include "trainer/scaling/measure.h"
 
 #include <math.h>
@@ -96,22 +97,12 @@ static double turns(const en_study *s, const en_count *k)
     return fmax(1, wanted / s->cores);
 }
 
-/* What a connection's buffers hold by themselves: Linux lets them grow to the third number. */
-static double socket_mb(void)
-{
-    double least, usual, most = 4194304;
-    FILE *f = fopen("/proc/sys/net/ipv4/tcp_wmem", "r");
-    if (f && fscanf(f, "%lf %lf %lf", &least, &usual, &most) != 3) most = 4194304;
-    if (f) fclose(f);
-    return 1e-6 * most;
-}
-
 /* The shares that layers have in a step: floors at a processor's or a GPU's bandwidth and rate, of which only the ratio matters here. */
 static en_cluster cluster_of(const en_study *s, const en_measured_sums *sums, int n)
 {
     const bool nccl = en_study_nccl(s);
     return (en_cluster){ .name = "measured", .comm = nccl ? EN_NET_NCCL : EN_NET_MPI, .precision = nccl ? EN_BF16 : EN_F32, .memory_gb_per_s = nccl ? 4300 : 20,
-                         .matrix_tflop_per_s = nccl ? 790 : 0.131, .efficiency = 1, .ranks_per_node = 1, .sums = sums, .n_sums = n, .ahead_mb = socket_mb() };
+                         .matrix_tflop_per_s = nccl ? 790 : 0.131, .efficiency = 1, .ranks_per_node = 1, .sums = sums, .n_sums = n };
 }
 
 static void stretch(en_scaling_step *s, bool backward, double factor)
@@ -137,7 +128,8 @@ static en_status predict(const en_study *s, en_cluster *c, const base_times *b, 
     stretch(&step, false, more * b->forward_s / (passes * floor_of_base.forward_s));
     stretch(&step, true, more * b->backward_s / (passes * floor_of_base.backward_s));
     step.update_s = more * b->update_s;
-    const en_scaling_setup setup = { .ranks = k->ranks, .bn_group = group, .passes = k->passes, .bucket_bytes = (size_t)s->o->bucket_mib << 20 };
+    const en_scaling_setup setup = { .ranks = k->ranks, .bn_group = group, .passes = k->passes, 
+                                     .bucket_bytes = en_option_given(s->o, "bucket_mib") ? (size_t)s->o->bucket_mib << 20 : en_buckets_usual(k->nccl, k->sums.nodes) };
     en_scaling_run(&step, c, &setup, &k->model);
     k->model.data_s += more * b->rest_s * (double)(k->micro_batch * k->passes) / (double)(s->base->micro_batch * s->base->passes);
     k->model.step_s += k->model.data_s;

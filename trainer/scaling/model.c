@@ -9,9 +9,9 @@
  * before it in the queue is through, and computing waits for it.  What it waits behind a bucket counts as exposed gradients,
  * because without the bucket it would not have waited.
  *
- * With comm = mpi nobody moves a bucket while a rank computes, save what the sockets hold already (ahead_mb).  Two calls hand that
- * much over at most between them; a sum of batch norm waits until it is through, since it takes the same connection, and what is
- * left when backward ends is exposed.
+ * With comm = mpi nobody moves a bucket while ranks of one host compute.  Between hosts each call hands the network as much as it will have
+ * carried by the next (comm/mpi_gradients.c paces itself so), a chunk for each other rank at most; so no sum of batch norm waits behind
+ * gradients.  What is left when backward ends is exposed.
  *
  * Ranks differ in speed: each step waits for the slowest of n.  Their times are taken as normally distributed about the mean with
  * the coefficient of variation `jitter`, drawn once a rank and step, so that the step waits jitter * computing * E(largest of n).
@@ -33,7 +33,7 @@ typedef struct {
     const en_cluster *c;
     double compute, queue;                   /* the two clocks                                             */
     double left;                             /* mpi: seconds of sums begun and not through                 */
-    double ahead;                            /* mpi: seconds of them that the sockets hold                 */
+    double chunk, handed;                    /* mpi: seconds of them that a call hands over at most; that it has handed over */
     size_t cut[EN_BUCKETS_MOST + 1];
     int    buckets, begun;
     en_sum_cost bucket[EN_BUCKETS_MOST];
@@ -46,9 +46,10 @@ static void wait_for(walker *w, double until)        /* computing stands still *
     if (until > w->compute) w->compute = until;
 }
 
-static void flow(walker *w, double seconds)          /* mpi: what the sockets hold goes on beside a pass */
+static void flow(walker *w, double seconds)          /* mpi: what was handed over goes on beside a pass */
 {
-    const double moved = fmin(seconds, fmin(w->left, w->ahead));
+    const double moved = fmin(seconds, w->handed);
+    w->handed -= moved;
     w->left -= moved;
 }
 
@@ -56,18 +57,13 @@ static void batch_norm(walker *w, const en_sum_cost *cost)
 {
     const double from = w->compute;
     if (cost->seconds <= 0) return;
-    if (w->c->comm == EN_NET_NCCL) {
-        wait_for(w, w->queue);
-    } else {
-        const double behind = fmin(w->left, w->ahead);
-        w->left -= behind;
-        w->compute += behind;
-    }
+    if (w->c->comm == EN_NET_NCCL) wait_for(w, w->queue);
     w->r->bn_behind_s += w->compute - from;
     w->r->bn_s += cost->seconds;
     w->r->bn_latency_s += cost->latency;
     w->r->bn_sums++;
     w->queue = w->compute += cost->seconds;
+    w->handed = fmin(w->left, w->chunk);
 }
 
 static void gradients(walker *w, size_t done)
@@ -77,6 +73,7 @@ static void gradients(walker *w, size_t done)
         w->queue = fmax(w->queue, w->compute) + seconds;
         w->left += seconds;
     }
+    w->handed = fmin(w->left, w->chunk);
 }
 
 static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scaling_setup *set)
@@ -93,7 +90,7 @@ static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scalin
     w->r->buckets = w->buckets;
     w->r->grads_latency_s = latency;
     w->sums_of_gradients = seconds;
-    w->ahead = bytes > 0 && all.nodes > 1 ? 1e6 * w->c->ahead_mb / bytes * (seconds - latency) : 0;
+    if (bytes > 0 && all.nodes > 1) w->chunk = (seconds - latency) * EN_GRADIENT_CHUNK / (2 * bytes / set->ranks);       /* each rank gets 2/n of the bytes */
 }
 
 /* What follows the buckets: the tally, on CPUs the roll call too (with GPUs it is beside their work), and the statistics of groups that

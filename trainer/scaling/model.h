@@ -25,7 +25,7 @@ typedef struct {
 } en_sum_cost;
 
 /* A sum of `bytes` on every rank, out of one rank's memory into all: NCCL's all-reduce; with comm = mpi the two rounds of
- * comm/mpi.c (gradients) or MPI_Allreduce (small). */
+ * comm/mpi_gradients.c, or what comm/mpi.c does with small ones. */
 en_sum_cost en_sum_gradients(const en_cluster *c, en_span_of_ranks who, double bytes);
 en_sum_cost en_sum_small(const en_cluster *c, en_span_of_ranks who, double bytes);
 

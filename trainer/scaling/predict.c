@@ -1,5 +1,6 @@
 /* scaling/predict.c - `effnet scaling --predict`: from options to points, each the step of so many ranks by scaling/model.c. */
 #define _GNU_SOURCE
+#include "trainer/bucket_tuner.h"
 #include "trainer/scaling/predict.h"
 
 #include "kernels/cuda/footprint.h"
@@ -163,7 +164,7 @@ static en_status check_times(const en_prediction *p)
 static en_status open_prediction(en_prediction *p)
 {
     const en_options *o = p->o;
-    int count[EN_MOST_POINTS], n;
+    int count[EN_MOST_POINTS], n, most = 1;
     EN_TRY(check_options(o), "reading the options");
     EN_TRY(en_cluster_read(o->cluster, &p->cluster), "--cluster %s", o->cluster);
     if (o->gpus[0]) EN_TRY(read_counts(o->gpus, count, &n), "reading the options");
@@ -176,7 +177,9 @@ static en_status open_prediction(en_prediction *p)
         EN_TRY(en_pass_times_read(o->times, &p->times), "--times %s", o->times);
         EN_TRY(check_times(p), "--times %s", o->times);
     }
-    p->choice = (en_choice){ .group = group_asked(o), .bucket_bytes = (size_t)o->bucket_mib << 20,
+    for (int i = 0; i < n; i++) most = count[i] > most ? count[i] : most;
+    const size_t usual = en_buckets_usual(p->cluster.comm == EN_NET_NCCL, most > p->cluster.ranks_per_node ? 2 : 1);
+    p->choice = (en_choice){ .group = group_asked(o), .bucket_bytes = en_option_given(o, "bucket_mib") ? (size_t)o->bucket_mib << 20 : usual,
                              .micro_batch = o->micro_batch > 0 ? o->micro_batch : DEFAULT_IMAGES };
     p->points = 1 + n;
     p->point[0].ranks = 1;

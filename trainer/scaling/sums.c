@@ -10,7 +10,7 @@
  * 1.  Bandwidth is the bus bandwidth of an all-reduce: every byte crosses the border of each node once each way, over all its cards,
  * so between nodes it is the lesser of the links' and the cards' together.
  *
- * comm/mpi.c sums gradients in two rounds of messages between all pairs: each rank sends (n-1)/n of the bytes and then the same
+ * comm/mpi_gradients.c sums in two rounds of messages between all pairs: each rank sends (n-1)/n of the bytes and then the same
  * again.  What stays on the node goes at the links' bandwidth, the rest of all p ranks shares the node's cards, both at once:
  *
  *     2 * (latency of the farthest message + max((p-1)/n * bytes / link, p*(n-p)/n * bytes / cards))
