@@ -68,10 +68,9 @@ static en_status sum_small(en_comm *c, const double *in, double *out, size_t n)
 static en_status sum_f64(en_comm *c, const double *in, double *out, size_t n)
 {
     const mpi_impl *m = c->impl;
-    const bool moving = m->oldest < m->next;
-    if (moving) EN_TRY(en_mpi_look(c), "looking for gradients");
+    EN_TRY(en_mpi_look(c), "looking for gradients");
     EN_TRY(sum_small(c, in, out, n), "a sum over %d ranks", c->world_size);
-    if (moving) EN_TRY(en_mpi_progress(c), "advancing the gradients' sums");
+    if (m->oldest < m->next) EN_TRY(en_mpi_hand_over(c), "advancing the gradients' sums");
     return EN_OK;
 }
 

@@ -208,7 +208,7 @@ static en_status advance_all(en_comm *c, bool paced)
     return EN_OK;
 }
 
-en_status en_mpi_progress(en_comm *c) { return advance_all(c, ((mpi_impl *)c->impl)->paced); }
+en_status en_mpi_hand_over(en_comm *c) { return advance_all(c, ((mpi_impl *)c->impl)->paced); }
 
 /* The gap that ends here, and which comes next. */
 static en_status learn(en_comm *c)
@@ -237,9 +237,16 @@ static en_status learn(en_comm *c)
 en_status en_mpi_look(en_comm *c)
 {
     mpi_impl *m = c->impl;
+    if (m->oldest == m->next) return EN_OK;
     EN_TRY(learn(c), "looking for gradients");
     if (m->gap + 1 < EN_MPI_GAPS) m->gap++;
     return EN_OK;
+}
+
+en_status en_mpi_progress(en_comm *c)
+{
+    EN_TRY(en_mpi_look(c), "advancing sums");
+    return en_mpi_hand_over(c);
 }
 
 en_status en_mpi_sum_begin(en_comm *c, float *buf, size_t n, en_request **out)
@@ -250,7 +257,7 @@ en_status en_mpi_sum_begin(en_comm *c, float *buf, size_t n, en_request **out)
     EN_TRY(take_scratch(c), "preparing the sums of gradients");
     *r = (struct en_request){ .state = QUEUED, .seq = m->next++, .buf = buf, .n = n };
     *out = r;
-    return en_mpi_progress(c);
+    return en_mpi_hand_over(c);
 }
 
 en_status en_mpi_sum_wait(en_comm *c, en_request *r)

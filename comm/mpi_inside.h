@@ -64,8 +64,9 @@ en_status en_mpi_failed(const char *file, int line, const char *func, int rc, co
 en_status en_mpi_sum_begin(en_comm *c, float *buf, size_t n, en_request **out);
 en_status en_mpi_sum_wait(en_comm *c, en_request *r);
 en_status en_mpi_progress(en_comm *c);
-/* Before a small sum: takes what has arrived, hands nothing over, and learns from what has not. */
+/* Around a small sum.  Before: takes what has arrived, hands nothing over, and learns from what has not.  Behind: hands over. */
 en_status en_mpi_look(en_comm *c);
+en_status en_mpi_hand_over(en_comm *c);
 en_status en_mpi_gradients_open(en_comm *c);   /* lanes and pace, once ranks and hosts are known; freed by the next, also when it failed */
 void      en_mpi_gradients_close(en_comm *c);
 

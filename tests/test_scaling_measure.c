@@ -395,6 +395,9 @@ static void jitter_is_from_step_to_step(void **state)
     assert_int_equal(en_study_predict(s), EN_OK);
     const double jitter = 0.007 / 0.6745 / sqrt(2) / 0.7, computing = s->count[1].model.forward_s + s->count[1].model.backward_s + s->count[1].model.update_s;
     SAME(s->count[1].model.straggler_s, jitter * computing * en_expected_largest(2));
+    /* the p10 of five numbers, of which three are the least, is that; the rest of the step is what it was */
+    SAME(s->count[1].predicted_p10_s, s->count[0].step.p10);
+    assert_true(s->count[1].predicted_step_s > s->count[1].predicted_p10_s);
     for (int i = 0; i < LINES; i++) k->lines.line[i].backward_s = i < 2 ? 0.4 : 0.5;             /* one step to another speed, 3 of 4 do not differ */
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(s->count[1].model.straggler_s, 0);

@@ -63,7 +63,7 @@ typedef struct {
     en_measured_sums sums; bool nccl;      /* the middle of them; sums.n_gradients 0: not measured                     */
     int64_t sums_wrong;
     bool    predicted;
-    double  predicted_step_s;
+    double  predicted_step_s, predicted_p10_s;                 /* from medians; from the p10 of the smallest run     */
     en_scaling_result model;               /* predicted: its parts                                                     */
 } en_count;
 

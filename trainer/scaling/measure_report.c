@@ -23,6 +23,7 @@ const char *en_study_text(const en_study *s, char *text, size_t size)
 }
 
 static double error_of(const en_count *k) { return k->predicted_step_s / k->step.median - 1; }
+static double p10_error_of(const en_count *k) { return k->predicted_p10_s / k->step.p10 - 1; }
 static double rest_of(const en_count *k) { return k->part[EN_COST_CHECKPOINT] + k->part[EN_COST_EVALUATION] + k->part[EN_COST_OTHER]; }
 
 /* ---- tables ------------------------------------------------------------------------------------------------------------------ */
@@ -48,8 +49,8 @@ static void print_head(const en_study *s)
 
 static void print_counts(const en_study *s)
 {
-    printf("\n%6s %6s %8s %10s %10s %10s %9s %8s %10s %12s %7s %7s\n", "ranks", "nodes", "images", "images/s", "p10", "p90", "speed-up", "linear", "step ms", "predicted ms",
-           "error", "#wrong");
+    printf("\n%6s %6s %8s %10s %10s %10s %9s %8s %10s %12s %7s %10s %12s %7s %7s\n", "ranks", "nodes", "images", "images/s", "p10", "p90", "speed-up", "linear", "step ms",
+           "predicted ms", "error", "p10 ms", "predicted ms", "error", "#wrong");
     for (int i = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
         if (k->state != EN_COUNT_MEASURED) {
@@ -58,12 +59,13 @@ static void print_counts(const en_study *s)
         }
         printf("%6d %6d %8" PRId64 " %10.1f %10.1f %10.1f %9.2f %7.1f%% %10.2f", k->ranks, k->sums.nodes > 0 ? k->sums.nodes : 1, k->global_batch, k->rate.median, k->rate.p10,
                k->rate.p90, k->speedup, 100 * k->efficiency, 1e3 * k->step.median);
-        if (k->predicted) printf(" %12.2f %+6.1f%%", 1e3 * k->predicted_step_s, 100 * error_of(k));
-        else printf(" %12s %7s", "-", "-");
+        if (k->predicted) printf(" %12.2f %+6.1f%% %10.2f %12.2f %+6.1f%%", 1e3 * k->predicted_step_s, 100 * error_of(k), 1e3 * k->step.p10, 1e3 * k->predicted_p10_s, 100 * p10_error_of(k));
+        else printf(" %12s %7s %10.2f %12s %7s", "-", "-", 1e3 * k->step.p10, "-", "-");
         if (k->checked > 0) printf(" %7" PRId64 "\n", k->wrong);
         else printf(" %7s\n", "-");
     }
-    printf("images/s, step: medians, as rank 0 saw the steps; linear: of as much as the smallest number of ranks does, each\n");
+    printf("images/s, step: medians, as rank 0 saw the steps; linear: of as much as the smallest number of ranks does, each\n"
+           "p10: of the step, nine of ten take longer; predicted from the p10 of the smallest run: what is left of the error where nobody disturbs\n");
 }
 
 static void print_parts(const en_study *s)
@@ -145,6 +147,9 @@ static void figures(FILE *f, bool csv, const en_count *k)
     number(f, csv, "step_s", k->step.median);
     number(f, csv, "predicted_step_s", k->predicted ? k->predicted_step_s : NAN);
     number(f, csv, "error", k->predicted ? error_of(k) : NAN);
+    number(f, csv, "step_p10_s", k->step.p10);
+    number(f, csv, "predicted_p10_s", k->predicted ? k->predicted_p10_s : NAN);
+    number(f, csv, "error_p10", k->predicted ? p10_error_of(k) : NAN);
     number(f, csv, "checked", (double)k->checked);
     number(f, csv, "wrong", (double)(k->wrong + k->sums_wrong));
     for (int i = 0; i < EN_COSTS; i++) {
@@ -200,7 +205,7 @@ void en_study_print_json(const en_study *s)
 static void write_names(FILE *f)
 {
     static const char *const first[] = { "ranks", "nodes", "global_batch", "passes", "steps", "images_per_s", "images_per_s_p10", "images_per_s_p90", "speedup", "efficiency",
-                                         "step_s", "predicted_step_s", "error", "checked", "wrong" };
+                                         "step_s", "predicted_step_s", "error", "step_p10_s", "predicted_p10_s", "error_p10", "checked", "wrong" };
     for (size_t i = 0; i < sizeof first / sizeof *first; i++) fprintf(f, "%s%s", i ? "," : "", first[i]);
     for (int i = 0; i < EN_COSTS; i++) fprintf(f, ",%s,%s_least,%s_most", en_cost_key[i], en_cost_key[i], en_cost_key[i]);
     for (int i = 0; i < EN_STEP_PARTS; i++) fprintf(f, ",predicted_part_%d_s", i);
