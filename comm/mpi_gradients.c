@@ -36,9 +36,9 @@
  *
  * The sender cuts: a receive is posted for all that a slice still lacks, and says how much came.  The next chunk goes to a rank when
  * as many have come from it.  Passes follow one another alike in every step, so each gap between two small sums has a size of its own: a
- * chunk that has not come when the gap ends was too large (a quarter less in the next step), one that has may be larger (by an eighth).  No
- * size changes a bit of a sum.  Who waits for gradients has no passes to hide them behind, and sends all at once.  On one host nothing
- * moves while ranks compute, and there is nothing to pace. */
+ * chunk that has not come when the gap ends was too large (a quarter less in the next step), one that has may be larger (by an eighth;
+ * twice as large as long as none was too large).  No size changes a bit of a sum.  Who waits for gradients has no passes to hide them
+ * behind, and sends all at once.  On one host nothing moves while ranks compute, and there is nothing to pace. */
 #include "comm/mpi_inside.h"
 
 #include <string.h>
@@ -142,7 +142,7 @@ static en_status hand_over(en_comm *c, const struct en_request *r, bool paced)
         int gone = 1;
         if (w->out != MPI_REQUEST_NULL) MPI_TRY(MPI_Test(&w->out, &gone, MPI_STATUS_IGNORE));
         if (!gone || w->sent == w->send || (paced && w->chunks_sent > w->chunks_got && w->got < w->recv)) continue;
-        const size_t rest = w->send - w->sent, chunk = m->chunk[m->gap], n = paced && rest > chunk ? chunk : rest;
+        const size_t rest = w->send - w->sent, chunk = m->pace[m->gap].chunk, n = paced && rest > chunk ? chunk : rest;
         MPI_TRY(MPI_Isend(w->from + w->sent, (int)n, MPI_FLOAT, rank_at(c, d), tag_of(r), m->comm, &w->out));
         w->sent += n;
         w->chunks_sent++;
@@ -227,8 +227,10 @@ static en_status learn(en_comm *c)
             awaited |= w->chunks_sent > w->chunks_got && w->got < w->recv;
         }
     }
-    size_t *chunk = &m->chunk[m->gap];
-    *chunk = awaited ? *chunk - *chunk / 4 : *chunk + *chunk / 8;
+    size_t *chunk = &m->pace[m->gap].chunk;
+    const bool found = m->pace[m->gap].found;
+    *chunk = awaited ? *chunk - *chunk / 4 : found ? *chunk + *chunk / 8 : 2 * *chunk;
+    m->pace[m->gap].found |= awaited;
     if (*chunk < LEAST_CHUNK) *chunk = LEAST_CHUNK;
     if (*chunk > EN_GRADIENT_CHUNK / sizeof(float)) *chunk = EN_GRADIENT_CHUNK / sizeof(float);
     return EN_OK;
@@ -281,7 +283,7 @@ en_status en_mpi_gradients_open(en_comm *c)
     for (int k = 0; k < EN_MPI_WINDOW; k++)
         EN_REQUIRE(m->lane[k].way = calloc((size_t)c->world_size, sizeof *m->lane[k].way), EN_ENOMEM, "no memory for the ways to %d ranks", c->world_size);
     EN_REQUIRE(m->source = calloc((size_t)c->world_size, sizeof *m->source), EN_ENOMEM, "no memory for %d ranks", c->world_size);
-    for (int i = 0; i < EN_MPI_GAPS; i++) m->chunk[i] = FIRST_CHUNK;
+    for (int i = 0; i < EN_MPI_GAPS; i++) m->pace[i].chunk = FIRST_CHUNK;
     m->paced = c->nodes > 1;
     return EN_OK;
 }
