@@ -49,8 +49,8 @@ static void print_head(const en_study *s)
 
 static void print_counts(const en_study *s)
 {
-    printf("\n%6s %6s %8s %10s %10s %10s %9s %8s %10s %12s %7s %10s %12s %7s %7s\n", "ranks", "nodes", "images", "images/s", "p10", "p90", "speed-up", "linear", "step ms",
-           "predicted ms", "error", "p10 ms", "predicted ms", "error", "#wrong");
+    printf("\n%6s %6s %8s %10s %10s %10s %9s %8s %10s %12s %7s %7s\n", "ranks", "nodes", "images", "images/s", "p10", "p90", "speed-up", "linear", "step ms", "predicted ms",
+           "error", "#wrong");
     for (int i = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
         if (k->state != EN_COUNT_MEASURED) {
@@ -59,13 +59,25 @@ static void print_counts(const en_study *s)
         }
         printf("%6d %6d %8" PRId64 " %10.1f %10.1f %10.1f %9.2f %7.1f%% %10.2f", k->ranks, k->sums.nodes > 0 ? k->sums.nodes : 1, k->global_batch, k->rate.median, k->rate.p10,
                k->rate.p90, k->speedup, 100 * k->efficiency, 1e3 * k->step.median);
-        if (k->predicted) printf(" %12.2f %+6.1f%% %10.2f %12.2f %+6.1f%%", 1e3 * k->predicted_step_s, 100 * error_of(k), 1e3 * k->step.p10, 1e3 * k->predicted_p10_s, 100 * p10_error_of(k));
-        else printf(" %12s %7s %10.2f %12s %7s", "-", "-", 1e3 * k->step.p10, "-", "-");
+        if (k->predicted) printf(" %12.2f %+6.1f%%", 1e3 * k->predicted_step_s, 100 * error_of(k));
+        else printf(" %12s %7s", "-", "-");
         if (k->checked > 0) printf(" %7" PRId64 "\n", k->wrong);
         else printf(" %7s\n", "-");
     }
-    printf("images/s, step: medians, as rank 0 saw the steps; linear: of as much as the smallest number of ranks does, each\n"
-           "p10: of the step, nine of ten take longer; predicted from the p10 of the smallest run: what is left of the error where nobody disturbs\n");
+    printf("images/s, step: medians, as rank 0 saw the steps; linear: of as much as the smallest number of ranks does, each\n");
+}
+
+/* What is left of the error where nobody disturbs: other programs make a step longer, never shorter. */
+static void print_undisturbed(const en_study *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->counts; i++) {
+        const en_count *k = &s->count[i];
+        if (k->state != EN_COUNT_MEASURED || !k->predicted || k == s->base) continue;
+        if (n++ == 0) printf("steps that were hardly disturbed (p10: one in ten is shorter), predicted from the p10 of %d rank%s:", s->base->ranks, s->base->ranks == 1 ? "" : "s");
+        printf("%s %d ranks %.2f ms, predicted %.2f (%+.1f%%)", n > 1 ? "," : "", k->ranks, 1e3 * k->step.p10, 1e3 * k->predicted_p10_s, 100 * p10_error_of(k));
+    }
+    if (n > 0) printf("\n");
 }
 
 static void print_parts(const en_study *s)
@@ -117,6 +129,7 @@ void en_study_print(const en_study *s)
 {
     print_head(s);
     print_counts(s);
+    print_undisturbed(s);
     print_parts(s);
     print_notes(s);
 }
