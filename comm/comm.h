@@ -35,8 +35,8 @@ struct en_comm_ops {
     void      (*close)(en_comm *c);
 };                                             /* every entry is called by the thread that opened the communicator */
 
-/* `mpi` sums so few values over so few ranks in one round: each sends each all it has, 62 KiB at most, which
- * any MPI sends unasked.  Whoever foretells or fits what a sum takes must know. */
+/* `mpi` sums so few values over so few ranks in one round: each sends each all it has, below the 64 KiB that Open MPI
+ * by itself sends unasked over TCP.  Whoever foretells or fits what a sum takes must know. */
 enum { EN_SMALL_SUM_RANKS = 4, EN_SMALL_SUM_VALUES = 8000 };
 /* So many bytes of gradients at most go from a rank to another between two calls, where they are on several hosts. */
 enum { EN_GRADIENT_CHUNK = 1000000 };

@@ -39,7 +39,7 @@ typedef struct {
     struct en_request slot[EN_SUMS_IN_FLIGHT];
     mpi_lane lane[EN_MPI_WINDOW];              /* sum seq uses lane[seq % EN_MPI_WINDOW]      */
     bool     paced;                            /* ranks are on several hosts                  */
-    struct { size_t chunk; bool found; } pace[EN_MPI_GAPS];          /* paced: elements that go to a rank in this gap of a step; once too many were tried */
+    struct { size_t chunk; bool found; } pace[EN_MPI_GAPS];      /* paced: elements to each rank in this gap of a step; found: more were once too many */
     int      gap;                              /* small sums since gradients began to move    */
     bool     handed_over;                      /* since en_mpi_look                           */
     const float **source;                      /* world_size pointers, while adding           */

@@ -12,8 +12,8 @@
 
 #include "kernels/status.h"
 
-/* The size without being asked: 25 MiB; 4 where sums go between hosts by MPI, which hides little of a large bucket: two nodes of B0, whose gradients are
- * 20 MiB, waited 0.19 s a step for sums in place of 0.23 (1 Gbit/s, 1 ms; comm/README.md).   queued: sums are a device's */
+/* The size without being asked: 25 MiB; 4 where sums go between hosts by MPI, where a large bucket is full too late to hide much of: two nodes of B0, whose
+ * gradients are 20 MiB, waited less for sums over each of four links (comm/README.md).   queued: sums are a device's */
 size_t en_buckets_usual(bool queued, int nodes);
 
 enum { EN_TUNER_SIZES = 6, EN_TUNER_COUNTED = 3 };
@@ -26,8 +26,8 @@ typedef struct {
 
 typedef enum { EN_TUNER_SAME, EN_TUNER_NEXT, EN_TUNER_CHOOSE } en_tuner_word;
 
-/* For an arena of `elems` gradients.  usual: the bytes to begin with.  passed_over: steps after a new cut that are slower than later ones (a step is done once and
- * recorded once before it is replayed). */
+/* For an arena of `elems` gradients.  usual: the bytes to begin with.  passed_over: steps after a new cut that are slower than later
+ * ones (a step is done once and recorded once before it is replayed). */
 void          en_tuner_open(en_bucket_tuner *t, size_t elems, size_t usual, int passed_over);
 /* A step was made.  NEXT: the next one with buckets of bytes[at]; CHOOSE: all were tried. */
 en_tuner_word en_tuner_step(en_bucket_tuner *t, double seconds);

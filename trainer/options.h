@@ -94,8 +94,8 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \
     "images per rank and pass (0: what fits); the rest by accumulation; bench data: how many are measured (0: 256)") \
   X(buckets,          STR,  "25",              EN_TRAIN,                                   "MiB",     "auto|[0,4096]",              \
-    "gradients are summed in pieces of about so much, while backward goes on (4 where MPI sums between hosts); 0: at once, after it; auto: sizes are tried in the first steps " \
-    "(the same bits over MPI)") \
+    "gradients are summed in pieces of about so much, while backward goes on (4 where MPI sums between hosts); 0: at once, " \
+    "after it; auto: sizes are tried in the first steps (the same bits over MPI)") \
   X(uneven,           FLAG, 0,                 EN_TRAIN | EN_SEARCH,                       "",        "",                           \
     "allow a global batch that the ranks do not divide (shards differ by one image)") \
   X(lr,               F64,  0.016,             EN_TRAIN | EN_SEARCH,                       "per 256", "[0,inf)",                    \

@@ -134,7 +134,7 @@ static en_status predict(const en_study *s, en_cluster *c, const base_times *b, 
     stretch(&step, false, more * b->forward_s / (passes * floor_of_base.forward_s));
     stretch(&step, true, more * b->backward_s / (passes * floor_of_base.backward_s));
     step.update_s = more * b->update_s;
-    const en_scaling_setup setup = { .ranks = k->ranks, .bn_group = group, .passes = k->passes, 
+    const en_scaling_setup setup = { .ranks = k->ranks, .bn_group = group, .passes = k->passes,
                                      .bucket_bytes = en_option_given(s->o, "bucket_mib") ? (size_t)s->o->bucket_mib << 20 : en_buckets_usual(k->nccl, k->sums.nodes) };
     en_scaling_run(&step, c, &setup, out);
     out->data_s += more * b->rest_s * (double)(k->micro_batch * k->passes) / (double)(s->base->micro_batch * s->base->passes);
