@@ -227,7 +227,7 @@ static void text_reads_back_to_the_same_options(void **state)
         assert_non_null(arg);
         snprintf(arg, size, "--%s", line);
         char *equals = strchr(arg, '=');
-        const bool flag = strncmp(arg, "--fresh", 7) == 0 || strncmp(arg, "--uneven", 8) == 0 || strncmp(arg, "--nesterov", 10) == 0;
+        const bool flag = strncmp(arg, "--fresh", 7) == 0 || strncmp(arg, "--uneven", 8) == 0 || strncmp(arg, "--alone", 7) == 0 || strncmp(arg, "--nesterov", 10) == 0;
         if (flag) assert_string_equal(equals, "=0");
         if (flag) free(arg);
         else argv[argc++] = arg;

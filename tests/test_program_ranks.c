@@ -189,6 +189,32 @@ static void a_rank_with_other_weights_is_found_before_they_are_saved(void **stat
     assert_int_equal(newest_checkpoint(dir), -1);
 }
 
+/* Two ranks that train each by itself are one rank, twice, to the last digit of every loss; one that cannot go on ends the other. */
+static void alone_each_rank_is_one_rank(void **state)
+{
+    (void)state;
+    const char *dir = at("alone"), *one = at("alone-one"), *broken = at("alone-broken");
+    char path[2][4200];
+    size_t n, m;
+    shell("mkdir -p %s %s && touch %s/rank-1", one, broken, broken);
+    run(0, 0, SMALL " --data %s --global-batch 8 --steps 5 --metrics %s", data(), one);
+    run(0, 2, SMALL " --alone --data %s --global-batch 8 --steps 5 --metrics %s", data(), dir);
+    const metric *x = metrics(one, "train", &n);
+    assert_int_equal(n, 5);
+    for (int rank = 0; rank < 2; rank++) {
+        snprintf(path[rank], sizeof path[rank], "%s/rank-%d", dir, rank);
+        const metric *y = metrics(path[rank], "train", &m);
+        assert_int_equal(m, 5);
+        for (size_t i = 0; i < n; i++)
+            if (x[i].loss != y[i].loss) fail_msg("rank %d, step %zu: loss %.9g by itself, %.9g as one of two", rank, i + 1, x[i].loss, y[i].loss);
+    }
+    const outcome *o = run(2, 2, SMALL " --alone --data %s --global-batch 8 --steps 5 --run %s", data(), at("alone-run"));
+    if (!strstr(o->err, "leave --run out")) FAIL_RUN(o, "it does not say what to leave out");
+    job *j = start((how){ .ranks = 2, .seconds = 60 }, SMALL " --alone --data %s --global-batch 8 --steps 100000 --metrics %s", data(), broken);
+    o = finish(j);
+    if (o->code == 0 || !strstr(o->err, "alone-broken/rank-1")) FAIL_RUN(o, "nothing is said of a folder that cannot be made");
+}
+
 static void ranks_with_other_options_are_refused(void **state)
 {
     (void)state;
@@ -213,6 +239,7 @@ int main(void)
         cmocka_unit_test(a_shard_may_have_one_image),
         cmocka_unit_test(batch_norm_groups),
         cmocka_unit_test(ranks_of_different_processors_compute_alike),
+        cmocka_unit_test(alone_each_rank_is_one_rank),
         cmocka_unit_test(ranks_with_other_options_are_refused),
         cmocka_unit_test(a_rank_with_other_weights_is_found_before_they_are_saved),
     };

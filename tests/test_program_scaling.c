@@ -27,6 +27,13 @@ static void table_json_and_figures_agree(void **state)
     assert_int_equal(of_point(o->out, 2, "checked"), 8);                       /* warm-up and all */
     assert_int_equal(of_point(o->out, 2, "wrong"), 0);
     assert_true(of_point(o->out, 1, "predicted_step_s") > 0 && of_point(o->out, 2, "predicted_step_s") > 0);
+    assert_true(of_point(o->out, 2, "alone_step_s") > 0 && strstr(strstr(o->out, "{\"ranks\":1,"), "\"alone_step_s\":null"));
+    for (int rank = 0; rank < 2; rank++) {                                     /* the images of a rank, and nothing summed */
+        const char *lines = read_file(textf("%s/alone-2/rank-%d/metrics.jsonl", dir, rank), NULL);
+        assert_int_equal(count(lines, "\"kind\":\"train\""), 8);
+        assert_true(number_in(lines, "bn_comm_s") == 0 && number_in(strstr(lines, "\"kind\":\"account\""), "ranks") == 1);
+    }
+    if (!strstr(read_file(textf("%s/alone-2/log", dir), NULL), "4 images a step = 4 a pass x 1 accumulated x 1 rank")) FAIL_RUN(o, "other images than a rank's");
     assert_true(of_point(o->out, 1, "images_per_s_p10") <= one && one <= of_point(o->out, 1, "images_per_s_p90"));
 
     static const char *const keys[] = { "data_s", "forward_s", "bn_forward_s", "backward_s", "bn_backward_s", "grad_comm_exposed_s", "optimizer_s", "checkpoint_s",
@@ -76,6 +83,7 @@ static void rounds_take_turns(void **state)
         assert_true(of_point(o->out, ranks, "predicted_step_s") > 0);
         assert_int_equal(count(read_file(textf("%s/run-round2-%d/metrics.jsonl", dir, ranks), NULL), "\"kind\":\"train\""), 5);
     }
+    assert_true(exists(textf("%s/alone-round2-2/rank-1/metrics.jsonl", dir)) && !exists(textf("%s/alone-1", dir)));
     assert_true(exists(textf("%s/comm-round2-2.json", dir)) && exists(textf("%s/check-2/log", dir)) && !exists(textf("%s/check-round2-2/log", dir)));
     const char *order[] = { "1 rank: round 1 of 2: 3 steps", "2 ranks: round 1 of 2", "1 rank: round 2 of 2", "2 ranks: round 2 of 2" }, *at_ = o->err;
     for (size_t i = 0; i < sizeof order / sizeof *order; i++)

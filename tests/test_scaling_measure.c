@@ -252,7 +252,12 @@ static en_study *study_of(const en_options *o, int cores)
 
 static void close_study(en_study *s)
 {
-    for (int i = 0; i < s->counts; i++) en_run_lines_free(&s->count[i].lines);
+    for (int i = 0; i < s->counts; i++) {
+        en_count *k = &s->count[i];
+        en_run_lines_free(&k->lines);
+        for (int rank = 0; k->alone && rank < k->ranks; rank++) en_run_lines_free(&k->alone[rank]);
+        free(k->alone);
+    }
     en_model_free(s->model);
     free(s);
 }
@@ -379,6 +384,57 @@ static void the_model_begins_from_the_smallest_run(void **state)
     s->count[1].sums.n_gradients = 0;                                                          /* sums were not measured: nothing is said */
     assert_int_equal(en_study_predict(s), EN_OK);
     assert_false(s->count[1].predicted);
+    close_study(s);
+}
+
+/* Ranks that trained each by itself, the later ones slower. */
+static void alone(en_count *k, double first_s, double more_s)
+{
+    k->alone = calloc((size_t)k->ranks, sizeof *k->alone);
+    for (int rank = 0; rank < k->ranks; rank++) {
+        const double step_s = first_s + rank * more_s;
+        en_run_lines *l = &k->alone[rank];
+        l->line = calloc(LINES, sizeof *l->line);
+        l->n = LINES;
+        for (int i = 0; i < LINES; i++)
+            l->line[i] = (en_step_line){ .step = i + 1, .images_per_s = (double)k->micro_batch / step_s, .forward_s = 0.3 * step_s, .backward_s = 0.4 * step_s,
+                                         .bn_s = 0, .update_s = 0.1 * step_s };
+    }
+    assert_int_equal(en_count_alone(k), EN_OK);
+}
+
+/* What as many ranks take without sums stands for all that they share: the slowest of them, and no formula of cores beside it. */
+static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
+{
+    (void)state;
+    const en_options o = options("");
+    en_study *s = study_of(&o, 1);
+    en_count *k = &s->count[1];
+    en_study_compare(s);
+    sums_of(k, 0, 0);
+    alone(k, 1.25, 0.25);
+    assert_int_equal(k->alone_rank, 1);
+    SAME(k->alone_step_s, 1.5);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(s->count[0].predicted_step_s, 1);
+    SAME(k->predicted_step_s, 1.5);                                                             /* 2 from one rank and its one core */
+    SAME(k->predicted_p10_s, 1.5);
+    SAME(k->model.forward_s, 0.45);
+    SAME(k->model.backward_s, 0.6);
+    SAME(k->model.update_s, 0.15);
+    sums_of(k, 1e-3, 0.125);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->predicted_step_s, 1.5 + 1e-3 * (k->model.bn_sums + 2) + 0.125 * k->model.buckets);
+    s->count[0].state = EN_COUNT_FAILED;                                                        /* the smallest, too; and those of whom nothing is known begin there */
+    fill(&s->count[2], 4, 2);
+    en_study_compare(s);
+    assert_ptr_equal(s->base, k);
+    sums_of(k, 0, 0);
+    sums_of(&s->count[2], 0, 0);
+    s->cores = 2;
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->predicted_step_s, 1.5);
+    SAME(s->count[2].predicted_step_s, 3);                                                      /* 4 ranks on 2 cores */
     close_study(s);
 }
 
@@ -520,6 +576,7 @@ int main(void)
         cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),
         cmocka_unit_test(rounds_are_one_set_of_steps),
         cmocka_unit_test(a_sum_is_what_it_was_in_the_middle_round),
+        cmocka_unit_test(ranks_without_sums_are_what_a_prediction_begins_from),
         cmocka_unit_test(jitter_is_from_step_to_step),
         cmocka_unit_test(losses_are_compared_in_parts_of_them),
         cmocka_unit_test(speed_up_is_against_the_smallest),

@@ -437,7 +437,7 @@ bool en_options_text_find(const char *text, const char *name, char *value, size_
 static const char *const of_a_start[] = {
     "data", "val", "run", "init", "fresh", "device", "precision", "comm", "decode", "prefetch", "cache", "cache-side", "checkpoint-every", "keep", "max-skipped",
     "on-divergence", "compare-every", "eval-every", "eval-weights", "eval-batch", "threads", "lanes", "workers", "max-bad", "max-pixels", "dump", "log-every",
-    "metrics", "account-after", "buckets", "stop-after", "stall-timeout", "inject", "micro-batch", "uneven" };
+    "metrics", "account-after", "buckets", "stop-after", "stall-timeout", "inject", "micro-batch", "uneven", "alone" };
 
 char *en_options_text_changes(const char *then, const char *now)
 {

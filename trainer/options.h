@@ -229,6 +229,9 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
     "between progress lines when output is not a terminal") \
   X(metrics,          STR,  "",                EN_TRAIN,                                   "path",    "",                           \
     "folder for metrics.jsonl of a run without --run, which saves nothing else and evaluates nothing") \
+  X(alone,            FLAG, 0,                 EN_TRAIN,                                   "",        "",                           \
+    "each rank trains by itself, with a global batch of its own: nothing is summed over ranks, nothing saved; metrics of rank R go to the folder " \
+    "rank-R. Shows what ranks of one machine take from each other without any sum (effnet scaling)") \
   X(account_after,    I64,  0,                 EN_TRAIN,                                   "step",    "[0,inf)",                    \
     "the account of where the time went begins anew after this step, so that a warm-up stands apart (0: not)") \
   X(stop_after,       SPAN, "0",               EN_TRAIN | EN_SEARCH,                       "span",    "[0,inf)",                    \

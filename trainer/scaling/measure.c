@@ -1,9 +1,9 @@
 /* scaling/measure.c - `effnet scaling --ranks 1,2,4`: the same training on several numbers of ranks, measured.
  *
  * For each number, smallest first, --rounds times: a run of --warm-steps steps and its share of --steps that saves nothing but its metrics; where these runs are not
- * the same training (scaling/measure_check.c says when), a short one that is, so that results can be compared; and the sums over ranks by
- * themselves (`effnet bench comm`), which a prediction is made from.  That all ranks of a run hold the same weights each run checks itself
- * (--compare-every).
+ * the same training (scaling/measure_check.c says when), a short one that is, so that results can be compared; and the two halves that a prediction is
+ * made from: the ranks without sums, each training by itself (`effnet train --alone`), and the sums without training (`effnet bench comm`).  That all
+ * ranks of a run hold the same weights each run checks itself (--compare-every).
  *
  * Pictures are drawn, kept decoded after the warm-up, and not augmented, unless --data says which: what is measured is the step. */
 #define _GNU_SOURCE
@@ -136,10 +136,10 @@ static void add_model(const en_study *s, en_args *a)
     add_given(s, fields, sizeof fields / sizeof *fields, a);
 }
 
-/* A training of a rank count. */
-typedef struct { int64_t global_batch, passes, warm, steps; } job;
+/* A training on so many ranks that sum. */
+typedef struct { int ranks; int64_t global_batch, passes, warm, steps; } job;
 
-static void add_training(const en_study *s, const en_count *k, const job *j, const char *folder, en_args *a)
+static void add_training(const en_study *s, const job *j, const char *folder, en_args *a)
 {
     char workers[32];
     en_args_add(a, "train");
@@ -154,7 +154,7 @@ static void add_training(const en_study *s, const en_count *k, const job *j, con
         en_args_add(a, "--augment=none");
     }
     en_args_add(a, "--global-batch=%" PRId64, j->global_batch);
-    en_args_add(a, "--micro-batch=%" PRId64, j->global_batch / k->ranks / j->passes);
+    en_args_add(a, "--micro-batch=%" PRId64, j->global_batch / j->ranks / j->passes);
     en_args_add(a, "--steps=%" PRId64, j->warm + j->steps);
     en_args_add(a, "--account-after=%" PRId64, j->warm);
     en_args_add(a, "--compare-every=%" PRId64, j->warm + j->steps - 1);
@@ -162,19 +162,25 @@ static void add_training(const en_study *s, const en_count *k, const job *j, con
     en_args_add(a, "--metrics=%s", folder);
 }
 
+static en_status read_lines(const char *metrics, int64_t warm, en_run_lines *lines)
+{
+    char *text = NULL;
+    EN_TRY(en_text_read(metrics, &text), "what the run wrote");
+    const en_status status = en_run_lines_parse(metrics, text, warm, lines);
+    free(text);
+    return status;
+}
+
 static en_status run_training(const en_study *s, const en_count *k, const en_args *a, const char *name, int64_t warm, en_run_lines *lines)
 {
-    char folder[EN_PATH + 64], log[EN_PATH + 128], metrics[EN_PATH + 128], *text = NULL;
+    char folder[EN_PATH + 64], log[EN_PATH + 128], metrics[EN_PATH + 128];
     snprintf(folder, sizeof folder, "%s/%s-%d", s->folder, name, k->ranks);
     snprintf(log, sizeof log, "%s/log", folder);
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", folder);
     unlink(metrics);                                        /* of a study before */
     EN_TRY(en_make_folder(folder), "a run's folder");
     EN_TRY(en_start_ranks(s, k->ranks, a, NULL, log), "%s", log);
-    EN_TRY(en_text_read(metrics, &text), "what the run wrote");
-    const en_status status = en_run_lines_parse(metrics, text, warm, lines);
-    free(text);
-    return status;
+    return read_lines(metrics, warm, lines);
 }
 
 /* What the run said of itself; NULL: it cannot be read. */
@@ -199,9 +205,9 @@ static en_status measure(const en_study *s, en_count *k, int round)
     en_args a = { 0 };
     en_run_lines lines = { 0 };
     char folder[EN_PATH + 128], name[64];
-    const job j = { .global_batch = k->global_batch, .passes = k->passes, .warm = s->warm, .steps = s->steps };
+    const job j = { .ranks = k->ranks, .global_batch = k->global_batch, .passes = k->passes, .warm = s->warm, .steps = s->steps };
     snprintf(folder, sizeof folder, "%s/%s-%d", s->folder, name_of("run", round, name), k->ranks);
-    add_training(s, k, &j, folder, &a);
+    add_training(s, &j, folder, &a);
     if (en_option_given(s->o, "bn_group")) en_args_add(&a, "--bn-group=%s", s->o->bn_group);
     if (en_option_given(s->o, "precision")) en_args_add(&a, "--precision=%s", s->o->precision);
     en_status status = run_training(s, k, &a, name, s->warm, &lines);
@@ -217,6 +223,35 @@ static en_status measure(const en_study *s, en_count *k, int round)
     return EN_OK;
 }
 
+/* The same passes on the same ranks, and nobody waits for anybody. */
+static en_status measure_alone(const en_study *s, en_count *k, int round)
+{
+    en_args a = { 0 };
+    char folder[EN_PATH + 128], path[EN_PATH + 256], name[64];
+    const job j = { .ranks = 1, .global_batch = k->global_batch / k->ranks, .passes = k->passes, .warm = s->warm, .steps = s->steps };
+    if (!k->alone) k->alone = calloc((size_t)k->ranks, sizeof *k->alone);
+    EN_REQUIRE(k->alone, EN_ENOMEM, "no memory for %d ranks", k->ranks);
+    snprintf(folder, sizeof folder, "%s/%s-%d", s->folder, name_of("alone", round, name), k->ranks);
+    en_remove_folder(folder);                               /* of a study before */
+    EN_TRY(en_make_folder(folder), "a run's folder");
+    add_training(s, &j, folder, &a);
+    en_args_add(&a, "--alone");
+    if (en_option_given(s->o, "precision")) en_args_add(&a, "--precision=%s", s->o->precision);
+    snprintf(path, sizeof path, "%s/log", folder);
+    en_status status = en_start_ranks(s, k->ranks, &a, NULL, path);
+    en_args_free(&a);
+    EN_TRY(status, "%s", path);
+    for (int rank = 0; rank < k->ranks; rank++) {
+        en_run_lines lines = { 0 };
+        snprintf(path, sizeof path, "%s/rank-%d/metrics.jsonl", folder, rank);
+        status = read_lines(path, s->warm, &lines);
+        if (status == EN_OK) status = en_run_lines_append(&k->alone[rank], &lines);
+        en_run_lines_free(&lines);
+        EN_TRY(status, "rank %d by itself", rank);
+    }
+    return en_count_alone(k);
+}
+
 /* A few steps of equal global batches, in fp32, normalised over all ranks whatever --bn-group says: groups of ranks are other images on each
  * rank count. */
 static en_status check(const en_study *s, en_count *k)
@@ -224,9 +259,9 @@ static en_status check(const en_study *s, en_count *k)
     en_args a = { 0 };
     en_run_lines lines = { 0 };
     char folder[EN_PATH + 64];
-    const job j = { .global_batch = s->check_images, .passes = 1, .warm = 1, .steps = CHECK_STEPS - 1 };
+    const job j = { .ranks = k->ranks, .global_batch = s->check_images, .passes = 1, .warm = 1, .steps = CHECK_STEPS - 1 };
     snprintf(folder, sizeof folder, "%s/check-%d", s->folder, k->ranks);
-    add_training(s, k, &j, folder, &a);
+    add_training(s, &j, folder, &a);
     en_args_add(&a, "--precision=fp32");
     const en_status status = run_training(s, k, &a, "check", 1, &lines);
     en_args_free(&a);
@@ -296,6 +331,8 @@ static void measure_round(en_study *s, int round)
         if (k->state != EN_COUNT_MEASURED) k->state = s->stopped ? EN_COUNT_PENDING : EN_COUNT_FAILED;
         if (k->state != EN_COUNT_MEASURED) continue;
         if (s->check_images > 0 && round == 0) note(s, k, "the run that results are compared by", check(s, k));
+        if (k->ranks > 1 && !s->stopped) say(k, "the ranks without sums");
+        if (k->ranks > 1 && !s->stopped) note(s, k, "ranks without sums", measure_alone(s, k, round));
         if (k->ranks > 1 && !s->stopped) say(k, "sums by themselves");
         if (k->ranks > 1 && !s->stopped) note(s, k, "sums", measure_sums(s, k, round));
     }
@@ -343,6 +380,8 @@ static void close_study(en_study *s)
 {
     for (int i = 0; i < s->counts; i++) {
         en_run_lines_free(&s->count[i].lines);
+        for (int rank = 0; s->count[i].alone && rank < s->count[i].ranks; rank++) en_run_lines_free(&s->count[i].alone[rank]);
+        free(s->count[i].alone);
         free(s->count[i].check);
         free(s->count[i].round);
     }

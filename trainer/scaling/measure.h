@@ -39,6 +39,8 @@ en_status en_text_read(const char *path, char **text);
 
 /* Steps and account of another run of the same number of ranks behind those of `to`; the losses stay those of the first.  more: emptied. */
 en_status en_run_lines_append(en_run_lines *to, en_run_lines *more);
+/* Seconds of a step of so many images. */
+static inline double en_line_step_s(const en_step_line *l, int64_t images) { return (double)images / l->images_per_s; }
 /* Each size in the middle of the rounds. */
 void      en_measured_sums_middle(const en_measured_sums *round, int rounds, en_measured_sums *out);
 
@@ -62,10 +64,15 @@ typedef struct {
     en_measured_sums *round; int rounds;   /* owned; sums of each round, room for EN_MOST_ROUNDS                       */
     en_measured_sums sums; bool nccl;      /* the middle of them; sums.n_gradients 0: not measured                     */
     int64_t sums_wrong;
+    en_run_lines *alone;                   /* owned, one for each rank: the same steps without sums (effnet train --alone); NULL: not measured */
+    double  alone_step_s; int alone_rank;  /* the median step of the slowest of them                                   */
     bool    predicted;
     double  predicted_step_s, predicted_p10_s;                 /* from medians; from the p10 of the smallest run     */
     en_scaling_result model;               /* predicted: its parts                                                     */
 } en_count;
+
+/* alone_step_s and alone_rank from all rounds so far (scaling/measure_rounds.c). */
+en_status en_count_alone(en_count *k);
 
 /* How jobs start. */
 typedef enum { EN_BY_RUN, EN_BY_MPIRUN, EN_BY_SRUN } en_starter;

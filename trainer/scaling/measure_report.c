@@ -67,6 +67,19 @@ static void print_counts(const en_study *s)
     printf("images/s, step: medians, as rank 0 saw the steps; linear: of as much as the smallest number of ranks does, each\n");
 }
 
+/* What ranks lose to one another, and not to sums: cores, memory, clock. */
+static void print_alone(const en_study *s)
+{
+    int n = 0;
+    for (int i = 0; i < s->counts; i++) {
+        const en_count *k = &s->count[i];
+        if (k->state != EN_COUNT_MEASURED || k->alone_step_s == 0) continue;
+        printf("%s %d ranks %.2f ms", n++ ? "," : "without sums, each rank by itself, the slowest one:", k->ranks, 1e3 * k->alone_step_s);
+        if (!s->o->strong && s->base->ranks == 1) printf(" (%+.1f%% on 1 rank)", 100 * (k->alone_step_s / s->base->step.median - 1));
+    }
+    if (n > 0) printf("; predictions are made from these and from the sums by themselves\n");
+}
+
 /* What is left of the error where nobody disturbs: other programs make a step longer, never shorter. */
 static void print_undisturbed(const en_study *s)
 {
@@ -74,7 +87,7 @@ static void print_undisturbed(const en_study *s)
     for (int i = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
         if (k->state != EN_COUNT_MEASURED || !k->predicted || k == s->base) continue;
-        if (n++ == 0) printf("steps that were hardly disturbed (p10: one in ten is shorter), predicted from the p10 of %d rank%s:", s->base->ranks, s->base->ranks == 1 ? "" : "s");
+        if (n++ == 0) printf("steps that were hardly disturbed (p10: one in ten is shorter), predicted from such:");
         printf("%s %d ranks %.2f ms, predicted %.2f (%+.1f%%)", n > 1 ? "," : "", k->ranks, 1e3 * k->step.p10, 1e3 * k->predicted_p10_s, 100 * p10_error_of(k));
     }
     if (n > 0) printf("\n");
@@ -108,7 +121,7 @@ static void print_parts(const en_study *s)
         printf("%6s %15.2f %15.2f %15.2f %15s %15.2f %15.2f %15.2f %15.2f  predicted\n", "", 1e3 * k->model.data_s, 1e3 * k->model.forward_s, 1e3 * k->model.backward_s,
                "both:", 1e3 * k->model.bn_s, 1e3 * k->model.grads_s, 1e3 * k->model.update_s, 1e3 * (k->model.other_s + k->model.straggler_s));
     }
-    printf("predicted: data holds all that the smallest run did besides computing; other: small sums, and ranks that wait for the slowest\n");
+    printf("predicted: data holds all that a rank by itself did besides computing; other: small sums, and ranks that wait for the slowest\n");
 }
 
 static void print_notes(const en_study *s)
@@ -129,6 +142,7 @@ void en_study_print(const en_study *s)
 {
     print_head(s);
     print_counts(s);
+    print_alone(s);
     print_undisturbed(s);
     print_parts(s);
     print_notes(s);
@@ -163,6 +177,7 @@ static void figures(FILE *f, bool csv, const en_count *k)
     number(f, csv, "step_p10_s", k->step.p10);
     number(f, csv, "predicted_p10_s", k->predicted ? k->predicted_p10_s : NAN);
     number(f, csv, "error_p10", k->predicted ? p10_error_of(k) : NAN);
+    number(f, csv, "alone_step_s", k->alone_step_s > 0 ? k->alone_step_s : NAN);
     number(f, csv, "checked", (double)k->checked);
     number(f, csv, "wrong", (double)(k->wrong + k->sums_wrong));
     for (int i = 0; i < EN_COSTS; i++) {
@@ -218,7 +233,7 @@ void en_study_print_json(const en_study *s)
 static void write_names(FILE *f)
 {
     static const char *const first[] = { "ranks", "nodes", "global_batch", "passes", "steps", "images_per_s", "images_per_s_p10", "images_per_s_p90", "speedup", "efficiency",
-                                         "step_s", "predicted_step_s", "error", "step_p10_s", "predicted_p10_s", "error_p10", "checked", "wrong" };
+                                         "step_s", "predicted_step_s", "error", "step_p10_s", "predicted_p10_s", "error_p10", "alone_step_s", "checked", "wrong" };
     for (size_t i = 0; i < sizeof first / sizeof *first; i++) fprintf(f, "%s%s", i ? "," : "", first[i]);
     for (int i = 0; i < EN_COSTS; i++) fprintf(f, ",%s,%s_least,%s_most", en_cost_key[i], en_cost_key[i], en_cost_key[i]);
     for (int i = 0; i < EN_STEP_PARTS; i++) fprintf(f, ",predicted_part_%d_s", i);

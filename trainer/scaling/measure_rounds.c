@@ -6,6 +6,7 @@
 #include "trainer/scaling/measure.h"
 #include "trainer/sorted.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,21 @@ en_status en_run_lines_append(en_run_lines *to, en_run_lines *more)
         a->mean += b->mean, a->low += b->low, a->high += b->high;
     }
     en_run_lines_free(more);
+    return EN_OK;
+}
+
+en_status en_count_alone(en_count *k)
+{
+    k->alone_step_s = 0;
+    for (int rank = 0; rank < k->ranks; rank++) {
+        const en_run_lines *l = &k->alone[rank];
+        double *v = malloc((size_t)l->n * sizeof *v);
+        EN_REQUIRE(v, EN_ENOMEM, "no memory for %d steps", l->n);
+        for (int i = 0; i < l->n; i++) v[i] = en_line_step_s(&l->line[i], k->global_batch / k->ranks);
+        const double median = comm_spread_of(v, l->n).median;
+        free(v);
+        if (median > k->alone_step_s) k->alone_step_s = median, k->alone_rank = rank;
+    }
     return EN_OK;
 }
 
