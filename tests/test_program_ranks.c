@@ -208,7 +208,18 @@ static void alone_each_rank_is_one_rank(void **state)
         for (size_t i = 0; i < n; i++)
             if (x[i].loss != y[i].loss) fail_msg("rank %d, step %zu: loss %.9g by itself, %.9g as one of two", rank, i + 1, x[i].loss, y[i].loss);
     }
-    const outcome *o = run(2, 2, SMALL " --alone --data %s --global-batch 8 --steps 5 --run %s", data(), at("alone-run"));
+    /* what lies between the sums of one rank is its forward and backward, all of it; waiting for another one makes no step shorter */
+    const outcome *o = run(0, 0, "train --image-size 64 --threads 1 --alone --global-batch 8 --steps 4 --data %s --metrics %s", data(), at("alone-gaps"));
+    const char *line = read_file(textf("%s/rank-0/metrics.jsonl", at("alone-gaps")), NULL), *row = read_file(textf("%s/meetings.csv", at("alone-gaps")), NULL);
+    if (!strstr(o->out, "at each of 98 sums (medians of 4 steps)")) FAIL_RUN(o, "B0 normalises 49 times each way");
+    assert_int_equal(count(row, "\n"), 1 + 4);
+    for (size_t i = 0; i < 4; i++, line++) {
+        line = strstr(line, "{\"kind\":\"train\"");
+        row = strchr(row, '\n') + 1;
+        const double passes = number_in(line, "forward_s") + number_in(line, "backward_s"), gaps = strtod(strchr(row, ',') + 1, NULL);
+        if (!(gaps > 0.9 * passes && gaps < passes + 1e-3)) fail_msg("step %zu: %g s between sums, forward and backward are %g", i + 1, gaps, passes);
+    }
+    o = run(2, 2, SMALL " --alone --data %s --global-batch 8 --steps 5 --run %s", data(), at("alone-run"));
     if (!strstr(o->err, "leave --run out")) FAIL_RUN(o, "it does not say what to leave out");
     job *j = start((how){ .ranks = 2, .seconds = 60 }, SMALL " --alone --data %s --global-batch 8 --steps 100000 --metrics %s", data(), broken);
     o = finish(j);

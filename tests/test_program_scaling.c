@@ -33,6 +33,8 @@ static void table_json_and_figures_agree(void **state)
         assert_int_equal(count(lines, "\"kind\":\"train\""), 8);
         assert_true(number_in(lines, "bn_comm_s") == 0 && number_in(strstr(lines, "\"kind\":\"account\""), "ranks") == 1);
     }
+    assert_int_equal(count(read_file(textf("%s/alone-2/meetings.csv", dir), NULL), "\n"), 1 + 8);
+    assert_true(of_point(o->out, 2, "alone_met_s") > 0 && of_point(o->out, 2, "alone_met_s") < of_point(o->out, 2, "alone_step_s") * 10);
     if (!strstr(read_file(textf("%s/alone-2/log", dir), NULL), "4 images a step = 4 a pass x 1 accumulated x 1 rank")) FAIL_RUN(o, "other images than a rank's");
     assert_true(of_point(o->out, 1, "images_per_s_p10") <= one && one <= of_point(o->out, 1, "images_per_s_p90"));
 

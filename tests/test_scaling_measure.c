@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "trainer/bucket_tuner.h"
+#include "trainer/run.h"
 #include "trainer/scaling/measure.h"
 
 static void same(double got, double want, const char *what)
@@ -257,6 +258,7 @@ static void close_study(en_study *s)
         en_run_lines_free(&k->lines);
         for (int rank = 0; k->alone && rank < k->ranks; rank++) en_run_lines_free(&k->alone[rank]);
         free(k->alone);
+        free(k->met);
     }
     en_model_free(s->model);
     free(s);
@@ -366,25 +368,57 @@ static void the_model_begins_from_the_smallest_run(void **state)
     sums_of(&s->count[1], 0, 0);
     assert_int_equal(en_study_predict(s), EN_OK);
     assert_true(s->count[0].predicted && s->count[1].predicted && !s->count[2].predicted);
-    SAME(s->count[0].predicted_step_s, 1);
-    SAME(s->count[1].predicted_step_s, 1);
+    SAME(s->count[0].model.step_s, 1);
+    SAME(s->count[1].model.step_s, 1);
     SAME(s->count[1].model.forward_s, 0.2);
     SAME(s->count[1].model.backward_s, 0.5);
     sums_of(&s->count[1], 1e-3, 0);
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(s->count[1].predicted_step_s, 1 + 1e-3 * (s->count[1].model.bn_sums + 2));           /* and roll call and tally */
+    SAME(s->count[1].model.step_s, 1 + 1e-3 * (s->count[1].model.bn_sums + 2));           /* and roll call and tally */
     sums_of(&s->count[1], 0, 0.125);                                                           /* two buckets, nothing hides them on one machine */
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(s->count[1].predicted_step_s, 1 + 0.125 * s->count[1].model.buckets);
+    SAME(s->count[1].model.step_s, 1 + 0.125 * s->count[1].model.buckets);
     s->cores = 1;
     sums_of(&s->count[1], 0, 0);
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(s->count[0].predicted_step_s, 1);
-    SAME(s->count[1].predicted_step_s, 2);
+    SAME(s->count[0].model.step_s, 1);
+    SAME(s->count[1].model.step_s, 2);
     s->count[1].sums.n_gradients = 0;                                                          /* sums were not measured: nothing is said */
     assert_int_equal(en_study_predict(s), EN_OK);
     assert_false(s->count[1].predicted);
     close_study(s);
+}
+
+/* By hand: two ranks, three steps of two gaps.  Each is as long as its slowest in each gap, and none is shorter than any rank's own. */
+static void gaps_are_put_together(void **state)
+{
+    (void)state;
+    const double gaps[2][3][2] = { { { 1, 2 }, { 5, 1 }, { 3, 3 } }, { { 2, 1 }, { 1, 5 }, { 3, 2 } } }, want[] = { 4, 10, 6 };
+    double out[3];
+    en_put_together(&gaps[0][0][0], 2, 3, 2, out);
+    for (int i = 0; i < 3; i++) SAME(out[i], want[i]);
+    en_put_together(&gaps[1][0][0], 1, 3, 2, out);
+    SAME(out[1], 6);
+}
+
+static void meetings_are_read_behind_the_warm_up(void **state)
+{
+    (void)state;
+    static const char *const wrong[] = { "", "step,second\n1,2\n", "step,seconds\n2,1\n", "step,seconds\n1,0.5", "step,seconds\n1,\n", "step,seconds\n1,-1\n", "step,seconds\n1,nan\n",
+                                         "step,seconds\n1,1\n1,1\n", "step,seconds\n1;1\n" };
+    double *v = NULL;
+    int n = 0;
+    assert_int_equal(en_meetings_parse("x", "step,seconds\n1,9\n2,0.5\n3,0.25\n", 1, &v, &n), EN_OK);
+    assert_int_equal(en_meetings_parse("x", "step,seconds\n1,9\n2,0.125\n", 1, &v, &n), EN_OK);      /* another round's behind them */
+    assert_int_equal(n, 3);
+    SAME(v[0], 0.5);
+    SAME(v[1], 0.25);
+    SAME(v[2], 0.125);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(en_meetings_parse("x", wrong[i], 0, &v, &n), EN_EDATA);
+        en_error_clear();
+    }
+    free(v);
 }
 
 /* Ranks that trained each by itself, the later ones slower. */
@@ -416,15 +450,27 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     assert_int_equal(k->alone_rank, 1);
     SAME(k->alone_step_s, 1.5);
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(s->count[0].predicted_step_s, 1);
-    SAME(k->predicted_step_s, 1.5);                                                             /* 2 from one rank and its one core */
+    SAME(s->count[0].model.step_s, 1);
+    SAME(k->model.step_s, 1.5);                                                             /* 2 from one rank and its one core */
     SAME(k->predicted_p10_s, 1.5);
+    const double met[] = { 1.25, 1.3, 1.1, 1.4, 1.35 };                                          /* of forward and backward, which are 1.05 of the slowest */
+    k->met = malloc(sizeof met);
+    memcpy(k->met, met, sizeof met);
+    k->n_met = 5;
+    assert_int_equal(en_count_alone(k), EN_OK);
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.forward_s, 1.3 * 0.3 / 0.7);
+    SAME(k->model.step_s, 1.3 + 0.45);
+    SAME(k->predicted_p10_s, 1.1 + 0.4 * 0.15 + 0.45);
+    assert_true(k->met[2] == 1.1);                                                               /* in their order still */
+    k->n_met = 0;
+    assert_int_equal(en_study_predict(s), EN_OK);
     SAME(k->model.forward_s, 0.45);
     SAME(k->model.backward_s, 0.6);
     SAME(k->model.update_s, 0.15);
     sums_of(k, 1e-3, 0.125);
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(k->predicted_step_s, 1.5 + 1e-3 * (k->model.bn_sums + 2) + 0.125 * k->model.buckets);
+    SAME(k->model.step_s, 1.5 + 1e-3 * (k->model.bn_sums + 2) + 0.125 * k->model.buckets);
     s->count[0].state = EN_COUNT_FAILED;                                                        /* the smallest, too; and those of whom nothing is known begin there */
     fill(&s->count[2], 4, 2);
     en_study_compare(s);
@@ -433,8 +479,8 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     sums_of(&s->count[2], 0, 0);
     s->cores = 2;
     assert_int_equal(en_study_predict(s), EN_OK);
-    SAME(k->predicted_step_s, 1.5);
-    SAME(s->count[2].predicted_step_s, 3);                                                      /* 4 ranks on 2 cores */
+    SAME(k->model.step_s, 1.5);
+    SAME(s->count[2].model.step_s, 3);                                                      /* 4 ranks on 2 cores */
     close_study(s);
 }
 
@@ -453,7 +499,7 @@ static void jitter_is_from_step_to_step(void **state)
     SAME(s->count[1].model.straggler_s, jitter * computing * en_expected_largest(2));
     /* the p10 of five numbers, of which three are the least, is that; the rest of the step is what it was */
     SAME(s->count[1].predicted_p10_s, s->count[0].step.p10);
-    assert_true(s->count[1].predicted_step_s > s->count[1].predicted_p10_s);
+    assert_true(s->count[1].model.step_s > s->count[1].predicted_p10_s);
     for (int i = 0; i < LINES; i++) k->lines.line[i].backward_s = i < 2 ? 0.4 : 0.5;             /* one step to another speed, 3 of 4 do not differ */
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(s->count[1].model.straggler_s, 0);
@@ -484,13 +530,13 @@ static void batch_norm_of_a_base_is_taken_out_of_its_lines(void **state)
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(k->model.forward_s, (0.875 - 0.1) * 2 / 7);
     SAME(k->model.backward_s, (0.875 - 0.1) * 5 / 7);
-    SAME(k->predicted_step_s, 1.25 - 0.1);                                                     /* sums of batch norm cost nothing here */
+    SAME(k->model.step_s, 1.25 - 0.1);                                                     /* sums of batch norm cost nothing here */
     k->part[EN_COST_BN_FORWARD] = 0.2, k->part[EN_COST_BN_BACKWARD] = 0.3, k->part[EN_COST_FORWARD] = 0.3, k->part[EN_COST_BACKWARD] = 0.7;
     for (int i = 0; i < LINES; i++) k->lines.line[i].bn_s = NAN;
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(k->model.forward_s, 0.875 * 1 / 1.5 * 0.3);
     SAME(k->model.backward_s, 0.875 * 1 / 1.5 * 0.7);
-    SAME(k->predicted_step_s, 1.25 - 0.875 * 0.5 / 1.5);
+    SAME(k->model.step_s, 1.25 - 0.875 * 0.5 / 1.5);
     for (int i = 0; i < LINES; i++) k->lines.line[i].bn_s = 1;                                  /* more than both: nothing can be said */
     assert_int_equal(en_study_predict(s), EN_ENOTSUP);
     assert_non_null(strstr(en_error_message(), "is not known apart from sums of batch norm"));
@@ -510,7 +556,7 @@ static void small_sums_of_a_base_are_not_added_again(void **state)
     SAME(k->model.update_s, 0.125 - 0.025);
     SAME(k->model.data_s, 0.25 - 1e-3);
     SAME(k->model.other_s, 2e-3 + 0.025);
-    SAME(k->predicted_step_s, 1.25 + 1e-3 + 0.025 * k->model.buckets);                         /* the lines have no tally and no gradients */
+    SAME(k->model.step_s, 1.25 + 1e-3 + 0.025 * k->model.buckets);                         /* the lines have no tally and no gradients */
     sums_of(k, 1, 1);
     assert_int_equal(en_study_predict(s), EN_OK);
     assert_true(k->model.update_s == 0 && k->model.data_s == 0);
@@ -576,6 +622,8 @@ int main(void)
         cmocka_unit_test(sums_are_taken_and_lie_between_what_was_measured),
         cmocka_unit_test(rounds_are_one_set_of_steps),
         cmocka_unit_test(a_sum_is_what_it_was_in_the_middle_round),
+        cmocka_unit_test(gaps_are_put_together),
+        cmocka_unit_test(meetings_are_read_behind_the_warm_up),
         cmocka_unit_test(ranks_without_sums_are_what_a_prediction_begins_from),
         cmocka_unit_test(jitter_is_from_step_to_step),
         cmocka_unit_test(losses_are_compared_in_parts_of_them),

@@ -14,6 +14,7 @@
 
 #include "data/data.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -24,11 +25,27 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static en_status end_gap(en_net *net)
+{
+    en_gaps *g = net->gaps;
+    if (!g) return EN_OK;
+    const double t = now();
+    if (g->n == g->room) {
+        double *more = realloc(g->s, (size_t)(2 * g->room + 1024) * sizeof *more);
+        EN_REQUIRE(more, EN_ENOMEM, "no memory for the times of passes");
+        g->s = more;
+        g->room = 2 * g->room + 1024;
+    }
+    g->s[g->n++] = t - g->since;
+    g->since = t;
+    return EN_OK;
+}
+
 /* ---- batch norm between the passes --------------------------------------------------------------------------------- */
 
 static en_status sum_over_ranks(en_net *net, en_bn *bn, size_t doubles)
 {
-    if (alone(&net->cfg)) return EN_OK;                       /* local and total are the same memory */
+    if (alone(&net->cfg)) return end_gap(net);                /* local and total are the same memory */
     const double t0 = now();
     const int at = EN_NET_MARKS + 2 * (net->sums[0] + net->sums[1]);
     const bool marked = net->time_sums && net->cfg.bn_comm->captures && at + 1 < EN_MARKS;
@@ -187,6 +204,7 @@ en_status en_net_forward(en_net *net, int slot)
     const en_model *m = net->m;
     net->in = &net->slot[slot];
     net->is_backward = false;
+    if (net->gaps) net->gaps->since = now();
     if (net->time_sums) net->sums[0] = net->sums[1] = 0;
     const int64_t n = net->in->n;
     if (net->cfg.training) EN_TRY(draw_noise(net), "drawing masks");
@@ -273,7 +291,7 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     en_watch_at(EN_BACKWARD, "stem");
     EN_TRY(stem_backward(net), "backward of the stem");
     EN_TRY(final_up_to(net, buckets, net->grads_done_stem), "gradients of the stem");
-    return EN_OK;
+    return end_gap(net);
 }
 
 /* ---- what others read ------------------------------------------------------------------------------------------------ */
@@ -287,6 +305,7 @@ en_status en_net_logits(en_net *net, float *host)
 }
 
 void en_net_time_sums(en_net *net, bool on) { net->time_sums = on; }
+void en_net_keep_gaps(en_net *net, en_gaps *gaps) { net->gaps = gaps; }
 
 bool en_net_bn_seconds(en_net *net, double *forward, double *backward)
 {

@@ -67,6 +67,12 @@ enum { EN_NET_MARKS = 16 };
 void      en_net_time_sums(en_net *net, bool on);
 bool      en_net_bn_seconds(en_net *net, double *forward, double *backward);
 
+/* From here on each pass appends to `gaps` (borrowed; NULL: no more) what lies between its sums of batch norm: the seconds from its beginning
+ * to the first, from one to the next, and from the last to the end of backward.  For a net whose bn_comm is of one rank, which has no sums to
+ * wait for, on a backend that computes while it is called. */
+typedef struct { double *s; int64_t n, room; double since; } en_gaps;          /* s: malloc'd as it grows, the caller's to free */
+void      en_net_keep_gaps(en_net *net, en_gaps *gaps);
+
 /* For tests: the masks of the last training forward.  drop (n) of a block; dropout (n, features physical).  *has false: there
  * are none of this kind. */
 en_status en_net_drop(en_net *net, int block, float *host, bool *has);

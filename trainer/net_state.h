@@ -42,6 +42,7 @@ struct en_net {
     bool   is_backward, time_sums;                       /* which way the sums go; whether marks stand around them */
     int    sums[2];                                      /* that the last passes put between marks, forward and backward */
     double bn_seconds[2];
+    en_gaps *gaps;                                       /* NULL: nobody asks */
 };
 
 static inline int slots_of(const en_net_config *c) { return c->slots > 0 ? c->slots : 1; }

@@ -66,6 +66,11 @@ struct en_run {
  * know of alike ends the job. */
 en_status en_train(const en_options *o, en_comm *comm, en_training *part /* NULL: of nothing */);
 
+/* alone.c: each rank by itself (--alone).  Collective. */
+en_status en_train_alone(const en_options *o, en_comm *world);
+/* out (steps) = sum over gaps of the longest of the ranks': gaps (ranks, steps, a_step). */
+void      en_put_together(const double *gaps, int ranks, int64_t steps, int64_t a_step, double *out);
+
 /* run_open.c: a folder and those above it; whether this process alone works in `dir` now (it waits some seconds for one that ends). */
 en_status en_make_folder(const char *path);
 bool      en_take_lock(int lock_fd, const char *dir);

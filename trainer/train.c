@@ -388,40 +388,13 @@ out:
     return status;
 }
 
-/* --alone.  Ranks meet at the beginning and at the end; one that fails ends the job, since the others would train on. */
-static en_status train_alone(const en_options *asked, en_comm *world)
-{
-    char folder[4096];
-    en_options o = *asked;
-    en_comm *own = NULL;
-    EN_REQUIRE(!o.run[0], EN_EUSAGE, "--alone measures ranks, each of which trains by itself, and saves nothing: leave --run out, or --alone; --metrics DIR writes what they measure");
-    EN_REQUIRE(snprintf(folder, sizeof folder, "%s/rank-%d", o.metrics, world->rank) < (int)sizeof folder, EN_EUSAGE, "--metrics is longer than a path can be");
-    EN_TRY(world->ops->split(world, world->rank, &own), "parting the ranks");
-    own->local_rank = world->local_rank;                   /* cores, memory and GPUs are shared with the others of this host */
-    own->local_size = world->local_size;
-    if (world->rank > 0 && !freopen("/dev/null", "w", stdout)) clearerr(stdout);       /* they would all say the same */
-    if (world->world_size > 1) en_watch_apart();
-    en_status s = EN_OK;
-    if (o.metrics[0]) {
-        o.metrics = folder;
-        s = en_make_folder(folder);
-    }
-    if (s == EN_OK) s = en_train(&o, own, NULL);
-    if (s != EN_OK && s != EN_ESTOPPED && world->world_size > 1) {
-        en_report_error(world, s);
-        en_comm_abort(world, en_status_exit_code(s));
-    }
-    en_comm_close(own);
-    return s;
-}
-
 en_status en_command_train(const en_options *o)
 {
     en_comm *comm = NULL;
     EN_TRY(en_watch_as_asked(o, o->run[0] ? "the same command goes on from the newest checkpoint" : NULL), "starting");
     EN_TRY(en_comm_open(&comm), "starting the ranks");
     en_stop_on_signals();
-    const en_status s = o->alone ? train_alone(o, comm) : en_train(o, comm, NULL);
+    const en_status s = o->alone ? en_train_alone(o, comm) : en_train(o, comm, NULL);
     if (s != EN_OK && s != EN_ESTOPPED) en_report_error(comm, s);
     en_comm_close(comm);
     return s;

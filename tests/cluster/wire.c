@@ -39,7 +39,7 @@
 #include <unistd.h>
 
 enum { PORTS = 80, HEADER = sizeof(struct virtio_net_hdr), FRAME = 1 << 17, BATCH = 32, FEW_BYTES = 1 << 18 };
-static const int64_t QUEUE_NS = 100 * 1000 * 1000, TURN_NS = 1000 * 1000;
+static const int64_t QUEUE_NS = 100 * 1000 * 1000, TURN_NS = 2 * 1000 * 1000;
 
 typedef struct {
     int      fd, station;                      /* the last byte of the address of who is behind it                       */

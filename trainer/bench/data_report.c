@@ -109,6 +109,8 @@ void data_print_json(const data_result *r)
     }
     printf("},\"cpu_us\":{");
     for (int part = 0; part < DATA_PARTS; part++) printf("%s\"%s\":%.2f", part ? "," : "", part_names[part], 1e6 * r->part_s[part]);
-    printf("},\"model\":\"%s\",\"rate\":%.2f,\"rate_is_floor\":%s,\"cores_needed\":%.2f,\"cores\":%d}\n", r->model, r->rate, r->floor ? "true" : "false",
-           data_cores_needed(r, per_core(r)), r->cores);
+    printf("},\"model\":\"%s\",", r->model);
+    if (r->rate > 0) printf("\"rate\":%.2f,\"rate_is_floor\":%s,\"cores_needed\":%.2f,", r->rate, r->floor ? "true" : "false", data_cores_needed(r, per_core(r)));
+    else printf("\"rate\":null,\"rate_is_floor\":false,\"cores_needed\":null,");                 /* no floor is known of this model, and no --rate given */
+    printf("\"cores\":%d}\n", r->cores);
 }

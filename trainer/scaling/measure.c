@@ -249,6 +249,14 @@ static en_status measure_alone(const en_study *s, en_count *k, int round)
         en_run_lines_free(&lines);
         EN_TRY(status, "rank %d by itself", rank);
     }
+    snprintf(path, sizeof path, "%s/meetings.csv", folder);
+    if (access(path, R_OK) == 0) {                          /* not on devices */
+        char *text = NULL;
+        EN_TRY(en_text_read(path, &text), "what the run wrote");
+        status = en_meetings_parse(path, text, s->warm, &k->met, &k->n_met);
+        free(text);
+        EN_TRY(status, "ranks by themselves");
+    }
     return en_count_alone(k);
 }
 
@@ -382,6 +390,7 @@ static void close_study(en_study *s)
         en_run_lines_free(&s->count[i].lines);
         for (int rank = 0; s->count[i].alone && rank < s->count[i].ranks; rank++) en_run_lines_free(&s->count[i].alone[rank]);
         free(s->count[i].alone);
+        free(s->count[i].met);
         free(s->count[i].check);
         free(s->count[i].round);
     }

@@ -28,6 +28,8 @@ typedef struct {
  * stands twice, or there is no account of the steps after `warm`. */
 en_status en_run_lines_parse(const char *path, const char *text, int64_t warm, en_run_lines *out);
 void      en_run_lines_free(en_run_lines *l);
+/* meetings.csv of `effnet train --alone` as text: appends seconds of the steps behind `warm`. */
+en_status en_meetings_parse(const char *path, const char *text, int64_t warm, double **seconds, int *n);
 /* The sums of `effnet bench comm --json`; nccl: a device's queue does them.  EN_EDATA: it is not that. */
 en_status en_measured_sums_parse(const char *path, const char *text, en_measured_sums *out, bool *nccl, int64_t *wrong);
 /* What a run of `effnet train` prints at its beginning names its precision. */
@@ -66,12 +68,14 @@ typedef struct {
     int64_t sums_wrong;
     en_run_lines *alone;                   /* owned, one for each rank: the same steps without sums (effnet train --alone); NULL: not measured */
     double  alone_step_s; int alone_rank;  /* the median step of the slowest of them                                   */
+    double *met; int n_met;                /* owned; forward and backward of these steps, if they met at each batch norm (trainer/alone.c), n_met 0: not known */
+    comm_spread meeting;                   /* of them                                                                  */
     bool    predicted;
-    double  predicted_step_s, predicted_p10_s;                 /* from medians; from the p10 of the smallest run     */
-    en_scaling_result model;               /* predicted: its parts                                                     */
+    en_scaling_result model;               /* predicted, from medians                                                  */
+    double  predicted_p10_s;               /* a step, from the p10                                                     */
 } en_count;
 
-/* alone_step_s and alone_rank from all rounds so far (scaling/measure_rounds.c). */
+/* alone_step_s, alone_rank and meeting from all rounds so far (scaling/measure_rounds.c). */
 en_status en_count_alone(en_count *k);
 
 /* How jobs start. */

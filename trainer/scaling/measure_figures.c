@@ -24,7 +24,7 @@ static void take(const en_study *s, points *p)
         const double share = (double)k->ranks / base->ranks;
         p->ranks[p->n] = k->ranks, p->rate[p->n] = k->rate.median, p->low[p->n] = k->rate.p10, p->high[p->n] = k->rate.p90;
         p->ideal[p->n] = base->rate.median * share;
-        p->model[p->n] = k->predicted ? (double)k->global_batch / k->predicted_step_s : NAN;
+        p->model[p->n] = k->predicted ? (double)k->global_batch / k->model.step_s : NAN;
         p->percent[p->n] = 100 * k->efficiency, p->percent_model[p->n] = 100 * p->model[p->n] / p->ideal[p->n];
         p->all[p->n++] = 100;
     }

@@ -1,15 +1,17 @@
 /* scaling/measure_predict.c - beside each measured step the one that the model of scaling/model.c says, calibrated by what was measured:
  *
- *     computing       forward, backward and update of as many ranks, of which each trains by itself (effnet train --alone): medians of the slowest
- *                     one, since the others would wait for it.  So what ranks of one machine take from each other, cores, memory bandwidth, caches,
- *                     clock, is in it.  How it is spread over the layers is taken from floors, in proportion: that decides when buckets are ready
+ *     computing       forward and backward of as many ranks, of which each trains by itself (effnet train --alone), as long as they take that wait for
+ *                     each other at every batch norm (trainer/alone.c): the median step.  So what ranks of one machine take from each other, cores,
+ *                     memory bandwidth, caches, clock, is in it, and what disturbs one and delays all.  The update is the slowest rank's.  How
+ *                     computing is spread over the layers is taken from floors, in proportion: that decides when buckets are ready.  Where the
+ *                     passes are a device's, no meetings are known, and forward and backward are the slowest rank's, too
  *     else            where ranks were not measured so: the smallest run's medians without its sums.  Those of batch norm are taken out of each line
  *                     as far as it knows them, else by their share in the run's account, which parts forward from backward, too.  A pass of more
  *                     images takes longer as its floor does; ranks whose threads are more than a machine's cores take turns: times
  *                     ranks * threads / cores
  *     sums            the medians of `effnet bench comm` on as many ranks, in proportion between sizes
- *     ranks apart     how much steps of that rank differ from the one before, as the jitter of scaling/model.c: what changes more slowly is the
- *                     machine's affair, and is not drawn for each rank and step
+ *     ranks apart     where meetings are not known: how much steps of that rank differ from the one before, as the jitter of scaling/model.c; what
+ *                     changes more slowly is the machine's affair, and is not drawn for each rank and step
  *     the rest        waiting for images and what is unexplained, as there; where that is of several ranks that sum, without the small sums that
  *                     are in there (the roll call, and running statistics in the update), since each prediction adds its own
  *
@@ -90,7 +92,7 @@ static double turns(const en_study *s, const en_count *k)
     return fmax(1, wanted / s->cores);
 }
 
-/* The slowest of the ranks that trained each by itself. */
+/* The ranks that trained each by itself: the slowest of them, and what they would wait for each other. */
 static en_status alone_of(const en_study *s, const en_count *k, bool undisturbed, base_times *b)
 {
     const source from = { .k = k, .l = &k->alone[k->alone_rank], .alone = true };
@@ -101,9 +103,11 @@ static en_status alone_of(const en_study *s, const en_count *k, bool undisturbed
     EN_TRY(median_of(&from, stepping, &step), "ranks without sums");
     EN_REQUIRE(all.p10 > 0, EN_ENOTSUP, "%d ranks without sums: what forward and backward take is not known", k->ranks);
     if (undisturbed) all.median = all.p10, update.median = update.p10, step.median = step.p10;
-    *b = (base_times){ .forward_s = share.median * all.median, .backward_s = (1 - share.median) * all.median, .update_s = update.median,
-                       .rest_s = fmax(0, step.median - all.median - update.median), .turns = turns(s, k), .micro_batch = k->micro_batch, .passes = k->passes };
-    return undisturbed ? EN_OK : jitter_of(&from, all.median, &b->jitter);
+    const double rest = fmax(0, step.median - all.median - update.median);
+    if (k->n_met > 0) all.median = undisturbed ? k->meeting.p10 : k->meeting.median;
+    *b = (base_times){ .forward_s = share.median * all.median, .backward_s = (1 - share.median) * all.median, .update_s = update.median, .rest_s = rest,
+                       .turns = turns(s, k), .micro_batch = k->micro_batch, .passes = k->passes };
+    return undisturbed || k->n_met > 0 ? EN_OK : jitter_of(&from, all.median, &b->jitter);
 }
 
 static en_status base_of(const en_study *s, const en_cluster *c, bool undisturbed, base_times *b)
@@ -199,7 +203,6 @@ en_status en_study_predict(en_study *s)
         EN_TRY_OUT(times_of(s, &c, k, true, &best), "calibrating");
         EN_TRY_OUT(predict(s, &c, &b, k, &k->model, &k->predicted), "%d ranks", k->ranks);
         EN_TRY_OUT(predict(s, &c, &best, k, &r, &k->predicted), "%d ranks", k->ranks);
-        k->predicted_step_s = k->model.step_s;
         k->predicted_p10_s = r.step_s;
     }
 out:

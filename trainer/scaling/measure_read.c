@@ -127,6 +127,26 @@ out:
     return status;
 }
 
+en_status en_meetings_parse(const char *path, const char *text, int64_t warm, double **seconds, int *n)
+{
+    static const char head[] = "step,seconds\n";
+    EN_REQUIRE(strncmp(text, head, sizeof head - 1) == 0, EN_EDATA, "%s is not what `effnet train --alone` writes", path);
+    int64_t wanted = 1;
+    for (const char *p = text + sizeof head - 1; *p; wanted++) {
+        char *end;
+        const int64_t step = strtoll(p, &end, 10);
+        const double s = *end == ',' ? strtod(end + 1, &end) : NAN;
+        EN_REQUIRE(step == wanted && s > 0 && isfinite(s) && *end == '\n', EN_EDATA, "%s: step %" PRId64 " is missing: '%.*s'", path, wanted, (int)strcspn(p, "\n"), p);
+        p = end + 1;
+        if (step <= warm) continue;
+        double *more = realloc(*seconds, (size_t)(*n + 1) * sizeof *more);
+        EN_REQUIRE(more, EN_ENOMEM, "no memory for %s", path);
+        *seconds = more;
+        more[(*n)++] = s;
+    }
+    return EN_OK;
+}
+
 void en_run_lines_free(en_run_lines *l)
 {
     free(l->line);

@@ -22,7 +22,7 @@ const char *en_study_text(const en_study *s, char *text, size_t size)
     return text;
 }
 
-static double error_of(const en_count *k) { return k->predicted_step_s / k->step.median - 1; }
+static double error_of(const en_count *k) { return k->model.step_s / k->step.median - 1; }
 static double p10_error_of(const en_count *k) { return k->predicted_p10_s / k->step.p10 - 1; }
 static double rest_of(const en_count *k) { return k->part[EN_COST_CHECKPOINT] + k->part[EN_COST_EVALUATION] + k->part[EN_COST_OTHER]; }
 
@@ -59,7 +59,7 @@ static void print_counts(const en_study *s)
         }
         printf("%6d %6d %8" PRId64 " %10.1f %10.1f %10.1f %9.2f %7.1f%% %10.2f", k->ranks, k->sums.nodes > 0 ? k->sums.nodes : 1, k->global_batch, k->rate.median, k->rate.p10,
                k->rate.p90, k->speedup, 100 * k->efficiency, 1e3 * k->step.median);
-        if (k->predicted) printf(" %12.2f %+6.1f%%", 1e3 * k->predicted_step_s, 100 * error_of(k));
+        if (k->predicted) printf(" %12.2f %+6.1f%%", 1e3 * k->model.step_s, 100 * error_of(k));
         else printf(" %12s %7s", "-", "-");
         if (k->checked > 0) printf(" %7" PRId64 "\n", k->wrong);
         else printf(" %7s\n", "-");
@@ -74,8 +74,9 @@ static void print_alone(const en_study *s)
     for (int i = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
         if (k->state != EN_COUNT_MEASURED || k->alone_step_s == 0) continue;
-        printf("%s %d ranks %.2f ms", n++ ? "," : "without sums, each rank by itself, the slowest one:", k->ranks, 1e3 * k->alone_step_s);
+        printf("%s %d ranks %.2f ms", n++ ? ";" : "without sums, each rank by itself, the slowest one:", k->ranks, 1e3 * k->alone_step_s);
         if (!s->o->strong && s->base->ranks == 1) printf(" (%+.1f%% on 1 rank)", 100 * (k->alone_step_s / s->base->step.median - 1));
+        if (k->n_met > 0) printf(", forward and backward %.2f if they waited for each other at each batch norm", 1e3 * k->meeting.median);
     }
     if (n > 0) printf("; predictions are made from these and from the sums by themselves\n");
 }
@@ -172,12 +173,13 @@ static void figures(FILE *f, bool csv, const en_count *k)
     number(f, csv, "speedup", k->speedup);
     number(f, csv, "efficiency", k->efficiency);
     number(f, csv, "step_s", k->step.median);
-    number(f, csv, "predicted_step_s", k->predicted ? k->predicted_step_s : NAN);
+    number(f, csv, "predicted_step_s", k->predicted ? k->model.step_s : NAN);
     number(f, csv, "error", k->predicted ? error_of(k) : NAN);
     number(f, csv, "step_p10_s", k->step.p10);
     number(f, csv, "predicted_p10_s", k->predicted ? k->predicted_p10_s : NAN);
     number(f, csv, "error_p10", k->predicted ? p10_error_of(k) : NAN);
     number(f, csv, "alone_step_s", k->alone_step_s > 0 ? k->alone_step_s : NAN);
+    number(f, csv, "alone_met_s", k->n_met > 0 ? k->meeting.median : NAN);
     number(f, csv, "checked", (double)k->checked);
     number(f, csv, "wrong", (double)(k->wrong + k->sums_wrong));
     for (int i = 0; i < EN_COSTS; i++) {
@@ -233,7 +235,7 @@ void en_study_print_json(const en_study *s)
 static void write_names(FILE *f)
 {
     static const char *const first[] = { "ranks", "nodes", "global_batch", "passes", "steps", "images_per_s", "images_per_s_p10", "images_per_s_p90", "speedup", "efficiency",
-                                         "step_s", "predicted_step_s", "error", "step_p10_s", "predicted_p10_s", "error_p10", "alone_step_s", "checked", "wrong" };
+                                         "step_s", "predicted_step_s", "error", "step_p10_s", "predicted_p10_s", "error_p10", "alone_step_s", "alone_met_s", "checked", "wrong" };
     for (size_t i = 0; i < sizeof first / sizeof *first; i++) fprintf(f, "%s%s", i ? "," : "", first[i]);
     for (int i = 0; i < EN_COSTS; i++) fprintf(f, ",%s,%s_least,%s_most", en_cost_key[i], en_cost_key[i], en_cost_key[i]);
     for (int i = 0; i < EN_STEP_PARTS; i++) fprintf(f, ",predicted_part_%d_s", i);

@@ -44,6 +44,12 @@ en_status en_count_alone(en_count *k)
         free(v);
         if (median > k->alone_step_s) k->alone_step_s = median, k->alone_rank = rank;
     }
+    if (k->n_met == 0) return EN_OK;
+    double *v = malloc((size_t)k->n_met * sizeof *v);
+    EN_REQUIRE(v, EN_ENOMEM, "no memory for %d steps", k->n_met);
+    memcpy(v, k->met, (size_t)k->n_met * sizeof *v);
+    k->meeting = comm_spread_of(v, k->n_met);
+    free(v);
     return EN_OK;
 }
 
