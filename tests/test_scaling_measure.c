@@ -481,6 +481,10 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(k->model.step_s, 1.5);
     SAME(s->count[2].model.step_s, 3);                                                      /* 4 ranks on 2 cores */
+    k->alone[1].n = 0;                                                                          /* what it wrote is not seen here */
+    assert_int_equal(en_count_alone(k), EN_OK);
+    assert_int_equal(k->alone_rank, 0);
+    SAME(k->alone_step_s, 1.25);
     close_study(s);
 }
 

@@ -24,9 +24,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MOST_GAPS = 1 << 26 };                /* of all ranks: rank 0 has room for them                                  */
+
 typedef struct {
-    en_gaps gaps;                            /* of all steps, one behind the other; s owned                             */
-    int64_t steps, a_step;                   /* made; gaps of each, -1: steps differ, as with stages                    */
+    en_gaps gaps;                            /* of the first steps, one behind the other; s owned                       */
+    int64_t most;                            /* how many of them at most                                                */
+    int64_t steps, a_step;                   /* noted; gaps of each, -1: steps differ, as with stages                   */
+    bool    full;
 } notebook;
 
 /* Before the first step, and after each. */
@@ -34,13 +38,14 @@ static en_status look(void *context, const en_run *run, bool *enough)
 {
     notebook *b = context;
     *enough = false;
-    if (run->t.be->captures) return EN_OK;
+    if (run->t.be->captures || b->full) return EN_OK;
     const int64_t n = b->gaps.n - b->steps * b->a_step;
     if (run->t.state.step > 0 && b->a_step >= 0) {
         if (b->steps++ == 0) b->a_step = b->gaps.n;
         else if (n != b->a_step) b->a_step = -1;
     }
-    en_net_keep_gaps(run->t.net, &b->gaps);  /* each stage has a net of its own */
+    b->full = (b->steps + 1) * b->a_step > b->most;
+    en_net_keep_gaps(run->t.net, b->full ? NULL : &b->gaps);             /* each stage has a net of its own */
     return EN_OK;
 }
 
@@ -92,11 +97,10 @@ static en_status tell(const en_comm *world, const notebook *b, const double *all
 static en_status meet(en_comm *world, const notebook *b, const char *folder)
 {
     en_status status = EN_OK;
-    const double mine[3] = { (double)b->steps, (double)b->a_step, (double)(b->steps * b->a_step) };
-    double all[3], *gaps = NULL;
-    EN_TRY(world->ops->sum_f64(world, mine, all, 3), "meeting");
-    const double ranks = world->world_size;
-    if (b->steps == 0 || b->a_step <= 0 || all[0] != ranks * mine[0] || all[1] != ranks * mine[1] || all[2] != ranks * mine[2]) return EN_OK;
+    const double steps = (double)b->steps, a_step = (double)b->a_step, ranks = world->world_size, mine[4] = { steps, steps * steps, a_step, a_step * a_step };
+    double all[4], *gaps = NULL;
+    EN_TRY(world->ops->sum_f64(world, mine, all, 4), "meeting");
+    if (all[0] <= 0 || all[2] <= 0 || ranks * all[1] != all[0] * all[0] || ranks * all[3] != all[2] * all[2]) return EN_OK;    /* numbers that are not all the same */
     const size_t n = (size_t)(b->steps * b->a_step);
     if (world->rank == 0) gaps = malloc((n * (size_t)world->world_size + (size_t)b->steps) * sizeof *gaps);
     EN_TRY_OUT(en_agree(world, world->rank == 0 && !gaps ? en_raise(EN_ENOMEM, __FILE__, __LINE__, __func__, "no memory for the steps of %d ranks", world->world_size) : EN_OK), "meeting");
@@ -112,7 +116,7 @@ en_status en_train_alone(const en_options *asked, en_comm *world)
     char folder[4096];
     en_options o = *asked;
     en_comm *own = NULL;
-    notebook b = { .steps = 0 };
+    notebook b = { .most = MOST_GAPS / world->world_size };
     en_training part = { .context = &b, .look = look };
     EN_REQUIRE(!o.run[0], EN_EUSAGE, "--alone measures ranks, each of which trains by itself, and saves nothing: leave --run out, or --alone; --metrics DIR writes what they measure");
     EN_REQUIRE(snprintf(folder, sizeof folder, "%s/rank-%d", o.metrics, world->rank) < (int)sizeof folder, EN_EUSAGE, "--metrics is longer than a path can be");

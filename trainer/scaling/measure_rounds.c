@@ -37,6 +37,7 @@ en_status en_count_alone(en_count *k)
     k->alone_step_s = 0;
     for (int rank = 0; rank < k->ranks; rank++) {
         const en_run_lines *l = &k->alone[rank];
+        if (l->n == 0) continue;
         double *v = malloc((size_t)l->n * sizeof *v);
         EN_REQUIRE(v, EN_ENOMEM, "no memory for %d steps", l->n);
         for (int i = 0; i < l->n; i++) v[i] = en_line_step_s(&l->line[i], k->global_batch / k->ranks);
