@@ -219,8 +219,12 @@ static void alone_each_rank_is_one_rank(void **state)
         const double passes = number_in(line, "forward_s") + number_in(line, "backward_s"), gaps = strtod(strchr(row, ',') + 1, NULL);
         if (!(gaps > 0.9 * passes && gaps < passes + 1e-3)) fail_msg("step %zu: %g s between sums, forward and backward are %g", i + 1, gaps, passes);
     }
+    o = run(0, 0, "train --image-size 64 --threads 1 --alone --global-batch 8 --micro-batch 4 --freeze blocks.2 --steps 2 --data %s --metrics %s", data(), at("alone-frozen"));
+    if (!strstr(o->out, "at each of 136 sums")) FAIL_RUN(o, "34 layers behind blocks.2 normalise, each way, in two passes");
     o = run(2, 2, SMALL " --alone --data %s --global-batch 8 --steps 5 --run %s", data(), at("alone-run"));
-    if (!strstr(o->err, "leave --run out")) FAIL_RUN(o, "it does not say what to leave out");
+    says_once(o, "leave --run out");
+    o = run(2, 2, SMALL " --alone --data %s --cache memory --global-batch 8 --steps 5", data());
+    says_once(o, "once for each of 2 ranks");
     job *j = start((how){ .ranks = 2, .seconds = 60 }, SMALL " --alone --data %s --global-batch 8 --steps 100000 --metrics %s", data(), broken);
     o = finish(j);
     if (o->code == 0 || !strstr(o->err, "alone-broken/rank-1")) FAIL_RUN(o, "nothing is said of a folder that cannot be made");

@@ -14,6 +14,12 @@ static double of_point(const char *json, int ranks, const char *key)
     return number_in(point, key);
 }
 
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
 static void table_json_and_figures_agree(void **state)
 {
     (void)state;
@@ -33,8 +39,16 @@ static void table_json_and_figures_agree(void **state)
         assert_int_equal(count(lines, "\"kind\":\"train\""), 8);
         assert_true(number_in(lines, "bn_comm_s") == 0 && number_in(strstr(lines, "\"kind\":\"account\""), "ranks") == 1);
     }
-    assert_int_equal(count(read_file(textf("%s/alone-2/meetings.csv", dir), NULL), "\n"), 1 + 8);
-    assert_true(of_point(o->out, 2, "alone_met_s") > 0 && of_point(o->out, 2, "alone_met_s") < of_point(o->out, 2, "alone_step_s") * 10);
+    const char *met = read_file(textf("%s/alone-2/meetings.csv", dir), NULL);
+    double behind_warm_up[6];
+    assert_int_equal(count(met, "\n"), 1 + 8);
+    for (int i = -2; i < 6; i++) {
+        met = strchr(met, '\n') + 1;
+        if (i >= 0) behind_warm_up[i] = strtod(strchr(met, ',') + 1, NULL);
+    }
+    qsort(behind_warm_up, 6, sizeof *behind_warm_up, ascending);
+    const double median = (behind_warm_up[2] + behind_warm_up[3]) / 2;
+    if (!(fabs(of_point(o->out, 2, "alone_met_s") - median) <= 1e-6 * median)) fail_msg("alone_met_s %g, the runs say %g", of_point(o->out, 2, "alone_met_s"), median);
     if (!strstr(read_file(textf("%s/alone-2/log", dir), NULL), "4 images a step = 4 a pass x 1 accumulated x 1 rank")) FAIL_RUN(o, "other images than a rank's");
     assert_true(of_point(o->out, 1, "images_per_s_p10") <= one && one <= of_point(o->out, 1, "images_per_s_p90"));
 

@@ -457,11 +457,21 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     k->met = malloc(sizeof met);
     memcpy(k->met, met, sizeof met);
     k->n_met = 5;
+    s->cores = 2;
     assert_int_equal(en_count_alone(k), EN_OK);
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(k->model.forward_s, 1.3 * 0.3 / 0.7);
     SAME(k->model.step_s, 1.3 + 0.45);
     SAME(k->predicted_p10_s, 1.1 + 0.4 * 0.15 + 0.45);
+    s->cores = 1;                                                                               /* they take turns: who is off the core delays nobody */
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.step_s, 1.5);
+    s->cores = 2;
+    const en_options apart = options("--bn-group=1");
+    s->o = &apart;
+    assert_int_equal(en_study_predict(s), EN_OK);
+    SAME(k->model.step_s, 1.5);
+    s->o = &o;
     assert_true(k->met[2] == 1.1);                                                               /* in their order still */
     k->n_met = 0;
     assert_int_equal(en_study_predict(s), EN_OK);

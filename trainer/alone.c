@@ -29,7 +29,7 @@ enum { MOST_GAPS = 1 << 26 };                /* of all ranks: rank 0 has room fo
 typedef struct {
     en_gaps gaps;                            /* of the first steps, one behind the other; s owned                       */
     int64_t most;                            /* how many of them at most                                                */
-    int64_t steps, a_step;                   /* noted; gaps of each, -1: steps differ, as with stages                   */
+    int64_t steps, a_step, passes;           /* noted; gaps of each, -1: steps differ, as with stages; passes of each   */
     bool    full;
 } notebook;
 
@@ -38,13 +38,15 @@ static en_status look(void *context, const en_run *run, bool *enough)
 {
     notebook *b = context;
     *enough = false;
+    EN_REQUIRE(!run->metrics_fail, EN_EIO, "its metrics cannot be written, and nothing else is left of a rank by itself: is the disk full?");
     if (run->t.be->captures || b->full) return EN_OK;
     const int64_t n = b->gaps.n - b->steps * b->a_step;
     if (run->t.state.step > 0 && b->a_step >= 0) {
         if (b->steps++ == 0) b->a_step = b->gaps.n;
         else if (n != b->a_step) b->a_step = -1;
     }
-    b->full = (b->steps + 1) * b->a_step > b->most;
+    b->passes = run->t.shard.accum;
+    b->full = b->a_step < 0 || (b->steps + 1) * b->a_step > b->most;
     en_net_keep_gaps(run->t.net, b->full ? NULL : &b->gaps);             /* each stage has a net of its own */
     return EN_OK;
 }
@@ -89,7 +91,7 @@ static en_status tell(const en_comm *world, const notebook *b, const double *all
     free(own);
     const en_status status = folder[0] ? write_meetings(folder, met, b->steps) : EN_OK;
     printf("forward and backward of a step: %.1f to %.1f ms, each rank by itself; %.1f ms, if they waited for each other at each of %" PRId64 " sums (medians of %" PRId64 " steps)\n",
-           1e3 * least, 1e3 * most, 1e3 * comm_spread_of(met, (int)b->steps).median, b->a_step - 1, b->steps);
+           1e3 * least, 1e3 * most, 1e3 * comm_spread_of(met, (int)b->steps).median, b->a_step - b->passes, b->steps);
     return status;
 }
 
@@ -111,6 +113,16 @@ out:
     return status;
 }
 
+static en_status check(const en_options *o, const en_comm *world)
+{
+    EN_REQUIRE(!o->run[0], EN_EUSAGE, "--alone measures ranks, each of which trains by itself, and saves nothing: leave --run out, or --alone; --metrics DIR writes what they measure");
+    EN_REQUIRE(!o->dump[0], EN_EUSAGE, "--dump compares with another framework: run it on one rank, without --alone");
+    EN_REQUIRE(!o->cache[0] || world->local_size == 1 || strncmp(o->data, "synthetic", 9) == 0, EN_EUSAGE, "--cache would keep the images once for each of %d ranks on host %s: "
+               "leave it out with --alone", world->local_size, world->host);
+    EN_REQUIRE(strlen(o->metrics) < 4000, EN_EUSAGE, "--metrics is longer than a path can be");
+    return EN_OK;
+}
+
 en_status en_train_alone(const en_options *asked, en_comm *world)
 {
     char folder[4096];
@@ -118,10 +130,10 @@ en_status en_train_alone(const en_options *asked, en_comm *world)
     en_comm *own = NULL;
     notebook b = { .most = MOST_GAPS / world->world_size };
     en_training part = { .context = &b, .look = look };
-    EN_REQUIRE(!o.run[0], EN_EUSAGE, "--alone measures ranks, each of which trains by itself, and saves nothing: leave --run out, or --alone; --metrics DIR writes what they measure");
-    EN_REQUIRE(snprintf(folder, sizeof folder, "%s/rank-%d", o.metrics, world->rank) < (int)sizeof folder, EN_EUSAGE, "--metrics is longer than a path can be");
+    EN_TRY(en_agree(world, check(&o, world)), "reading the options");
+    snprintf(folder, sizeof folder, "%.4000s/rank-%d", o.metrics, world->rank);
     EN_TRY(world->ops->split(world, world->rank, &own), "parting the ranks");
-    own->local_rank = world->local_rank;                   /* cores, memory and GPUs are shared with the others of this host */
+    own->local_rank = world->local_rank;                   /* cores and GPUs are shared out with the others of this host; ranks that share a GPU each plan all of it */
     own->local_size = world->local_size;
     if (world->rank > 0 && !freopen("/dev/null", "w", stdout)) clearerr(stdout);       /* they would all say the same */
     if (world->world_size > 1) en_watch_apart();

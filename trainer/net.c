@@ -274,10 +274,9 @@ static en_status final_up_to(const en_net *net, en_buckets *buckets, size_t elem
     return en_buckets_move(buckets, net->cfg.bn_comm);
 }
 
-en_status en_net_backward(en_net *net, en_buckets *buckets)
+static en_status backward(en_net *net, en_buckets *buckets)
 {
     const en_model *m = net->m;
-    net->is_backward = true;
     en_watch_at(EN_BACKWARD, "head");
     EN_TRY(head_backward(net), "backward of the head");
     if (!trains(&net->cfg, 1 + m->n_blocks)) return EN_OK;
@@ -291,6 +290,13 @@ en_status en_net_backward(en_net *net, en_buckets *buckets)
     en_watch_at(EN_BACKWARD, "stem");
     EN_TRY(stem_backward(net), "backward of the stem");
     EN_TRY(final_up_to(net, buckets, net->grads_done_stem), "gradients of the stem");
+    return EN_OK;
+}
+
+en_status en_net_backward(en_net *net, en_buckets *buckets)
+{
+    net->is_backward = true;
+    EN_TRY(backward(net, buckets), "backward");
     return end_gap(net);
 }
 

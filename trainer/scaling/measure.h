@@ -4,7 +4,7 @@
  *     scaling/measure_read.c      what runs wrote                     scaling/measure_figures.c   throughput, efficiency, a step, bandwidth
  *     scaling/measure_rounds.c    several rounds as one               scaling/measure_report.c    table, JSON, CSV
  *     scaling/measure_check.c     figures, and do results agree?
- *     scaling/measure_predict.c   the same figures by the model, from the smallest run and the sums that were measured */
+ *     scaling/measure_predict.c   the same figures by the model, from ranks without sums and sums without ranks that compute */
 #ifndef EN_SCALING_MEASURE_H
 #define EN_SCALING_MEASURE_H
 
@@ -128,6 +128,8 @@ void   en_study_choose_comparison(en_study *s);
 /* ---- the model beside it (scaling/measure_predict.c) ------------------------------------------------------------------------ */
 
 en_status en_study_predict(en_study *s);
+/* All its ranks meet at every batch norm, on cores of their own, and what that takes was measured. */
+bool      en_study_meets(const en_study *s, const en_count *k);
 
 void      en_study_print(const en_study *s);
 void      en_study_print_json(const en_study *s);

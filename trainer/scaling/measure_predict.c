@@ -3,8 +3,9 @@
  *     computing       forward and backward of as many ranks, of which each trains by itself (effnet train --alone), as long as they take that wait for
  *                     each other at every batch norm (trainer/alone.c): the median step.  So what ranks of one machine take from each other, cores,
  *                     memory bandwidth, caches, clock, is in it, and what disturbs one and delays all.  The update is the slowest rank's.  How
- *                     computing is spread over the layers is taken from floors, in proportion: that decides when buckets are ready.  Where the
- *                     passes are a device's, no meetings are known, and forward and backward are the slowest rank's, too
+ *                     computing is spread over the layers is taken from floors, in proportion: that decides when buckets are ready.  Forward and
+ *                     backward are the slowest rank's, too, where the passes are a device's, ranks take turns on cores, or --bn-group has them meet
+ *                     in groups
  *     else            where ranks were not measured so: the smallest run's medians without its sums.  Those of batch norm are taken out of each line
  *                     as far as it knows them, else by their share in the run's account, which parts forward from backward, too.  A pass of more
  *                     images takes longer as its floor does; ranks whose threads are more than a machine's cores take turns: times
@@ -92,6 +93,12 @@ static double turns(const en_study *s, const en_count *k)
     return fmax(1, wanted / s->cores);
 }
 
+/* Ranks that take turns on a core are late one after the other, each for a slice of the system's time; those that wait leave it the core. */
+bool en_study_meets(const en_study *s, const en_count *k)
+{
+    return k->n_met > 0 && k->meeting.median > 0 && group_of(s, k) >= k->ranks && turns(s, k) <= 1;
+}
+
 /* The ranks that trained each by itself: the slowest of them, and what they would wait for each other. */
 static en_status alone_of(const en_study *s, const en_count *k, bool undisturbed, base_times *b)
 {
@@ -104,10 +111,11 @@ static en_status alone_of(const en_study *s, const en_count *k, bool undisturbed
     EN_REQUIRE(all.p10 > 0, EN_ENOTSUP, "%d ranks without sums: what forward and backward take is not known", k->ranks);
     if (undisturbed) all.median = all.p10, update.median = update.p10, step.median = step.p10;
     const double rest = fmax(0, step.median - all.median - update.median);
-    if (k->n_met > 0) all.median = undisturbed ? k->meeting.p10 : k->meeting.median;
+    const bool meets = en_study_meets(s, k);
+    if (meets) all.median = undisturbed ? k->meeting.p10 : k->meeting.median;
     *b = (base_times){ .forward_s = share.median * all.median, .backward_s = (1 - share.median) * all.median, .update_s = update.median, .rest_s = rest,
                        .turns = turns(s, k), .micro_batch = k->micro_batch, .passes = k->passes };
-    return undisturbed || k->n_met > 0 ? EN_OK : jitter_of(&from, all.median, &b->jitter);
+    return undisturbed || meets ? EN_OK : jitter_of(&from, all.median, &b->jitter);
 }
 
 static en_status base_of(const en_study *s, const en_cluster *c, bool undisturbed, base_times *b)

@@ -76,7 +76,7 @@ static void print_alone(const en_study *s)
         if (k->state != EN_COUNT_MEASURED || k->alone_step_s == 0) continue;
         printf("%s %d ranks %.2f ms", n++ ? ";" : "without sums, each rank by itself, the slowest one:", k->ranks, 1e3 * k->alone_step_s);
         if (!s->o->strong && s->base->ranks == 1) printf(" (%+.1f%% on 1 rank)", 100 * (k->alone_step_s / s->base->step.median - 1));
-        if (k->n_met > 0) printf(", forward and backward %.2f if they waited for each other at each batch norm", 1e3 * k->meeting.median);
+        if (en_study_meets(s, k)) printf(", forward and backward %.2f if they waited for each other at each batch norm", 1e3 * k->meeting.median);
     }
     if (n > 0) printf("; predictions are made from these and from the sums by themselves\n");
 }
@@ -87,7 +87,7 @@ static void print_undisturbed(const en_study *s)
     int n = 0;
     for (int i = 0; i < s->counts; i++) {
         const en_count *k = &s->count[i];
-        if (k->state != EN_COUNT_MEASURED || !k->predicted || k == s->base) continue;
+        if (k->state != EN_COUNT_MEASURED || !k->predicted || k->ranks == 1) continue;
         if (n++ == 0) printf("steps that were hardly disturbed (p10: one in ten is shorter), predicted from such:");
         printf("%s %d ranks %.2f ms, predicted %.2f (%+.1f%%)", n > 1 ? "," : "", k->ranks, 1e3 * k->step.p10, 1e3 * k->predicted_p10_s, 100 * p10_error_of(k));
     }
@@ -179,7 +179,7 @@ static void figures(FILE *f, bool csv, const en_count *k)
     number(f, csv, "predicted_p10_s", k->predicted ? k->predicted_p10_s : NAN);
     number(f, csv, "error_p10", k->predicted ? p10_error_of(k) : NAN);
     number(f, csv, "alone_step_s", k->alone_step_s > 0 ? k->alone_step_s : NAN);
-    number(f, csv, "alone_met_s", k->n_met > 0 ? k->meeting.median : NAN);
+    number(f, csv, "alone_met_s", k->meeting.median > 0 ? k->meeting.median : NAN);
     number(f, csv, "checked", (double)k->checked);
     number(f, csv, "wrong", (double)(k->wrong + k->sums_wrong));
     for (int i = 0; i < EN_COSTS; i++) {

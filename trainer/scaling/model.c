@@ -17,8 +17,8 @@
  * the coefficient of variation `jitter`, drawn once a rank and step, so that the step waits jitter * computing * E(largest of n).
  *
  * Left out, so that the model errs towards speed: sums take processors and memory bandwidth from the passes beside them; ranks whose
- * speed changes within a step meet at every synchronised batch norm and wait there each time; other jobs on the network; errors of
- * routing; the first steps; checkpoints and evaluations. */
+ * speed changes within a step meet at every synchronised batch norm and wait there each time (where it can be measured, trainer/alone.c does);
+ * other jobs on the network; errors of routing; the first steps; checkpoints and evaluations. */
 #include "trainer/scaling/model.h"
 
 #include "kernels/kernels.h"
