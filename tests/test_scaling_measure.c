@@ -410,10 +410,7 @@ static void meetings_are_read_behind_the_warm_up(void **state)
     int n = 0;
     assert_int_equal(en_meetings_parse("x", "step,seconds\n1,9\n2,0.5\n3,0.25\n", 1, &v, &n), EN_OK);
     assert_int_equal(en_meetings_parse("x", "step,seconds\n1,9\n2,0.125\n", 1, &v, &n), EN_OK);      /* another round's behind them */
-    assert_int_equal(n, 3);
-    SAME(v[0], 0.5);
-    SAME(v[1], 0.25);
-    SAME(v[2], 0.125);
+    assert_true(n == 3 && v[0] == 0.5 && v[1] == 0.25 && v[2] == 0.125);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_int_equal(en_meetings_parse("x", wrong[i], 0, &v, &n), EN_EDATA);
         en_error_clear();
@@ -447,16 +444,15 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     en_study_compare(s);
     sums_of(k, 0, 0);
     alone(k, 1.25, 0.25);
-    assert_int_equal(k->alone_rank, 1);
-    SAME(k->alone_step_s, 1.5);
+    assert_true(k->alone_rank == 1 && k->alone_step_s == 1.5);
     assert_int_equal(en_study_predict(s), EN_OK);
     SAME(s->count[0].model.step_s, 1);
     SAME(k->model.step_s, 1.5);                                                             /* 2 from one rank and its one core */
     SAME(k->predicted_p10_s, 1.5);
-    const double met[] = { 1.25, 1.3, 1.1, 1.4, 1.35 };                                          /* of forward and backward, which are 1.05 of the slowest */
+    const double met[LINES] = { 1.25, 1.3, 1.1, 1.4, 1.35 };                                     /* of forward and backward, which are 1.05 of the slowest */
     k->met = malloc(sizeof met);
+    k->n_met = LINES;
     memcpy(k->met, met, sizeof met);
-    k->n_met = 5;
     s->cores = 2;
     assert_int_equal(en_count_alone(k), EN_OK);
     assert_int_equal(en_study_predict(s), EN_OK);
@@ -493,8 +489,7 @@ static void ranks_without_sums_are_what_a_prediction_begins_from(void **state)
     SAME(s->count[2].model.step_s, 3);                                                      /* 4 ranks on 2 cores */
     k->alone[1].n = 0;                                                                          /* what it wrote is not seen here */
     assert_int_equal(en_count_alone(k), EN_OK);
-    assert_int_equal(k->alone_rank, 0);
-    SAME(k->alone_step_s, 1.25);
+    assert_true(k->alone_rank == 0 && k->alone_step_s == 1.25);
     close_study(s);
 }
 
