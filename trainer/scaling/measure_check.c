@@ -65,7 +65,7 @@ void en_count_figures(en_count *k)
     k->rate = k->step = (comm_spread){ NAN, NAN, NAN };
     for (int i = 0; v && i < l->n; i++) v[i] = l->line[i].images_per_s;
     if (v) k->rate = comm_spread_of(v, l->n);
-    for (int i = 0; v && i < l->n; i++) v[i] = (double)k->global_batch / l->line[i].images_per_s;
+    for (int i = 0; v && i < l->n; i++) v[i] = en_line_step_s(&l->line[i], k->global_batch);
     if (v) k->step = comm_spread_of(v, l->n);
     free(v);
     for (int i = 0; i < EN_COSTS; i++) {

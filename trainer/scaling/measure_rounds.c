@@ -6,7 +6,6 @@
 #include "trainer/scaling/measure.h"
 #include "trainer/sorted.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
