@@ -20,7 +20,7 @@ struct en_buckets {
     int      buckets, begun, waited;           /* buckets [waited, begun) are in flight           */
     size_t   cut[EN_BUCKETS_MOST + 1];             /* bucket i is grads[cut[i] .. cut[i+1])           */
     en_request *request[EN_BUCKETS_MOST];          /* owned by comm                                   */
-    double   exposed_s;
+    double   begun_s, exposed_s;
 };
 
 static double now_s(void)
@@ -78,17 +78,25 @@ int en_buckets_count(const en_buckets *b) { return b->buckets; }
 void en_buckets_begin(en_buckets *b)
 {
     b->begun = b->waited = 0;
-    b->exposed_s = 0;
+    b->begun_s = b->exposed_s = 0;
 }
 
-en_status en_buckets_ready(en_buckets *b, size_t elems_done)
+static en_status begin_full(en_buckets *b, size_t elems_done)
 {
-    EN_REQUIRE(elems_done <= b->cut[b->buckets], EN_EINVAL, "%zu gradients ready of %zu", elems_done,
-               b->cut[b->buckets]);
     for (; b->begun < b->buckets && b->cut[b->begun + 1] <= elems_done; b->begun++)
         EN_TRY(b->comm->ops->sum_f32_begin(b->comm, b->grads + b->cut[b->begun], b->cut[b->begun + 1] - b->cut[b->begun],
                                            &b->request[b->begun]),
                "beginning the sum of gradient bucket %d of %d", b->begun, b->buckets);
+    return EN_OK;
+}
+
+en_status en_buckets_ready(en_buckets *b, size_t elems_done)
+{
+    EN_REQUIRE(elems_done <= b->cut[b->buckets], EN_EINVAL, "%zu gradients ready of %zu", elems_done, b->cut[b->buckets]);
+    if (b->begun == b->buckets || b->cut[b->begun + 1] > elems_done) return EN_OK;
+    const double from = now_s();
+    EN_TRY(begin_full(b, elems_done), "gradients up to %zu", elems_done);
+    if (!b->comm->captures) b->begun_s += now_s() - from;
     return EN_OK;
 }
 
@@ -101,13 +109,14 @@ en_status en_buckets_move(en_buckets *b, const en_comm *beside)
 en_status en_buckets_wait(en_buckets *b)
 {
     const double from = now_s();
-    EN_TRY(en_buckets_ready(b, b->cut[b->buckets]), "beginning the last gradient buckets");
+    EN_TRY(begin_full(b, b->cut[b->buckets]), "beginning the last gradient buckets");
     for (; b->waited < b->buckets; b->waited++)
         EN_TRY(b->comm->ops->sum_wait(b->comm, b->request[b->waited]), "waiting for gradient bucket %d of %d", b->waited, b->buckets);
     b->exposed_s = b->comm->captures ? 0 : now_s() - from;           /* queued: the host waited for nothing */
     return EN_OK;
 }
 
+double en_buckets_begun_s(const en_buckets *b)   { return b->begun_s; }
 double en_buckets_exposed_s(const en_buckets *b) { return b->exposed_s; }
 
 void en_buckets_close(en_buckets *b) { free(b); }

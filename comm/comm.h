@@ -21,7 +21,8 @@ struct en_comm_ops {
     en_status (*sum_f64)(en_comm *c, const double *in, double *out, size_t n);
     /* Begins buf[i] = sum over ranks, in place, added in rank order: the same bits on every rank and in every run (nccl: on
      * every rank; in every run as far as NCCL chooses alike, README.md).  buf is borrowed until `sum_wait`.  Begun in the same
-     * order on all ranks, at most 128 at a time (EN_EINVAL); waited for in any. */
+     * order on all ranks, at most 128 at a time (EN_EINVAL); waited for in any.  It may already be done when this returns, and
+     * have waited for the other ranks (two ranks of one host, under MPI). */
     en_status (*sum_f32_begin)(en_comm *c, float *buf, size_t n, en_request **out);
     en_status (*sum_wait)(en_comm *c, en_request *r);
     en_status (*progress)(en_comm *c);         /* lets sums in flight advance, notices a peer that failed; cheap */
@@ -100,6 +101,8 @@ en_status en_buckets_ready(en_buckets *b, size_t elems_done);   /* grads[0 .. el
 en_status en_buckets_move(en_buckets *b, const en_comm *beside);
 en_status en_buckets_wait(en_buckets *b);                       /* begins what is left, waits for all: grads are sums (on
                                                                  * the queue, where c->captures)                          */
+double    en_buckets_begun_s(const en_buckets *b);              /* seconds that beginning sums took before en_buckets_wait, since
+                                                                 * en_buckets_begin; 0 where they are queued              */
 double    en_buckets_exposed_s(const en_buckets *b);            /* seconds the last en_buckets_wait had to wait; 0 where the
                                                                  * sums are queued (c->captures): marks tell there        */
 void      en_buckets_recut(en_buckets *b, size_t bucket_bytes); /* between two steps: other cuts from now on; what a device has

@@ -148,7 +148,9 @@ en_status en_step_settle(en_trainer *t, en_step_report *r)
     EN_TRY(t->be->ops->download(t->be, v, t->tally, sizeof v), "waiting for the step");
     const double pieces = t->be->captures ? (double)t->shard.accum : 1;        /* marks of a device are those of the last of them */
     read_marks(t, r, pieces);
-    r->grad_comm_s = t->be->ops->elapsed(t->be, BACKWARD, SUMMED);
+    const double begun = t->be->captures ? 0 : en_buckets_begun_s(t->buckets);       /* lies between the marks of backward */
+    r->backward_s -= begun;
+    r->grad_comm_s = begun + t->be->ops->elapsed(t->be, BACKWARD, SUMMED);
     r->optimizer_s = t->be->ops->elapsed(t->be, SUMMED, UPDATED);
     r->bn_known = en_net_bn_seconds(t->net, &r->bn_forward_s, &r->bn_backward_s) && (!t->bn_comm->captures || t->sums_timed || t->bn_comm->world_size == 1);
     if (t->bn_comm->captures) r->bn_forward_s *= pieces, r->bn_backward_s *= pieces;
