@@ -140,7 +140,7 @@ en_status en_train_alone(const en_options *asked, en_comm *world)
     en_status s = EN_OK;
     if (o.metrics[0]) {
         o.metrics = folder;
-        s = en_make_folder(folder);
+        s = en_make_folder(folder, "--metrics");
     }
     if (s == EN_OK) s = en_train(&o, own, &part);
     if (s != EN_OK && world->world_size > 1) {             /* the others would train on */

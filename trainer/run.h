@@ -71,8 +71,8 @@ en_status en_train_alone(const en_options *o, en_comm *world);
 /* out (steps) = sum over gaps of the longest of the ranks': gaps (ranks, steps, a_step). */
 void      en_put_together(const double *gaps, int ranks, int64_t steps, int64_t a_step, double *out);
 
-/* run_open.c: a folder and those above it; whether this process alone works in `dir` now (it waits some seconds for one that ends). */
-en_status en_make_folder(const char *path);
+/* run_open.c: a folder and those above it, EN_EIO names `option` to choose another; whether this process alone works in `dir` now (it waits some seconds for one that ends). */
+en_status en_make_folder(const char *path, const char *option);
 bool      en_take_lock(int lock_fd, const char *dir);
 
 /* run_open.c: --global-batch where it is not given. */

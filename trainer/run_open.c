@@ -22,7 +22,7 @@ enum { DEFAULT_BATCH_PER_RANK = 32 };
 
 /* ---- the run's folder ------------------------------------------------------------------------------------------------ */
 
-en_status en_make_folder(const char *path)
+en_status en_make_folder(const char *path, const char *option)
 {
     char part[4096];
     snprintf(part, sizeof part, "%s", path);
@@ -30,11 +30,11 @@ en_status en_make_folder(const char *path)
         const char c = *p;
         if (c && c != '/') continue;
         *p = 0;
-        EN_REQUIRE(mkdir(part, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s; choose another --run", part, strerror(errno));
+        EN_REQUIRE(mkdir(part, 0777) == 0 || errno == EEXIST, EN_EIO, "%s cannot be made: %s; choose another %s", part, strerror(errno), option);
         *p = c;
         if (!c) break;
     }
-    EN_REQUIRE(access(path, W_OK | X_OK) == 0, EN_EIO, "%s cannot be written to: %s; choose another --run", path, strerror(errno));
+    EN_REQUIRE(access(path, W_OK | X_OK) == 0, EN_EIO, "%s cannot be written to: %s; choose another %s", path, strerror(errno), option);
     return EN_OK;
 }
 
@@ -55,8 +55,8 @@ static en_status open_folder(en_run *run)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/checkpoints", run->dir);
-    EN_TRY(en_make_folder(run->dir), "the run's folder");
-    EN_TRY(en_make_folder(path), "the run's folder");
+    EN_TRY(en_make_folder(run->dir, "--run"), "the run's folder");
+    EN_TRY(en_make_folder(path, "--run"), "the run's folder");
     snprintf(path, sizeof path, "%s/run.lock", run->dir);
     run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     EN_REQUIRE(run->lock_fd >= 0, EN_EIO, "%s cannot be written: %s; choose another --run", path, strerror(errno));

@@ -95,7 +95,7 @@ static en_status open_folder(en_study *s)
     const char *tmp = getenv("TMPDIR");
     if (s->o->run[0]) {
         snprintf(s->folder, sizeof s->folder, "%s", s->o->run);
-        return en_make_folder(s->folder);
+        return en_make_folder(s->folder, "--run");
     }
     if (s->one_machine) snprintf(s->folder, sizeof s->folder, "%.3000s/effnet-scaling.XXXXXX", tmp && *tmp ? tmp : "/tmp");
     else snprintf(s->folder, sizeof s->folder, "effnet-scaling.XXXXXX");
@@ -178,7 +178,7 @@ static en_status run_training(const en_study *s, const en_count *k, const en_arg
     snprintf(log, sizeof log, "%s/log", folder);
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", folder);
     unlink(metrics);                                        /* of a study before */
-    EN_TRY(en_make_folder(folder), "a run's folder");
+    EN_TRY(en_make_folder(folder, "--run"), "a run's folder");
     EN_TRY(en_start_ranks(s, k->ranks, a, NULL, log), "%s", log);
     return read_lines(metrics, warm, lines);
 }
@@ -233,7 +233,7 @@ static en_status measure_alone(const en_study *s, en_count *k, int round)
     EN_REQUIRE(k->alone, EN_ENOMEM, "no memory for %d ranks", k->ranks);
     snprintf(folder, sizeof folder, "%s/%s-%d", s->folder, name_of("alone", round, name), k->ranks);
     en_remove_folder(folder);                               /* of a study before */
-    EN_TRY(en_make_folder(folder), "a run's folder");
+    EN_TRY(en_make_folder(folder, "--run"), "a run's folder");
     add_training(s, &j, folder, &a);
     en_args_add(&a, "--alone");
     if (en_option_given(s->o, "precision")) en_args_add(&a, "--precision=%s", s->o->precision);

@@ -211,7 +211,7 @@ static en_status turn_output(const char *folder, int *before)
 {
     char path[4200];
     snprintf(path, sizeof path, "%s/log.txt", folder);
-    EN_TRY(en_make_folder(folder), "the candidate's folder");
+    EN_TRY(en_make_folder(folder, "--run"), "the candidate's folder");
     fflush(stdout);
     const int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     EN_REQUIRE(fd >= 0, EN_EIO, "cannot write %s: %s", path, strerror(errno));

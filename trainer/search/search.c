@@ -38,7 +38,7 @@ static en_status check(const en_options *o)
 static en_status open_folder(const en_options *o, int *lock)
 {
     char path[4096];
-    EN_TRY(en_make_folder(o->run), "the search's folder");
+    EN_TRY(en_make_folder(o->run, "--run"), "the search's folder");
     snprintf(path, sizeof path, "%s/search.lock", o->run);
     *lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     EN_REQUIRE(*lock >= 0, EN_EIO, "%s cannot be written: %s; choose another --run", path, strerror(errno));
