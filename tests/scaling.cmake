@@ -23,7 +23,7 @@ en_cli_test(scaling_writes_a_table_and_figures "d=$(mktemp -d) && \"$0\" scaling
             wc -l < \"$d/new/predicted.csv\" && grep -c '</svg>' \"$d/new/predicted-throughput.svg\" \"$d/new/predicted-step.svg\"; rm -r \"$d\""
             PASS_REGULAR_EXPRESSION "^# predicted, not measured.*\nranks,.*\n7\n.*throughput.svg:1\n.*step.svg:1\n$")
 en_cli_test(scaling_takes_measured_passes "d=$(mktemp -d) && cpu='${CMAKE_SOURCE_DIR}/launch/clusters/cpu-2-cores.txt' && \
-            \"$0\" bench passes --width 0.25 --depth 0.5 --image-size 32 --micro-batch 2 --bandwidth 10 --tflops 0.1 --json > \"$d/t\" && \
+            \"$0\" bench passes --width 0.25 --depth 0.5 --image-size 32 --micro-batch 2 --bandwidth 10 --tflops 0.1 --steps 2 --json > \"$d/t\" && \
             \"$0\" scaling --predict --width 0.25 --depth 0.5 --image-size 32 --cluster \"$cpu\" --gpus 2 --times \"$d/t\" && \
             \"$0\" scaling --predict --width 0.25 --depth 0.5 --image-size 64 --cluster \"$cpu\" --times \"$d/t\" 2>&1 || echo code $?; rm -r \"$d\""
             PASS_REGULAR_EXPRESSION "passes measured on cpu with 2 images.*was measured of [^\n]* at 32 px and this is [^\n]* at 64 px.*code 2\n$" TIMEOUT 600)         # a busy machine measures slowly

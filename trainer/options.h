@@ -88,7 +88,7 @@ enum { EN_TRAIN = 1, EN_EVAL = 2, EN_PREDICT = 4, EN_DESCRIBE = 8, EN_SYNTH = 16
   X(epochs,           F64,  350,               EN_TRAIN,                                   "epochs",  "(0,inf)",                    \
     "passes over the training images") \
   X(steps,            I64,  0,                 EN_TRAIN | EN_BENCH | EN_SCALING,                        "steps",   "[0,inf)",                    \
-    "stop after this many steps in all (0: by --epochs; bench: 10, data: rounds, comm: repetitions, 0: by time; scaling: measured ones, 100)") \
+    "stop after this many steps in all (0: by --epochs; bench: 10, passes: runs of each, data: rounds, comm: repetitions, 0: by time; scaling: measured ones, 100)") \
   X(global_batch,     I64,  0,                 EN_TRAIN | EN_SCALING | EN_SEARCH,                       "images",  "[0,1000000]",                \
     "images per step over all ranks (0: 32 per rank)") \
   X(micro_batch,      I64,  0,                 EN_TRAIN | EN_BENCH | EN_DESCRIBE | EN_SCALING | EN_SEARCH, "images",  "[0,65536]",                  \

@@ -3,7 +3,7 @@
  *
  *     floor       what the pass must move (bench/layers.c) at the bandwidth, or its matrix products at their rate, whichever
  *                 takes longer.  Both are measured at the start as the best that the device does with large tensors, or given.
- *     time        between two marks on the device's queue, the median of several runs; before each run a sweep over memory
+ *     time        between two marks on the device's queue, the median of several runs (--steps: of as many); before each run a sweep over memory
  *                 larger than the caches, so that a pass finds its tensors in memory, as the floor assumes.
  *     wrong       sampled elements that differ from what another way to compute gives: on cuda the same passes in fp32 without
  *                 folds, on cpu another instruction set and other partitions.  Each pass of the two gets the same inputs: what
@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DEFAULT_IMAGES = 16, LEAST_RUNS = 5, MOST_RUNS = 20, CHECKED_ELEMS = 4 << 20, SAMPLES = 1 << 16, MOST_ROWS = 1024 };
+enum { DEFAULT_IMAGES = 16, LEAST_RUNS = 5, MOST_RUNS = 20, MOST_ASKED = 1000, CHECKED_ELEMS = 4 << 20, SAMPLES = 1 << 16, MOST_ROWS = 1024 };
 static const double LONG_ENOUGH = 0.2;       /* seconds after which the least number of runs is enough */
 
 typedef struct { const char *pass; bool backward; char shape[48]; int count; double us, bytes, flops, floor_us; int64_t checked, wrong; } row;
@@ -49,11 +49,12 @@ static size_t sweep_bytes(en_backend *be)
 static en_status time_pass(bench *b, bench_side *s, const bench_pass *p, double *seconds)
 {
     const struct en_backend_ops *ops = s->be->ops;
-    double t[MOST_RUNS];
+    const int asked = (int)b->o->steps, least = asked > 0 ? asked : LEAST_RUNS, most = asked > 0 ? asked : MOST_RUNS;
+    double t[MOST_ASKED];
     int runs = 0;
     EN_TRY(p->run(s), "warming up");                            /* and choosing algorithms */
     const double begun = en_seconds();
-    while (runs < MOST_RUNS && (runs < LEAST_RUNS || en_seconds() - begun < LONG_ENOUGH)) {
+    while (runs < most && (runs < least || en_seconds() - begun < LONG_ENOUGH)) {
         EN_TRY(ops->zero(s->be, b->sweep, b->sweep_bytes), "emptying caches");
         EN_TRY(ops->mark(s->be, 0), "timing");
         EN_TRY(p->run(s), "timing");
@@ -390,6 +391,7 @@ en_status en_bench_passes(const en_options *o, en_comm *comm, double bandwidth, 
     const en_backend_config config = en_config_of(o, comm);
     en_status status = EN_OK;
     EN_REQUIRE(comm->world_size == 1, EN_EUSAGE, "passes are measured on one rank: start `effnet bench passes` without a launcher");
+    EN_REQUIRE(o->steps <= MOST_ASKED, EN_EUSAGE, "--steps %" PRId64 ": a pass is run %d times at most", o->steps, MOST_ASKED);
     EN_TRY(en_backend_open(o->device, &config, &b.be), "opening --device %s", o->device);
     b.rows = calloc(MOST_ROWS, sizeof *b.rows);
     EN_REQUIRE_OUT(b.rows, EN_ENOMEM, "no memory for a table");
