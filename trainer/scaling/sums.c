@@ -11,7 +11,8 @@
  * so between nodes it is the lesser of the links' and the cards' together.
  *
  * comm/mpi_gradients.c sums in two rounds of messages between all pairs: each rank sends (n-1)/n of the bytes and then the same
- * again.  What stays on the node goes at the links' bandwidth, the rest of all p ranks shares the node's cards, both at once:
+ * again (two ranks of one host, which call MPI_Allreduce, send as much).  What stays on the node goes at the links' bandwidth, the
+ * rest of all p ranks shares the node's cards, both at once:
  *
  *     2 * (latency of the farthest message + max((p-1)/n * bytes / link, p*(n-p)/n * bytes / cards))
  *
