@@ -25,7 +25,8 @@ struct en_comm_ops {
      * have waited for the other ranks (two ranks of one host, under MPI). */
     en_status (*sum_f32_begin)(en_comm *c, float *buf, size_t n, en_request **out);
     en_status (*sum_wait)(en_comm *c, en_request *r);
-    en_status (*progress)(en_comm *c);         /* lets sums in flight advance, notices a peer that failed; cheap */
+    en_status (*progress)(en_comm *c);         /* lets sums in flight advance, notices a peer that failed; cheap.  While a sum
+                                                * is in flight all ranks call it or sum_f64 at least once, or none does */
     /* these three take host memory on every communicator, and block */
     en_status (*broadcast)(en_comm *c, void *buf, size_t bytes, int root);
     /* out (root only) = the blocks of all ranks, in rank order; every block `bytes` long */

@@ -40,9 +40,11 @@
  *
  * The sender cuts: a receive is posted for all that a slice still lacks, and says how much came.  The next chunk goes to a rank when
  * as many have come from it.  Passes follow one another alike in every step, so each gap between two small sums has a size of its own: a
- * chunk that has not come when the gap ends was too large (a quarter less in the next step), one that has may be larger (by an eighth;
- * twice as large as long as none was too large).  No size changes a bit of a sum.  Who waits for gradients has no passes to hide them
- * behind, and sends all at once.  On one host nothing moves while ranks compute, and there is nothing to pace. */
+ * chunk that has not come when the gap ends was too large (a quarter less in the next step), one that has may be larger (by a sixteenth;
+ * twice as large as long as none was too large).  Who is late for whom only the receiver sees, and only the sender can help it: so after each
+ * step the ranks tell each other what they saw in its gaps, and all have the same sizes.  That sum is through before it is asked
+ * for, when gradients begin to move in the next step.  No size changes a bit of a sum of gradients.  Who waits for them has no passes to
+ * hide them behind, and sends all at once.  On one host nothing moves while ranks compute, and there is nothing to pace. */
 #include "comm/mpi_inside.h"
 
 #include <string.h>
@@ -151,6 +153,7 @@ static en_status hand_over(en_comm *c, const struct en_request *r, bool paced)
         w->sent += n;
         w->chunks_sent++;
         m->handed_over = true;
+        m->whole_chunk |= n == chunk;
     }
     return EN_OK;
 }
@@ -214,14 +217,14 @@ static en_status advance_all(en_comm *c, bool paced)
 
 en_status en_mpi_hand_over(en_comm *c) { return advance_all(c, ((mpi_impl *)c->impl)->paced); }
 
-/* The gap that ends here, and which comes next. */
+/* What the gap that ends here was like. */
 static en_status learn(en_comm *c)
 {
     mpi_impl *m = c->impl;
     struct en_request *r = &m->slot[m->oldest % EN_SUMS_IN_FLIGHT];
     bool awaited = true;
-    const bool handed_over = m->handed_over;
-    m->handed_over = false;
+    const bool handed_over = m->handed_over, whole_chunk = m->whole_chunk;
+    m->handed_over = m->whole_chunk = false;
     if (!m->paced || !handed_over || (r->state != EXCHANGE && r->state != SHARE)) return EN_OK;
     for (int i = 0; i < LOOKS && awaited; i++) {           /* one look at a socket takes a part of what lies there */
         EN_TRY(take_in(c, r), "taking slices");
@@ -231,21 +234,44 @@ static en_status learn(en_comm *c)
             awaited |= w->chunks_sent > w->chunks_got && w->got < w->recv;
         }
     }
-    size_t *chunk = &m->pace[m->gap].chunk;
-    const bool found = m->pace[m->gap].found;
-    *chunk = awaited ? *chunk - *chunk / 4 : found ? *chunk + *chunk / 8 : 2 * *chunk;
-    m->pace[m->gap].found |= awaited;
-    if (*chunk < LEAST_CHUNK) *chunk = LEAST_CHUNK;
-    if (*chunk > EN_GRADIENT_CHUNK / sizeof(float)) *chunk = EN_GRADIENT_CHUNK / sizeof(float);
+    m->seen[m->gap] = awaited ? TOO_LARGE : whole_chunk ? IN_TIME : NOTHING;
     return EN_OK;
 }
 
 en_status en_mpi_look(en_comm *c)
 {
     mpi_impl *m = c->impl;
-    if (m->oldest == m->next) return EN_OK;
+    if (m->unwaited == 0) return EN_OK;
     EN_TRY(learn(c), "looking for gradients");
     if (m->gap + 1 < EN_MPI_GAPS) m->gap++;
+    return EN_OK;
+}
+
+/* Behind the last sum of a step: collective, and does not wait. */
+static en_status tell(en_comm *c)
+{
+    mpi_impl *m = c->impl;
+    if (m->paced && m->gap > 0 && m->telling == MPI_REQUEST_NULL)
+        MPI_TRY(MPI_Iallreduce(m->seen, m->told, EN_MPI_GAPS, MPI_UNSIGNED_CHAR, MPI_MAX, m->comm, &m->telling));
+    m->gap = 0;
+    return EN_OK;
+}
+
+/* Before the first of the next. */
+static en_status be_told(en_comm *c)
+{
+    mpi_impl *m = c->impl;
+    if (m->telling == MPI_REQUEST_NULL) return EN_OK;
+    MPI_MEET("the pace of gradients", MPI_Wait(&m->telling, MPI_STATUS_IGNORE));
+    for (int i = 0; i < EN_MPI_GAPS; i++) {
+        size_t *chunk = &m->pace[i].chunk;
+        m->pace[i].found |= m->told[i] == TOO_LARGE;
+        if (m->told[i] == TOO_LARGE) *chunk -= *chunk / 4;
+        else if (m->told[i] == IN_TIME) *chunk += m->pace[i].found ? *chunk / 16 : *chunk;
+        if (*chunk < LEAST_CHUNK) *chunk = LEAST_CHUNK;
+        if (*chunk > EN_GRADIENT_CHUNK / sizeof(float)) *chunk = EN_GRADIENT_CHUNK / sizeof(float);
+    }
+    memset(m->seen, NOTHING, sizeof m->seen);
     return EN_OK;
 }
 
@@ -275,6 +301,7 @@ en_status en_mpi_sum_begin(en_comm *c, float *buf, size_t n, en_request **out)
     EN_REQUIRE(r->state == FREE, EN_EINVAL, "more than %d sums begun and not waited for", EN_SUMS_IN_FLIGHT);
     const bool at_once = c->world_size == 2 && !m->paced;
     if (!at_once) EN_TRY(take_scratch(c), "preparing the sums of gradients");
+    if (m->unwaited++ == 0) EN_TRY(be_told(c), "setting the pace of gradients");
     *r = (struct en_request){ .state = QUEUED, .seq = m->next++, .buf = buf, .n = n };
     *out = r;
     return at_once ? sum_of_two(c, r) : en_mpi_hand_over(c);
@@ -289,10 +316,9 @@ en_status en_mpi_sum_wait(en_comm *c, en_request *r)
     while (s == EN_OK && (r->state != DONE || m->oldest <= r->seq)) s = advance_all(c, false);      /* and the sums before it */
     en_watch_leave();
     EN_TRY(s, "waiting for a sum");
-    m->handed_over = false;                    /* by who waits: says nothing of the pace */
-    if (m->oldest == m->next) m->gap = 0;
+    m->handed_over = m->whole_chunk = false;   /* by who waits: says nothing of the pace */
     r->state = FREE;
-    return EN_OK;
+    return --m->unwaited == 0 ? tell(c) : EN_OK;
 }
 
 en_status en_mpi_gradients_open(en_comm *c)
@@ -302,6 +328,7 @@ en_status en_mpi_gradients_open(en_comm *c)
         EN_REQUIRE(m->lane[k].way = calloc((size_t)c->world_size, sizeof *m->lane[k].way), EN_ENOMEM, "no memory for the ways to %d ranks", c->world_size);
     EN_REQUIRE(m->source = calloc((size_t)c->world_size, sizeof *m->source), EN_ENOMEM, "no memory for %d ranks", c->world_size);
     for (int i = 0; i < EN_MPI_GAPS; i++) m->pace[i].chunk = FIRST_CHUNK;
+    m->telling = MPI_REQUEST_NULL;
     m->paced = c->nodes > 1;
     return EN_OK;
 }
@@ -312,6 +339,7 @@ void en_mpi_gradients_close(en_comm *c)
 {
     mpi_impl *m = c->impl;
     while (m->oldest < m->next && advance_all(c, false) == EN_OK) continue;   /* MPI holds pointers into them */
+    if (m->telling != MPI_REQUEST_NULL) (void)MPI_Wait(&m->telling, MPI_STATUS_IGNORE);
     for (int k = 0; k < EN_MPI_WINDOW; k++) { free(m->lane[k].scratch); free(m->lane[k].way); }
     free(m->source);
 }

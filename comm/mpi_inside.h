@@ -10,6 +10,7 @@
 enum { EN_MPI_WINDOW = 4, EN_MPI_GAPS = 512, EN_MPI_MAX_COUNT = 1 << 30, EN_MPI_TAGS = (1 << 14) - 1 };     /* gradients use the tags below 2 * EN_MPI_TAGS */
 
 typedef enum { FREE, QUEUED, EXCHANGE, SHARE, DONE } sum_state;
+enum mpi_seen { NOTHING, IN_TIME, TOO_LARGE };              /* of the chunk that came in a gap */
 
 struct en_request {
     sum_state state;
@@ -39,9 +40,12 @@ typedef struct {
     struct en_request slot[EN_SUMS_IN_FLIGHT];
     mpi_lane lane[EN_MPI_WINDOW];              /* sum seq uses lane[seq % EN_MPI_WINDOW]      */
     bool     paced;                            /* ranks are on several hosts                  */
-    struct { size_t chunk; bool found; } pace[EN_MPI_GAPS];      /* paced: elements to each rank in this gap of a step; found: more were once too many */
-    int      gap;                              /* small sums since gradients began to move    */
-    bool     handed_over;                      /* since en_mpi_look                           */
+    struct { size_t chunk; bool found; } pace[EN_MPI_GAPS];      /* paced: elements to each rank in this gap of a step; found: more were once too many; equal on all ranks */
+    int      unwaited;                         /* sums begun and not waited for: equal on all ranks, as oldest is not */
+    int      gap;                              /* small sums since the first of them          */
+    bool     handed_over, whole_chunk;         /* since en_mpi_look; one not cut by the end of a slice */
+    unsigned char seen[EN_MPI_GAPS], told[EN_MPI_GAPS];          /* mpi_seen of this step's gaps; the largest of all ranks', once `telling` is through */
+    MPI_Request telling;
     const float **source;                      /* world_size pointers, while adding           */
     double   *others;                          /* of small sums: EN_SMALL_SUM_VALUES of each other rank; NULL: more than EN_SMALL_SUM_RANKS */
 } mpi_impl;

@@ -10,7 +10,7 @@ function(en_mpi_test name ranks)
   set_tests_properties(${name} PROPERTIES TIMEOUT 180 ${EN_RANKS} ENVIRONMENT "${EN_MPI_TEST_ENV};EN_TEST_RANKS=${ranks}")
 endfunction()
 
-en_test(test_comm test_comm.c LIBS en_comm TIMEOUT 180)
+en_test(test_comm test_comm.c LIBS en_comm MPI::MPI_C TIMEOUT 180)
 foreach(ranks 1 2 3 4 5)                 # small sums go another way beyond four
   en_mpi_test(test_comm_${ranks}_ranks ${ranks} $<TARGET_FILE:test_comm>)
 endforeach()
