@@ -40,8 +40,8 @@ struct en_comm_ops {
 /* `mpi` sums so few values over so few ranks in one round: each sends each all it has, below the 64 KiB that Open MPI
  * by itself sends unasked over TCP.  Whoever foretells or fits what a sum takes must know. */
 enum { EN_SMALL_SUM_RANKS = 4, EN_SMALL_SUM_VALUES = 8000 };
-/* So many bytes of gradients at most go from a rank to another between two calls, where they are on several hosts. */
-enum { EN_GRADIENT_CHUNK = 1000000 };
+/* So many bytes of gradients at most, and at least, go from a rank to another between two calls, where they are on several hosts. */
+enum { EN_GRADIENT_CHUNK = 1000000, EN_LEAST_CHUNK = 65536 };
 
 struct en_comm {
     const char               *name;            /* "self", "mpi", "nccl"                                        */

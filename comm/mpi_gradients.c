@@ -50,7 +50,7 @@
 #include <string.h>
 
 /* Chunks stay below what MPI sends without asking (mpi.c, init). */
-enum { PIECE = 1 << 23, AT_ONCE = 1 << 21, BLOCK = 1024, LEAST_CHUNK = 1 << 14, FIRST_CHUNK = 1 << 16, LOOKS = 4 };
+enum { PIECE = 1 << 23, AT_ONCE = 1 << 21, BLOCK = 1024, LEAST_CHUNK = EN_LEAST_CHUNK / sizeof(float), FIRST_CHUNK = 1 << 16, LOOKS = 4 };
 _Static_assert(EN_GRADIENT_CHUNK < (1 << 20), "a chunk is asked for");
 
 /* slice p of a piece: whole cache lines, except at the piece's end */

@@ -11,7 +11,8 @@
  *
  * With comm = mpi nobody moves a bucket while ranks of one host compute.  Between hosts each call hands the network as much as it will have
  * carried by the next (comm/mpi_gradients.c paces itself so), a chunk for each other rank at most; so no sum of batch norm waits behind
- * gradients.  What is left when backward ends is exposed.
+ * gradients.  A chunk that is still on its way then was too large, so a gap carries less by the link's latency, but the least chunk always.
+ * What is left when backward ends is exposed.
  *
  * Ranks differ in speed: each step waits for the slowest of n.  Their times are taken as normally distributed about the mean with
  * the coefficient of variation `jitter`, drawn once a rank and step, so that the step waits jitter * computing * E(largest of n).
@@ -33,7 +34,8 @@ typedef struct {
     const en_cluster *c;
     double compute, queue;                   /* the two clocks                                             */
     double left;                             /* mpi: seconds of sums begun and not through                 */
-    double chunk, handed;                    /* mpi: seconds of them that a call hands over at most; that it has handed over */
+    double chunk, least, way;                /* mpi: seconds of them that a call hands over at most and at least; that a chunk is on its way */
+    double handed, gap, moved;               /* mpi: handed over in this gap; its seconds so far; that have come in it */
     size_t cut[EN_BUCKETS_MOST + 1];
     int    buckets, begun;
     en_sum_cost bucket[EN_BUCKETS_MOST];
@@ -46,11 +48,18 @@ static void wait_for(walker *w, double until)        /* computing stands still *
     if (until > w->compute) w->compute = until;
 }
 
+static void hand_over(walker *w)                     /* mpi: a gap begins */
+{
+    w->handed = fmin(w->left, w->chunk);
+    w->gap = w->moved = 0;
+}
+
 static void flow(walker *w, double seconds)          /* mpi: what was handed over goes on beside a pass */
 {
-    const double moved = fmin(seconds, w->handed);
-    w->handed -= moved;
-    w->left -= moved;
+    w->gap += seconds;
+    const double moved = fmin(w->handed, fmax(fmin(w->gap, w->least), w->gap - w->way));
+    w->left -= moved - w->moved;
+    w->moved = moved;
 }
 
 static void batch_norm(walker *w, const en_sum_cost *cost)
@@ -63,7 +72,7 @@ static void batch_norm(walker *w, const en_sum_cost *cost)
     w->r->bn_latency_s += cost->latency;
     w->r->bn_sums++;
     w->queue = w->compute += cost->seconds;
-    w->handed = fmin(w->left, w->chunk);
+    hand_over(w);
 }
 
 static void gradients(walker *w, size_t done)
@@ -72,8 +81,8 @@ static void gradients(walker *w, size_t done)
         const double seconds = w->bucket[w->begun].seconds;
         w->queue = fmax(w->queue, w->compute) + seconds;
         w->left += seconds;
+        hand_over(w);
     }
-    w->handed = fmin(w->left, w->chunk);
 }
 
 static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scaling_setup *set)
@@ -90,7 +99,11 @@ static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scalin
     w->r->buckets = w->buckets;
     w->r->grads_latency_s = latency;
     w->sums_of_gradients = seconds;
-    if (bytes > 0 && all.nodes > 1) w->chunk = (seconds - latency) * EN_GRADIENT_CHUNK / (2 * bytes / set->ranks);       /* each rank gets 2/n of the bytes */
+    if (bytes > 0 && all.nodes > 1) {
+        const double of_a_byte = (seconds - latency) / (2 * bytes / set->ranks);         /* each rank gets 2/n of the bytes */
+        w->chunk = of_a_byte * EN_GRADIENT_CHUNK, w->least = of_a_byte * EN_LEAST_CHUNK;
+        w->way = en_sum_small(w->c, all, sizeof(double)).seconds;
+    }
 }
 
 /* What follows the buckets: the tally, on CPUs the roll call too (with GPUs it is beside their work), and the statistics of groups that
