@@ -165,6 +165,10 @@ static void mpi_hides_what_a_call_hands_over(void **state)
     r = RUN(more, 2 * MIB, &c, .ranks = 4);                               /* a sum of batch norm hands over again, and waits for no bucket */
     SAME(r.grads_hidden_s, 2 * (1e-3 - way));
     SAME(r.bn_behind_s, 0);
+    SAME(RUN(more, 2 * MIB, &c, .ranks = 4, .bn_group = 2).grads_hidden_s, 2e-3 - way);       /* but a sum of a group is no sum of the gradients' ranks */
+    en_event blocks[] = { PASS_B(1), GRADS(MIB), PASS_B(1e-3), GRADS(MIB + 1), PASS_B(1e-3), GRADS(2 * MIB) };
+    SAME(RUN(blocks, 2 * MIB, &c, .ranks = 4).grads_hidden_s, 2e-3 - way);
+    SAME(RUN(blocks, 2 * MIB, &c, .ranks = 4, .bn_group = 2).grads_hidden_s, 2 * (1e-3 - way));       /* there the end of a block hands over */
 }
 
 /* NCCL's own figures for small sums: within a node of 8 (ring LL), over 2, 8 and 32 nodes (tree LL); comm/mpi.c's rounds. */

@@ -36,6 +36,7 @@ typedef struct {
     double left;                             /* mpi: seconds of sums begun and not through                 */
     double chunk, least, way;                /* mpi: seconds of them that a call hands over at most and at least; that a chunk is on its way */
     double handed, gap, moved;               /* mpi: handed over in this gap; its seconds so far; that have come in it */
+    bool   apart;                            /* batch norm's groups are sums of others: gaps end with blocks (comm.h, en_buckets_move) */
     size_t cut[EN_BUCKETS_MOST + 1];
     int    buckets, begun;
     en_sum_cost bucket[EN_BUCKETS_MOST];
@@ -72,17 +73,18 @@ static void batch_norm(walker *w, const en_sum_cost *cost)
     w->r->bn_latency_s += cost->latency;
     w->r->bn_sums++;
     w->queue = w->compute += cost->seconds;
-    hand_over(w);
+    if (!w->apart) hand_over(w);
 }
 
 static void gradients(walker *w, size_t done)
 {
+    const int begun = w->begun;
     for (; w->begun < w->buckets && w->cut[w->begun + 1] <= done; w->begun++) {
         const double seconds = w->bucket[w->begun].seconds;
         w->queue = fmax(w->queue, w->compute) + seconds;
         w->left += seconds;
-        hand_over(w);
     }
+    if (w->apart || w->begun > begun) hand_over(w);
 }
 
 static void prepare_buckets(walker *w, const en_scaling_step *s, const en_scaling_setup *set)
@@ -120,7 +122,7 @@ en_small_sums en_scaling_small_sums(size_t stat_elems, const en_cluster *c, int 
 void en_scaling_run(const en_scaling_step *s, const en_cluster *c, const en_scaling_setup *set, en_scaling_result *r)
 {
     const en_span_of_ranks sharing = en_span_of_group(c, set->ranks, set->bn_group);
-    walker w = { .c = c, .r = r };
+    walker w = { .c = c, .r = r, .apart = set->bn_group < set->ranks };
     *r = (en_scaling_result){ 0 };
     prepare_buckets(&w, s, set);
     for (int64_t pass = 0; pass < set->passes; pass++)
